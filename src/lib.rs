@@ -1,0 +1,1 @@
+//! A lock-free concurrent cache of read-only, memory-mapped file regions, for many threads.
