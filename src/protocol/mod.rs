@@ -1,0 +1,84 @@
+//! The protocol: concurrency without I/O. All of take, load, retire, drain, reserve and wake is here, and nothing else.
+//!
+//! These files see no path, file, mapping, map of files, clock or error type, only [`crate::sync`]; so `loom-tests/`
+//! compiles the very same files against loom's types and explores their interleavings.
+//!
+//! | file | what it is |
+//! |---|---|
+//! | [`slot`] | [`Slot<P>`](slot::Slot): one place for a payload, the count of its clients, and who may unmap it |
+//! | [`table`] | [`Table<T>`](table::Table): slots by index; grows without moving |
+//! | [`ring`] | [`Ring<T>`](ring::Ring): the slots that could be evicted; walked without a lock, under the epoch |
+//! | [`budget`] | [`Budget`](budget::Budget): reserve before mapping, give back after unmapping |
+//! | [`signal`] | [`Signal`](signal::Signal): wake, sleep and stop of the collector |
+//! | [`words`] | small words of one atomic each: [`Published`](words::Published), [`Holders`](words::Holders), [`Clock`](words::Clock) |
+//!
+//! # The states of a slot
+//!
+//! ```text
+//!  VACANT ── begin_load ─▶ LOADING ── publish ─▶ MAPPED(1..n) ⟲ take / clone / release
+//!     ▲                       │ abandon             │ retire, n = 0
+//!     ├───────────────────────┘                     ▼
+//!     └──────────── vacate, after the unmap ◀─── RETIRING ── restore ─▶ MAPPED(0)
+//!
+//!  + draining, a bit in any phase: no new client; whoever takes MAPPED+draining to 0 owns the unmap
+//!  + detached, a bit from birth: in no table; its owner frees the slot
+//! ```
+//!
+//! | verb | from → to | who, how | ordering | its partner |
+//! |---|---|---|---|---|
+//! | `begin_load` | VACANT, draining or not → LOADING | anyone with a handle; exchange | AcqRel | `vacate`, `drain` |
+//! | `publish` | LOADING → MAPPED(1), keeps draining | the loader; addition | AcqRel | `take`, `retire`, `drain` |
+//! | abandon (drop of `Loading`) | LOADING → VACANT | the loader; swap | AcqRel | `begin_load` |
+//! | `take` | MAPPED(n) → MAPPED(n + 1), never while draining | anyone with the slot; exchange | Acquire | `publish` |
+//! | clone of a `SlotRef` | MAPPED(n) → MAPPED(n + 1), n ≥ 1 | a client; addition | Relaxed | – |
+//! | release (drop of a `SlotRef`) | n → n − 1; (draining, 1) → (draining, 0) *owns* | a client; subtraction | Release, and an Acquire fence if it owns | `retire`, `drain` |
+//! | `retire` | MAPPED(0), not draining → RETIRING | an evictor, pinned; exchange | AcqRel | release, `restore` |
+//! | `restore` | RETIRING → MAPPED(0), from exactly that | the owner; exchange | Release | `retire`, `take` |
+//! | `drain` | + draining; on MAPPED(0) it *owns* | anyone with the slot; or | AcqRel | all |
+//! | `vacate` | RETIRING or (draining, 0) → VACANT | the owner, after the unmap; swap | AcqRel | `begin_load` |
+//!
+//! *Owning* is the duty to unmap, a value of type [`Owned`](slot::Owned): take it off its seat, unmap, pay back,
+//! `vacate`. `(draining, 0)` **is** ownership; there is no second step in which two could meet. `drain` and release are
+//! wait-free; the others retry only because somebody else got on.
+//!
+//! # The rules
+//!
+//! 1. **One loader.** Only who wins `begin_load` maps. The others read meanwhile, or look again.
+//! 2. **Nothing is overwritten.** Every change of the word is a read-modify-write. A refused `take` leaves no trace; a
+//!    `drain` is kept by `publish` and seen by the next `begin_load`.
+//! 3. **The cell** of the payload is written by the loader in LOADING and by the owner; it is read by clients (n ≥ 1) and
+//!    by the owner; by nobody else, at no other time.
+//! 4. **Bytes first.** A reservation is made before a mapping and given back after its unmap ([`budget`]).
+//! 5. **The payload keeps the slot.** A payload holds whatever keeps its slot's memory (a counted reference to the file,
+//!    whose table the slot stands in), from before `publish` until after `vacate`. So clients and owners need nothing but
+//!    a pointer to the slot, and a releaser that does not own must not touch the slot after its subtraction: it may be
+//!    gone.
+//! 6. **Evictors look at slots that they do not keep.** A slot takes its seat in the [`ring`] before `publish`, leaves it
+//!    before the unmap, and its table is freed through the epoch. A pinned evictor may so find a slot that is vacant, or
+//!    mapped anew, or whose file is gone: its word is the truth, and `retire` fails or wins something real.
+//!
+//! # The races to be feared
+//!
+//! - *The last release against a drain.* Both are single steps on one word. If the drain comes first, the release finds
+//!   the bit and takes (draining, 1) to (draining, 0): it owns. If the release comes first, the drain finds MAPPED(0): it
+//!   owns. Never both, never neither.
+//! - *A take against a retire.* Both exchange from MAPPED(0): one wins. The reader loses to RETIRING and goes the slow
+//!   way; the evictor loses to a client and goes on.
+//! - *A drain against a publish.* If the drain comes first, the addition keeps its bit: the loader is the only client
+//!   there will be, and unmaps. If it comes later, it is the race above.
+//! - *A release against the end of the file.* The releaser that does not own has touched the slot for the last time in
+//!   its subtraction; the one that owns still has the payload, which keeps the slot until after `vacate`.
+//! - *A reader that acts on old bytes of the cell.* `publish` writes it before its Release; every way to see MAPPED is an
+//!   Acquire. `vacate` empties it before its Release; `begin_load` is an Acquire. A client's reads come before its
+//!   Release; `retire`, `drain` and the fence in release are Acquires, and a chain of subtractions in between does not
+//!   break it, since each is a read-modify-write (a release sequence).
+//!
+//! Announcements, by which a cursor reads without a count, will stand beside `slot` as a file of their own: owners will
+//! scan them between winning and unmapping, which is where [`Owned`](slot::Owned) waits today for nobody.
+
+pub(crate) mod budget;
+pub(crate) mod ring;
+pub(crate) mod signal;
+pub(crate) mod slot;
+pub(crate) mod table;
+pub(crate) mod words;

@@ -1,0 +1,210 @@
+//! [`Ring<T>`]: everything that could be evicted, in a ring that a shared hand goes round.
+//!
+//! Nobody locks it. An owner *seats* a slot before it publishes and takes it off its seat before it unmaps; evictors,
+//! pinned, look at whoever sits where the hand stands. A slot that was just taken off its seat may still be looked at:
+//! its memory is retired through the epoch, and its word says that there is nothing to win (rule 6).
+//!
+//! Seats that were left are used again first, newest first, by a stack of free seats whose head carries a counter against
+//! ABA; so the ring is as long as the largest number of slots that ever sat at once.
+#![allow(unsafe_code, reason = "looking at slots that their owners may retire meanwhile; rule 6 of `protocol`")]
+
+use std::fmt;
+use std::ptr::{self, NonNull};
+
+use super::table::Table;
+use crate::sync::{AtomicPtr, AtomicU32, AtomicU64, Ordering, epoch};
+
+/// A place in a [`Ring`]. Given back by [`Ring::leave`], once.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Seat(u32);
+
+pub(crate) struct Ring<T> {
+    cells: Table<Cell<T>>,
+    /// Seats ever made.
+    len: AtomicU32,
+    hand: AtomicU32,
+    /// Low half: 1 + the free seat on top, or 0. High half: how often the stack was popped.
+    free: AtomicU64,
+}
+
+struct Cell<T> {
+    item: AtomicPtr<T>,
+    /// While the seat is free: 1 + the next free seat, or 0.
+    below: AtomicU32,
+}
+
+impl<T> Default for Cell<T> {
+    fn default() -> Self {
+        Self { item: AtomicPtr::new(ptr::null_mut()), below: AtomicU32::new(0) }
+    }
+}
+
+impl<T> Default for Ring<T> {
+    fn default() -> Self {
+        Self { cells: Table::default(), len: AtomicU32::new(0), hand: AtomicU32::new(0), free: AtomicU64::new(0) }
+    }
+}
+
+impl<T> Ring<T> {
+    /// Seats `item`, for [`turn`](Self::turn) to find.
+    ///
+    /// # Safety
+    ///
+    /// From now until everyone has unpinned who was pinned when [`leave`](Self::leave) returned, `item` must stay
+    /// allocated and must not be borrowed mutably.
+    pub(crate) unsafe fn seat(&self, item: NonNull<T>) -> Seat {
+        let seat = self.pop().unwrap_or_else(|| {
+            // Relaxed: the number is all that is handed out.
+            let seat = self.len.fetch_add(1, Ordering::Relaxed);
+            assert!(seat < u32::MAX, "a ring has at most 2³² − 1 seats");
+            seat
+        });
+        // Release: pairs with the Acquire in `look`: who sees the pointer sees what it points at.
+        self.cells.at(seat.into()).item.store(item.as_ptr(), Ordering::Release);
+        Seat(seat)
+    }
+
+    /// Takes the item off its seat: whoever pins from now on does not find it.
+    pub(crate) fn leave(&self, seat: Seat) {
+        let cell = self.cells.at(seat.0.into());
+        // Release: the item may be retired after this; the epoch does the rest.
+        cell.item.store(ptr::null_mut(), Ordering::Release);
+        self.push(seat.0);
+    }
+
+    /// Moves the hand on by one and looks: an item, or an empty seat.
+    pub(crate) fn turn<'g>(&self, guard: &'g epoch::Guard) -> Option<&'g T> {
+        let len = self.len();
+        if len == 0 {
+            return None;
+        }
+        // Relaxed: the hand orders nothing; two evictors may look at one seat.
+        let at = self.hand.fetch_add(1, Ordering::Relaxed);
+        self.look(at % len, guard)
+    }
+
+    /// Calls `visit` with every item that sits for as long as this takes; others may or may not be seen.
+    pub(crate) fn for_each(&self, guard: &epoch::Guard, mut visit: impl FnMut(&T)) {
+        for seat in 0..self.len() {
+            if let Some(item) = self.look(seat, guard) {
+                visit(item);
+            }
+        }
+    }
+
+    /// Seats, free ones too: so many calls of [`turn`](Self::turn) by one thread alone go once round.
+    pub(crate) fn len(&self) -> u32 {
+        // Relaxed: a seat made meanwhile is found next time.
+        self.len.load(Ordering::Relaxed)
+    }
+
+    fn look<'g>(&self, seat: u32, _pinned: &'g epoch::Guard) -> Option<&'g T> {
+        // Acquire: pairs with the Release in `seat`.
+        let item = NonNull::new(self.cells.at(seat.into()).item.load(Ordering::Acquire))?;
+        // SAFETY: it sat here after the caller had pinned, so by the promise of `seat` it is allocated until the caller
+        // unpins, which it cannot do while `'g` lasts.
+        Some(unsafe { item.as_ref() })
+    }
+
+    fn pop(&self) -> Option<u32> {
+        // Acquire, here and below: pairs with the Release in `push`, which wrote `below`.
+        let mut head = self.free.load(Ordering::Acquire);
+        loop {
+            let top = (head as u32).checked_sub(1)?;
+            // Relaxed: if another pops this seat and frees it again meanwhile, what is read here may be wrong; then the
+            // counter has moved, and the exchange fails.
+            let below = self.cells.at(top.into()).below.load(Ordering::Relaxed);
+            let popped = (head >> 32).wrapping_add(1);
+            match self.free.compare_exchange_weak(
+                head,
+                (popped << 32) | u64::from(below),
+                Ordering::Acquire,
+                Ordering::Acquire,
+            ) {
+                Ok(_) => return Some(top),
+                Err(actual) => head = actual,
+            }
+        }
+    }
+
+    fn push(&self, seat: u32) {
+        // Relaxed: a first guess.
+        let mut head = self.free.load(Ordering::Relaxed);
+        loop {
+            // Relaxed: published by the exchange.
+            self.cells.at(seat.into()).below.store(head as u32, Ordering::Relaxed);
+            let pushed = (head & !u64::from(u32::MAX)) | u64::from(seat + 1);
+            // Release: pairs with the Acquire in `pop`.
+            match self.free.compare_exchange_weak(head, pushed, Ordering::Release, Ordering::Relaxed) {
+                Ok(_) => return,
+                Err(actual) => head = actual,
+            }
+        }
+    }
+}
+
+impl<T> fmt::Debug for Ring<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Ring").field("seats", &self.len()).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Ring, Seat};
+    use crate::sync::epoch;
+    use std::collections::BTreeSet;
+    use std::ptr::NonNull;
+
+    fn seat(ring: &Ring<u32>, item: &'static u32) -> Seat {
+        // SAFETY: statics stay.
+        unsafe { ring.seat(NonNull::from(item)) }
+    }
+
+    #[test]
+    fn a_turn_goes_round_all_and_left_seats_are_used_again() {
+        static ITEMS: [u32; 40] = {
+            let mut items = [0; 40];
+            let mut i = 0;
+            while i < 40 {
+                items[i] = i as u32;
+                i += 1;
+            }
+            items
+        };
+        let ring = Ring::default();
+        assert_eq!(ring.turn(&epoch::pin()), None);
+        let seats: Vec<Seat> = ITEMS.iter().map(|item| seat(&ring, item)).collect();
+        let round = |n: u32| (0..n).filter_map(|_| ring.turn(&epoch::pin()).copied()).collect::<BTreeSet<_>>();
+        assert_eq!(round(40), ITEMS.iter().copied().collect());
+
+        for left in seats.into_iter().step_by(2) {
+            ring.leave(left);
+        }
+        assert_eq!(round(40), ITEMS.iter().copied().filter(|item| item % 2 == 1).collect());
+        for item in ITEMS.iter().step_by(2) {
+            let _ = seat(&ring, item);
+        }
+        assert_eq!(ring.len(), 40, "free seats were not used again");
+        assert_eq!(round(40), ITEMS.iter().copied().collect());
+    }
+
+    #[test]
+    fn threads_that_come_and_go_never_share_a_seat() {
+        static ITEM: u32 = 1;
+        let ring = Ring::default();
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| {
+                    for _ in 0..2_000 {
+                        let mine = [seat(&ring, &ITEM), seat(&ring, &ITEM), seat(&ring, &ITEM)];
+                        assert!(mine[0] != mine[1] && mine[1] != mine[2] && mine[0] != mine[2]);
+                        mine.into_iter().for_each(|seat| ring.leave(seat));
+                    }
+                });
+            }
+        });
+        assert!(ring.len() <= 12, "{} seats for 12 items at most", ring.len());
+        ring.for_each(&epoch::pin(), |_| panic!("somebody sits after all have left"));
+    }
+}

@@ -1,0 +1,105 @@
+//! Small words of one atomic each, with their orderings: [`Published`], [`Holders`], [`Clock`].
+
+use crate::sync::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
+
+/// A number that somebody publishes now and then, and everybody reads.
+#[derive(Debug)]
+pub(crate) struct Published(AtomicU64);
+
+impl Published {
+    pub(crate) fn new(value: u64) -> Self {
+        Self(AtomicU64::new(value))
+    }
+
+    #[inline]
+    pub(crate) fn get(&self) -> u64 {
+        // Acquire: pairs with the Release in `set`.
+        self.0.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn set(&self, value: u64) {
+        // Release: pairs with the Acquire in `get`. A drain that follows carries it to the next loader of the slot.
+        self.0.store(value, Ordering::Release);
+    }
+}
+
+/// How many hold something, where the last one to leave has a duty.
+#[derive(Debug)]
+pub(crate) struct Holders(AtomicUsize);
+
+impl Default for Holders {
+    fn default() -> Self {
+        Self(AtomicUsize::new(0))
+    }
+}
+
+impl Holders {
+    pub(crate) fn enter(&self) {
+        // Relaxed: what makes the new holder visible to the last one is said where they meet (a slot's word).
+        self.0.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Whether this was the last one.
+    #[must_use = "the last one has a duty"]
+    pub(crate) fn leave(&self) -> bool {
+        // AcqRel: the last one's duty comes after what all the others did.
+        let before = self.0.fetch_sub(1, Ordering::AcqRel);
+        debug_assert_ne!(before, 0, "more left than entered");
+        before == 1
+    }
+
+    pub(crate) fn count(&self) -> usize {
+        // Acquire: pairs with the Release in `leave`.
+        self.0.load(Ordering::Acquire)
+    }
+}
+
+/// The policy's time. It goes on by one after a number of ticks, and orders nothing.
+#[derive(Debug)]
+pub(crate) struct Clock {
+    now: AtomicU32,
+    ticks: AtomicU32,
+}
+
+impl Default for Clock {
+    fn default() -> Self {
+        Self { now: AtomicU32::new(0), ticks: AtomicU32::new(0) }
+    }
+}
+
+impl Clock {
+    #[inline]
+    pub(crate) fn now(&self) -> u32 {
+        // Relaxed: an estimate.
+        self.now.load(Ordering::Relaxed)
+    }
+
+    /// One of `period` ticks that make the time go on.
+    pub(crate) fn tick(&self, period: u32) {
+        // Relaxed, all three: ticks that are lost when two come to the end at once are lost.
+        if self.ticks.fetch_add(1, Ordering::Relaxed) >= period {
+            self.ticks.store(0, Ordering::Relaxed);
+            self.now.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Clock, Holders};
+
+    #[test]
+    fn the_last_to_leave_is_told() {
+        let holders = Holders::default();
+        holders.enter();
+        holders.enter();
+        assert_eq!((holders.leave(), holders.count(), holders.leave()), (false, 1, true));
+    }
+
+    #[test]
+    fn time_goes_on_after_a_period() {
+        let clock = Clock::default();
+        (0..100).for_each(|_| clock.tick(9));
+        assert_eq!(clock.now(), 10);
+    }
+}
