@@ -1,0 +1,236 @@
+//! What is fixed when a manager is built ([`Config`]), and what may change while it runs ([`Limits`]).
+
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::os;
+use crate::window::Geometry;
+
+/// How much of a file one mapping covers. Fixed when the manager is built.
+///
+/// ```
+/// # use smmap::{MapManager, Window};
+/// // SAFETY: nobody changes or truncates the files of this example.
+/// let maps = unsafe { MapManager::builder().window(Window::Sliding { bytes: 100_000 }).build()? };
+/// assert!(maps.window_bytes().is_some_and(|bytes| bytes >= 100_000 && bytes % 4096 == 0));
+/// # Ok::<(), smmap::Error>(())
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Window {
+    /// Aligned windows of so many bytes, rounded up to the system's mapping granularity (the page; 64 KiB on Windows).
+    /// Python smmap's `SlidingWindowMapManager`.
+    Sliding {
+        /// Bytes of one window. More than zero.
+        bytes: u64,
+    },
+    /// Each file is one window. Python smmap's `StaticWindowMapManager`. For files that fit the budget.
+    WholeFile,
+}
+
+impl Default for Window {
+    /// 16 MiB on 64 bit, 4 MiB on 32 bit.
+    fn default() -> Self {
+        Window::Sliding { bytes: if cfg!(target_pointer_width = "64") { 16 << 20 } else { 4 << 20 } }
+    }
+}
+
+/// What happens when a window has to be mapped and everything in the budget is in use.
+///
+/// It applies to calls that always map ([`Cursor::window_at`](crate::Cursor::window_at),
+/// [`MappedFile::windows`](crate::MappedFile::windows), large ranges, …). What may copy never waits and never fails for the
+/// budget: it reads. Whatever is chosen, a mapping larger than the *whole* budget is refused with
+/// [`OverBudget`](ErrorKind::OverBudget).
+///
+/// ```
+/// # use smmap::{ErrorKind, MapManager, Overcommit, Window};
+/// // SAFETY: nobody changes or truncates the files of this example.
+/// let maps = unsafe {
+///     MapManager::builder().window(Window::Sliding { bytes: 4096 }).max_regions(1).overcommit(Overcommit::Fail).build()?
+/// };
+/// let (this, other) = (maps.open("Cargo.toml")?, maps.open("README.md")?);
+/// let held = this.lease(0..10)?;
+/// assert_eq!(other.cursor().window_at(0).unwrap_err().kind(), ErrorKind::OverBudget);
+/// drop(held);
+/// assert!(other.cursor().window_at(0).is_ok());
+/// # Ok::<(), smmap::Error>(())
+/// ```
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Overcommit {
+    /// Map all the same. The budget is exceeded by what is pinned and in flight, and [`Stats`](crate::Stats) shows it.
+    #[default]
+    Allow,
+    /// Fail with [`OverBudget`](ErrorKind::OverBudget).
+    Fail,
+    /// Look again every few milliseconds for so long, then fail as [`Fail`](Self::Fail) does. A thread that waits for what
+    /// it holds itself waits in vain: let go of leases first.
+    Wait(Duration),
+}
+
+/// Whether a cold small read is worth a mapping.
+///
+/// ```
+/// # use smmap::{Admission, MapManager};
+/// // SAFETY: nobody changes or truncates the files of this example.
+/// let maps = unsafe { MapManager::builder().admission(Admission::Always).build()? };
+/// maps.open("Cargo.toml")?.read_at(&mut [0; 4], 0)?;
+/// assert_eq!(maps.stats().maps, 1);
+/// # Ok::<(), smmap::Error>(())
+/// ```
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Admission {
+    /// With room in the budget a window is mapped at once. Without, small ranges of it are read (`pread`) until it was
+    /// touched 16 times lately: mapping and unmapping costs as much as a dozen small reads.
+    #[default]
+    Adaptive,
+    /// Every touch of a window maps it.
+    Always,
+}
+
+/// The budget: what may be mapped and open at once. May be changed while the cache runs, by
+/// [`set_limits`](crate::MapManager::set_limits).
+///
+/// ```
+/// # use smmap::MapManager;
+/// // SAFETY: nobody changes or truncates the files of this example.
+/// let maps = unsafe { MapManager::builder().build()? };
+/// let mut limits = maps.limits();
+/// limits.max_mapped_bytes = 64 << 20;
+/// maps.set_limits(limits)?;
+/// assert_eq!(maps.limits(), limits);
+/// # Ok::<(), smmap::Error>(())
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+pub struct Limits {
+    /// Bytes that may be mapped at once, counted in whole pages.
+    pub max_mapped_bytes: u64,
+    /// Regions (mapped windows, and mappings of their own for large ranges) that may exist at once.
+    pub max_regions: usize,
+    /// Descriptors that may be open at once. A descriptor that could not be reopened by its path is never given up while
+    /// a handle may need it.
+    pub max_open_files: usize,
+}
+
+impl Default for Limits {
+    /// What suits this machine: 8 GiB (1 GiB on 32 bit), but no more than half the memory that this process may use; half
+    /// of the system's limit on mappings; half of the soft limit on descriptors.
+    fn default() -> Self {
+        let bytes: u64 = if cfg!(target_pointer_width = "64") { 8 << 30 } else { 1 << 30 };
+        Self {
+            max_mapped_bytes: os::memory_limit().map_or(bytes, |memory| bytes.min(memory / 2)),
+            max_regions: os::map_limit().map_or(32_768, |maps| (maps / 2).max(1)),
+            max_open_files: os::descriptor_limit().map_or(512, |descriptors| (descriptors / 2).max(1)),
+        }
+    }
+}
+
+impl Limits {
+    pub(crate) fn validate(&self) -> Result<()> {
+        let zero = [
+            (self.max_mapped_bytes == 0, "max_mapped_bytes"),
+            (self.max_regions == 0, "max_regions"),
+            (self.max_open_files == 0, "max_open_files"),
+        ];
+        match zero.iter().find(|(is_zero, _)| *is_zero) {
+            Some((_, name)) => {
+                Err(Error::new(ErrorKind::InvalidConfig, format!("{name} is 0: it has to be at least 1")))
+            }
+            None => Ok(()),
+        }
+    }
+}
+
+/// What a manager was built with, and keeps.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Config {
+    pub(crate) geometry: Geometry,
+    pub(crate) overcommit: Overcommit,
+    pub(crate) admission: Admission,
+}
+
+impl Config {
+    /// A window larger than the budget shrinks to it; a budget below the smallest possible window is an error.
+    pub(crate) fn new(window: Window, limits: &Limits, overcommit: Overcommit, admission: Admission) -> Result<Self> {
+        limits.validate()?;
+        let granule = os::mapping_granularity() as u64;
+        let geometry = match window {
+            Window::WholeFile => Geometry::whole_file(),
+            Window::Sliding { bytes: 0 } => {
+                return Err(Error::new(ErrorKind::InvalidConfig, "a window of 0 bytes: it has to be at least 1"));
+            }
+            Window::Sliding { bytes } => {
+                let budget = limits.max_mapped_bytes / granule * granule;
+                if budget == 0 {
+                    let message = format!(
+                        "max_mapped_bytes is {}: it has to hold at least one window of {granule} bytes",
+                        limits.max_mapped_bytes
+                    );
+                    return Err(Error::new(ErrorKind::InvalidConfig, message));
+                }
+                let largest = budget.min(isize::MAX as u64 / granule * granule);
+                Geometry::sliding(bytes.div_ceil(granule).saturating_mul(granule).min(largest))
+            }
+        };
+        Ok(Self { geometry, overcommit, admission })
+    }
+}
+
+/// The limits in force: read without a lock, replaced whole, so that nobody sees half of a change.
+#[derive(Debug)]
+pub(crate) struct LiveLimits(ArcSwap<Limits>);
+
+impl LiveLimits {
+    pub(crate) fn new(limits: Limits) -> Self {
+        Self(ArcSwap::from_pointee(limits))
+    }
+
+    pub(crate) fn get(&self) -> Limits {
+        **self.0.load()
+    }
+
+    pub(crate) fn set(&self, limits: Limits) {
+        self.0.store(limits.into());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn limits(max_mapped_bytes: u64) -> Limits {
+        Limits { max_mapped_bytes, max_regions: 1, max_open_files: 1 }
+    }
+
+    fn window(bytes: u64, budget: u64) -> Result<Option<u64>> {
+        let window = Window::Sliding { bytes };
+        Ok(Config::new(window, &limits(budget), Overcommit::Allow, Admission::Adaptive)?.geometry.window_bytes())
+    }
+
+    #[test]
+    fn windows_round_up_and_shrink_to_the_budget() {
+        let granule = os::mapping_granularity() as u64;
+        assert_eq!(window(1, 1 << 30).unwrap(), Some(granule));
+        assert_eq!(window(granule + 1, 1 << 30).unwrap(), Some(2 * granule));
+        assert_eq!(window(u64::MAX, 10 * granule + 1).unwrap(), Some(10 * granule));
+        assert_eq!(window(1, granule).unwrap(), Some(granule));
+    }
+
+    #[test]
+    fn zeros_are_refused_by_name() {
+        assert_eq!(window(0, 1 << 30).unwrap_err().kind(), ErrorKind::InvalidConfig);
+        assert_eq!(window(1, 1).unwrap_err().kind(), ErrorKind::InvalidConfig);
+        let mut none = limits(1 << 30);
+        none.max_open_files = 0;
+        let error = none.validate().unwrap_err();
+        assert!(error.to_string().contains("max_open_files"), "{error}");
+    }
+
+    #[test]
+    fn defaults_are_sensible_here() {
+        let limits = Limits::default();
+        limits.validate().unwrap();
+        assert!(limits.max_mapped_bytes >= 1 << 20 && limits.max_mapped_bytes <= 8 << 30, "{limits:?}");
+    }
+}

@@ -1,0 +1,114 @@
+//! [`Mapping`]: a span of a file, mapped for reading. I/O without concurrency, and the only user of memmap2.
+#![allow(unsafe_code, reason = "unmapping and advice by address")]
+
+use std::fs::File;
+use std::io;
+
+use memmap2::{MmapOptions, MmapRaw};
+
+use crate::os::{self, Advice};
+
+/// A mapped span of a file. Never empty until it is [unmapped](Self::unmap); dropping it unmaps it as well.
+///
+/// It keeps no descriptor open, and stays what it is when the file is renamed or deleted.
+#[derive(Debug)]
+pub(crate) struct Mapping {
+    address: *mut u8,
+    /// 0 once unmapped.
+    len: usize,
+    /// memmap2's drop does not tell whether the system refused, so where that can happen it is disarmed and we unmap.
+    #[cfg(not(unix))]
+    raw: Option<MmapRaw>,
+}
+
+// SAFETY: a mapping is memory like any other; it belongs to no thread.
+unsafe impl Send for Mapping {}
+// SAFETY: shared, it is only read.
+unsafe impl Sync for Mapping {}
+
+impl Mapping {
+    /// Maps `len` bytes from `start` on: `len` not 0, `start` a multiple of the mapping granularity, all of it inside the
+    /// file.
+    pub(crate) fn map(file: &File, start: u64, len: usize) -> io::Result<Self> {
+        debug_assert!(len > 0 && start % os::mapping_granularity() as u64 == 0, "{len} bytes from {start}");
+        let raw = MmapOptions::new().offset(start).len(len).map_raw_read_only(file)?;
+        let address = raw.as_mut_ptr();
+        Ok(Self::keep(raw, address, len))
+    }
+
+    #[cfg(unix)]
+    fn keep(raw: MmapRaw, address: *mut u8, len: usize) -> Self {
+        std::mem::forget(raw);
+        Self { address, len }
+    }
+
+    #[cfg(not(unix))]
+    fn keep(raw: MmapRaw, address: *mut u8, len: usize) -> Self {
+        Self { address, len, raw: Some(raw) }
+    }
+
+    /// Gives the bytes back to the system. If that is refused, they stay mapped, and it may be tried again.
+    pub(crate) fn unmap(&mut self) -> io::Result<()> {
+        if self.len > 0 {
+            // SAFETY: made by `map` and not unmapped yet (`len`). Nothing refers to it: references live at most as long
+            // as a borrow of `self`, and this borrow is exclusive.
+            unsafe { os::unmap(self.address, self.len) }?;
+            self.len = 0;
+            #[cfg(not(unix))]
+            drop(self.raw.take());
+        }
+        Ok(())
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.len
+    }
+
+    /// What it takes of the budget: whole pages.
+    pub(crate) fn pages(len: usize) -> usize {
+        len.next_multiple_of(os::page_size())
+    }
+
+    /// Where the bytes are, for as long as `self` is not unmapped.
+    pub(crate) fn address(&self) -> *const u8 {
+        self.address
+    }
+
+    pub(crate) fn advise(&self, advice: Advice) {
+        // SAFETY: a mapping's own address and length.
+        unsafe { os::advise(self.address, self.len, advice) };
+    }
+}
+
+impl Drop for Mapping {
+    fn drop(&mut self) {
+        // Whoever can try again has called `unmap` before; here there is nobody left to tell.
+        let _ = self.unmap();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Write;
+
+    #[test]
+    fn it_goes_when_told_and_only_once() {
+        let mut file = tempfile::tempfile().unwrap();
+        let granule = os::mapping_granularity();
+        file.write_all(&vec![7; granule + 10]).unwrap();
+        let mut mapping = Mapping::map(&file, granule as u64, 10).unwrap();
+        assert_eq!((mapping.len(), mapping.address().is_null()), (10, false));
+        mapping.advise(Advice::WillNeed);
+        mapping.advise(Advice::Populate);
+        mapping.unmap().unwrap();
+        assert_eq!(mapping.len(), 0);
+        mapping.unmap().unwrap();
+    }
+
+    #[test]
+    fn the_budget_counts_whole_pages() {
+        let page = os::page_size();
+        assert_eq!([1, page, page + 1].map(Mapping::pages), [page, page, 2 * page]);
+    }
+}

@@ -1,0 +1,66 @@
+//! The platform, in one room: the same functions for each system, chosen once, here.
+//!
+//! I/O without concurrency. The file to edit for a port is the one of the system; what it has to offer is what
+//! `unix.rs` does. `libc` and `windows-sys` are named nowhere else.
+
+#[cfg_attr(unix, path = "unix.rs")]
+#[cfg_attr(windows, path = "windows.rs")]
+#[cfg_attr(not(any(unix, windows)), path = "fallback.rs")]
+mod system;
+
+use std::io;
+use std::time::SystemTime;
+
+pub(crate) use system::{
+    advise, descriptor_limit, descriptor_limit_hint, is_out_of_descriptors, is_out_of_maps, is_readable, map_limit,
+    map_limit_hint, mapping_granularity, memory_limit, open, page_size, read_at, stat, stat_path, unmap,
+};
+
+/// What the system says of a file, as far as the cache looks at it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Stat {
+    /// The file system it is in, and its number there.
+    pub(crate) device: u64,
+    pub(crate) inode: u64,
+    /// When it was made, where that is known: tells a file from a later one that was given its number.
+    pub(crate) born: Option<SystemTime>,
+    pub(crate) len: u64,
+    pub(crate) modified: Option<SystemTime>,
+    /// How many names it has; 0 once it is deleted.
+    pub(crate) links: u64,
+    pub(crate) kind: Kind,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    File,
+    /// What it is instead.
+    Other(&'static str),
+}
+
+/// What a mapping will be used for next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Advice {
+    /// Soon: read ahead, in the background.
+    WillNeed,
+    /// All of it, now: have the pages there before they are touched, so that touching them costs no faults.
+    Populate,
+}
+
+/// Fills `buf` from `offset` on: fewer bytes only at the end of the file.
+pub(crate) fn read_fully_at(file: &std::fs::File, mut buf: &mut [u8], mut offset: u64) -> io::Result<usize> {
+    let mut total = 0;
+    while !buf.is_empty() {
+        match read_at(file, buf, offset) {
+            Ok(0) => break,
+            Ok(n) => {
+                total += n;
+                offset += n as u64;
+                buf = &mut buf[n..];
+            }
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(total)
+}

@@ -1,0 +1,244 @@
+//! Linux, macOS, the BSDs.
+#![allow(unsafe_code, reason = "system calls that std does not offer")]
+
+use std::fs::{self, File, Metadata, OpenOptions};
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt, OpenOptionsExt};
+use std::path::Path;
+use std::sync::OnceLock;
+use std::{io, mem};
+
+use super::{Advice, Kind, Stat};
+
+pub(crate) fn page_size() -> usize {
+    static PAGE: OnceLock<usize> = OnceLock::new();
+    *PAGE.get_or_init(|| {
+        // SAFETY: `sysconf` only reads.
+        let size = unsafe { libc::sysconf(libc::_SC_PAGESIZE) };
+        usize::try_from(size).ok().filter(|size| size.is_power_of_two()).unwrap_or(4096)
+    })
+}
+
+/// Where in a file a mapping may start: at multiples of this.
+pub(crate) fn mapping_granularity() -> usize {
+    page_size()
+}
+
+/// Opens for reading. Does not wait for the other end of a pipe, and does not make a terminal the process's own.
+pub(crate) fn open(path: &Path) -> io::Result<File> {
+    OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY).open(path)
+}
+
+/// Whether `file` was opened for reading.
+pub(crate) fn is_readable(file: &File) -> io::Result<bool> {
+    // SAFETY: `F_GETFL` only reads, and the descriptor is open as long as `file` is borrowed.
+    let flags = unsafe { libc::fcntl(file.as_raw_fd(), libc::F_GETFL) };
+    if flags < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    #[cfg(any(target_os = "linux", target_os = "android"))]
+    if flags & libc::O_PATH != 0 {
+        return Ok(false);
+    }
+    Ok(flags & libc::O_ACCMODE != libc::O_WRONLY)
+}
+
+pub(crate) fn stat(file: &File) -> io::Result<Stat> {
+    file.metadata().map(|metadata| from_metadata(&metadata))
+}
+
+pub(crate) fn stat_path(path: &Path) -> io::Result<Stat> {
+    fs::metadata(path).map(|metadata| from_metadata(&metadata))
+}
+
+fn from_metadata(metadata: &Metadata) -> Stat {
+    let kind = metadata.file_type();
+    let kind = if kind.is_file() {
+        Kind::File
+    } else if kind.is_dir() {
+        Kind::Other("a directory")
+    } else if kind.is_fifo() {
+        Kind::Other("a pipe")
+    } else if kind.is_socket() {
+        Kind::Other("a socket")
+    } else if kind.is_block_device() || kind.is_char_device() {
+        Kind::Other("a device")
+    } else {
+        Kind::Other("no regular file")
+    };
+    Stat {
+        device: metadata.dev(),
+        inode: metadata.ino(),
+        born: metadata.created().ok(),
+        len: metadata.len(),
+        modified: metadata.modified().ok(),
+        links: metadata.nlink(),
+        kind,
+    }
+}
+
+pub(crate) fn read_at(file: &File, buf: &mut [u8], offset: u64) -> io::Result<usize> {
+    // Beyond what the system can express there is no file.
+    if i64::try_from(offset).is_err() {
+        return Ok(0);
+    }
+    file.read_at(buf, offset)
+}
+
+/// Gives a mapping back. It can be refused: when the system has merged it with its neighbours, taking it out makes one
+/// mapping more, which may be one too many.
+///
+/// # Safety
+///
+/// `address` and `len` are those of one mapping that nothing refers to any more.
+pub(crate) unsafe fn unmap(address: *mut u8, len: usize) -> io::Result<()> {
+    // SAFETY: the caller's promise.
+    match unsafe { libc::munmap(address.cast(), len) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+/// A hint; that a system does not know it is no error.
+///
+/// # Safety
+///
+/// `address` and `len` lie within one mapping of a file, `address` at a page.
+pub(crate) unsafe fn advise(address: *mut u8, len: usize, advice: Advice) {
+    let will_need = || {
+        // SAFETY: the caller's promise; advice changes no byte.
+        let _ = unsafe { libc::madvise(address.cast(), len, libc::MADV_WILLNEED) };
+    };
+    match advice {
+        Advice::WillNeed => will_need(),
+        #[cfg(any(target_os = "linux", target_os = "android"))]
+        Advice::Populate => {
+            // SAFETY: the caller's promise; unlike a touch, this reports a page that is not there (EFAULT). Linux 5.14.
+            let refused = unsafe { libc::madvise(address.cast(), len, libc::MADV_POPULATE_READ) } != 0;
+            if refused {
+                will_need();
+            }
+        }
+        #[cfg(not(any(target_os = "linux", target_os = "android")))]
+        Advice::Populate => will_need(),
+    }
+}
+
+/// Whether the system refused a mapping for want of room: of mappings, of address space, of locked memory.
+pub(crate) fn is_out_of_maps(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::ENOMEM | libc::EAGAIN))
+}
+
+/// Whether the system refused a descriptor: of this process (EMFILE), or of all (ENFILE).
+pub(crate) fn is_out_of_descriptors(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE | libc::ENOMEM | libc::EAGAIN))
+}
+
+/// How many mappings a process may have, where that is a number.
+pub(crate) fn map_limit() -> Option<usize> {
+    fs::read_to_string("/proc/sys/vm/max_map_count").ok()?.trim().parse().ok()
+}
+
+fn soft_limit(resource: RlimitResource) -> Option<u64> {
+    let mut limit = mem::MaybeUninit::<libc::rlimit>::uninit();
+    // SAFETY: `getrlimit` writes one `rlimit` to where it is told.
+    if unsafe { libc::getrlimit(resource, limit.as_mut_ptr()) } != 0 {
+        return None;
+    }
+    // SAFETY: it succeeded, so it has written it.
+    let limit = unsafe { limit.assume_init() };
+    #[allow(clippy::unnecessary_cast, reason = "rlim_t is not u64 everywhere")]
+    (limit.rlim_cur != libc::RLIM_INFINITY).then_some(limit.rlim_cur as u64)
+}
+
+#[cfg(all(target_os = "linux", target_env = "gnu"))]
+type RlimitResource = libc::__rlimit_resource_t;
+#[cfg(not(all(target_os = "linux", target_env = "gnu")))]
+type RlimitResource = libc::c_int;
+
+/// How many descriptors this process may have open.
+pub(crate) fn descriptor_limit() -> Option<usize> {
+    soft_limit(libc::RLIMIT_NOFILE).map(|limit| usize::try_from(limit).unwrap_or(usize::MAX))
+}
+
+/// How much memory this process may use: the machine's, or less if its control group or its limits say so.
+pub(crate) fn memory_limit() -> Option<u64> {
+    // SAFETY: `sysconf` only reads.
+    let pages = unsafe { libc::sysconf(libc::_SC_PHYS_PAGES) };
+    let physical = u64::try_from(pages).ok().filter(|&pages| pages > 0).map(|pages| pages * page_size() as u64);
+    [physical, control_group_limit(), soft_limit(libc::RLIMIT_AS)].into_iter().flatten().min()
+}
+
+/// The smallest memory limit on the way from this process's control group up to the root; version 2, or else version 1.
+fn control_group_limit() -> Option<u64> {
+    let groups = fs::read_to_string("/proc/self/cgroup").ok()?;
+    groups
+        .lines()
+        .filter_map(|line| {
+            // hierarchy-ID:controllers:path; version 2 has no controllers here.
+            let mut fields = line.splitn(3, ':').skip(1);
+            let (controllers, group) = (fields.next()?, Path::new(fields.next()?.trim_start_matches('/')));
+            let (root, file) = if controllers.is_empty() {
+                (Path::new("/sys/fs/cgroup"), "memory.max")
+            } else if controllers.split(',').any(|controller| controller == "memory") {
+                (Path::new("/sys/fs/cgroup/memory"), "memory.limit_in_bytes")
+            } else {
+                return None;
+            };
+            // Inside a container the path may not exist below the mount; then the mount's own root speaks.
+            group
+                .ancestors()
+                .filter_map(|group| fs::read_to_string(root.join(group).join(file)).ok()?.trim().parse::<u64>().ok())
+                .min()
+        })
+        .min()
+}
+
+/// Which limit on mappings was hit, and how to raise it.
+pub(crate) fn map_limit_hint() -> String {
+    let held = fs::read_to_string("/proc/self/maps").map(|maps| maps.lines().count());
+    let mut hint = match (held, map_limit()) {
+        (Ok(held), Some(limit)) => {
+            format!("this process has {held} of at most {limit} mappings (sysctl vm.max_map_count)")
+        }
+        _ => "this process may have too many mappings".to_owned(),
+    };
+    if let Some(limit) = soft_limit(libc::RLIMIT_AS) {
+        hint += &format!(", in at most {limit} bytes of address space (ulimit -v)");
+    }
+    hint + "; raise the limit that was hit, or lower max_mapped_bytes or max_regions"
+}
+
+/// Which limit on descriptors was hit, and how to raise it.
+pub(crate) fn descriptor_limit_hint() -> String {
+    let limit = descriptor_limit().map_or_else(|| "unlimited".to_owned(), |limit| limit.to_string());
+    format!("this process may have {limit} descriptors (ulimit -n); raise that, or lower max_open_files")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn this_machine_has_limits_that_make_sense() {
+        assert!(page_size() >= 4096);
+        assert!(memory_limit().is_none_or(|bytes| bytes > 16 << 20));
+        assert!(descriptor_limit().is_none_or(|limit| limit > 8));
+        assert!(map_limit_hint().contains("max_regions"));
+    }
+
+    #[test]
+    fn what_was_opened_for_writing_only_cannot_be_read() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("file");
+        let file = File::create(&path).unwrap();
+        assert!(!is_readable(&file).unwrap());
+        assert!(is_readable(&open(&path).unwrap()).unwrap());
+    }
+
+    #[test]
+    fn an_offset_beyond_the_possible_reads_nothing() {
+        let file = open(Path::new("/proc/self/exe")).unwrap();
+        assert_eq!(read_at(&file, &mut [0], u64::MAX).unwrap(), 0);
+    }
+}

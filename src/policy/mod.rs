@@ -1,0 +1,106 @@
+//! Decisions: what is worth mapping, and who goes first. No atomics, no I/O, no clock: values in, values out.
+//!
+//! The rule of now is a simple one. Each window has a credit: how often it was touched lately. A window without credit is
+//! mapped where there is room; where there is none, once its credit reaches [`WORTH_MAPPING`]; and the coldest of a few
+//! that the evictor looks at goes.
+
+use crate::config::Admission;
+
+/// Touches, lately, that make a window worth the mapping: about what a mapping costs in small reads.
+pub(crate) const WORTH_MAPPING: u8 = 16;
+
+/// How many unused regions an evictor looks at before it takes the coldest.
+pub(crate) const SAMPLE: usize = 8;
+
+/// Credit and when it was last touched, as kept in a slot's word of heat, also while nothing is mapped there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Heat {
+    credit: u8,
+    /// The low 24 bits of the clock.
+    touched: u32,
+}
+
+impl Heat {
+    #[inline]
+    pub(crate) fn from_word(word: u32) -> Self {
+        Self { credit: word as u8, touched: word >> 8 }
+    }
+
+    #[inline]
+    pub(crate) fn to_word(self) -> u32 {
+        self.touched << 8 | u32::from(self.credit)
+    }
+
+    /// What the touches until `now` are still worth: half for each step of the clock since.
+    #[inline]
+    pub(crate) fn credit(self, now: u32) -> u8 {
+        let age = now.wrapping_sub(self.touched) & 0x00ff_ffff;
+        self.credit.checked_shr(age).unwrap_or(0)
+    }
+
+    /// Touched once more, at `now`.
+    #[inline]
+    pub(crate) fn touch(self, now: u32) -> Self {
+        Self { credit: self.credit(now).saturating_add(1), touched: now & 0x00ff_ffff }
+    }
+}
+
+/// Touches of unmapped windows after which the clock goes on by one: so that *lately* means the same for caches of any
+/// size, some tens of touches for each window that the budget holds.
+pub(crate) fn clock_period(windows_in_budget: usize) -> u32 {
+    u32::try_from(windows_in_budget.max(16)).unwrap_or(u32::MAX).saturating_mul(32)
+}
+
+/// Whether a small range of an unmapped window is to be mapped, and not read.
+pub(crate) fn is_worth_mapping(admission: Admission, has_room: bool, credit: u8) -> bool {
+    match admission {
+        Admission::Always => true,
+        Admission::Adaptive => has_room || credit >= WORTH_MAPPING,
+    }
+}
+
+/// How much of a limit is kept free, so that a reader seldom has to evict: a sixteenth, in whole windows; none of a budget
+/// of fewer than sixteen.
+pub(crate) fn headroom(limit: usize, window: usize) -> usize {
+    (limit / 16).checked_div(window).unwrap_or(0) * window
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn touched(times: u32, now: u32) -> Heat {
+        (0..times).fold(Heat::from_word(0), |heat, _| heat.touch(now))
+    }
+
+    #[test]
+    fn credit_grows_with_touches_and_halves_with_time() {
+        let heat = touched(40, 7);
+        assert_eq!([7, 8, 9, 12, 15, 1_000].map(|now| heat.credit(now)), [40, 20, 10, 1, 0, 0]);
+        assert_eq!(heat.touch(8).credit(8), 21);
+        assert_eq!(touched(1_000, 0).credit(0), u8::MAX);
+    }
+
+    #[test]
+    fn it_survives_its_word_and_the_clocks_wrap() {
+        let heat = touched(5, u32::MAX);
+        assert_eq!(Heat::from_word(heat.to_word()), heat);
+        assert_eq!((heat.credit(u32::MAX), heat.credit(0)), (5, 2));
+    }
+
+    #[test]
+    fn cold_windows_are_mapped_only_where_there_is_room() {
+        use Admission::{Adaptive, Always};
+        assert!(is_worth_mapping(Adaptive, true, 0));
+        assert!(!is_worth_mapping(Adaptive, false, WORTH_MAPPING - 1));
+        assert!(is_worth_mapping(Adaptive, false, WORTH_MAPPING));
+        assert!(is_worth_mapping(Always, false, 0));
+    }
+
+    #[test]
+    fn headroom_is_whole_windows() {
+        assert_eq!([16, 15, 31, 33].map(|limit| headroom(limit * 100, 100)), [100, 0, 100, 200]);
+        assert_eq!(headroom(1_000, 0), 0);
+        assert_eq!(headroom(100, 1), 6);
+    }
+}

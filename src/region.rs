@@ -1,0 +1,205 @@
+//! [`Kept`]: what stands in a slot. A mapping or a descriptor, with its reservation and what keeps its slot alive; and
+//! [`RegionRef`], a client of a mapping with the bytes that it is about.
+//!
+//! Here the columns meet: the protocol's slot and reservation, and what the system gave for them.
+#![allow(
+    unsafe_code,
+    reason = "the promise that a payload keeps its slot (rule 5 of `protocol`); bytes that a client keeps"
+)]
+
+use std::fs::File;
+use std::ops::{Deref, Range};
+use std::sync::Arc;
+use std::{fmt, io, slice};
+
+use crate::mapping::Mapping;
+use crate::os::Advice;
+use crate::protocol::budget::Reservation;
+use crate::protocol::ring::Seat;
+use crate::protocol::slot::{Owned, Payload, Slot, SlotRef};
+
+/// A window that is mapped, or a mapping of its own for a large range.
+pub(crate) type Region = Kept<Mapping>;
+/// An open descriptor of a file.
+pub(crate) type Descriptor = Kept<File>;
+/// A client of a descriptor.
+pub(crate) type DescriptorRef = SlotRef<Descriptor>;
+
+/// Something of the system's that is limited, counted and given back.
+pub(crate) trait Resource: Send + Sync + Sized + 'static {
+    /// Gives it back, before its reservation goes. If that is refused, it is all there still.
+    fn give_back(&mut self) -> io::Result<()>;
+}
+
+impl Resource for Mapping {
+    fn give_back(&mut self) -> io::Result<()> {
+        self.unmap()
+    }
+}
+
+impl Resource for File {
+    /// A `File` closes when it is dropped, which [`Kept`] does before its reservation goes.
+    fn give_back(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// The file that a resource belongs to: it keeps the slot, and knows what to do with an owned one.
+pub(crate) trait Home<R: Resource>: Send + Sync {
+    /// Whether an evictor may have it. Asked by the owner, who puts it back otherwise.
+    fn may_go(&self, resource: &R) -> bool;
+
+    /// Takes the duty of an owner over.
+    fn reclaim(self: Arc<Self>, owned: Owned<Kept<R>>);
+}
+
+/// A resource in a slot. Fields drop in this order: first the resource, then its reservation, last what keeps the slot.
+pub(crate) struct Kept<R: Resource> {
+    resource: R,
+    reservation: Reservation,
+    /// Where evictors find it; `None` for what is detached.
+    seat: Option<Seat>,
+    home: Arc<dyn Home<R>>,
+}
+
+// SAFETY: `home` is the file in whose table the slot stands (the caller's promise to `Kept::new`); it is dropped last, and
+// a file retires its tables through the epoch. A detached slot is freed by its owner, after the payload was taken out.
+unsafe impl<R: Resource> Payload for Kept<R> {
+    fn orphaned(owned: Owned<Self>) {
+        let home = Arc::clone(&owned.payload().home);
+        home.reclaim(owned);
+    }
+}
+
+impl<R: Resource> Kept<R> {
+    /// `home` has to be what the slot that this is going to be published in is part of.
+    pub(crate) fn new(resource: R, reservation: Reservation, seat: Option<Seat>, home: Arc<dyn Home<R>>) -> Self {
+        Self { resource, reservation, seat, home }
+    }
+
+    #[inline]
+    pub(crate) fn get(&self) -> &R {
+        &self.resource
+    }
+
+    /// Bytes of the budget that it takes.
+    pub(crate) fn reserved(&self) -> usize {
+        self.reservation.bytes()
+    }
+
+    pub(crate) fn may_go(&self) -> bool {
+        self.home.may_go(&self.resource)
+    }
+
+    pub(crate) fn leave_seat(&mut self) -> Option<Seat> {
+        self.seat.take()
+    }
+
+    pub(crate) fn is_detached(&self) -> bool {
+        self.seat.is_none()
+    }
+
+    pub(crate) fn give_back(&mut self) -> io::Result<()> {
+        self.resource.give_back()
+    }
+
+    /// For when there is no ring any more that it could have a seat in.
+    pub(crate) fn give_back_now(&mut self) -> io::Result<()> {
+        self.seat = None;
+        self.give_back()
+    }
+
+    /// After it was given back: the reservation, for somebody else. The resource is dropped, then the home let go.
+    pub(crate) fn into_reservation(self) -> Reservation {
+        let Self { resource, reservation, seat, home } = self;
+        debug_assert!(seat.is_none(), "still on its seat");
+        drop(resource);
+        drop(home);
+        reservation
+    }
+}
+
+impl<R: Resource + fmt::Debug> fmt::Debug for Kept<R> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Kept").field(&self.resource).finish()
+    }
+}
+
+/// A client of a region, and the bytes of it that it is about: all, or fewer. They stay where they are as long as it
+/// lives, wherever it moves.
+#[derive(Clone)]
+pub(crate) struct RegionRef {
+    client: SlotRef<Region>,
+    /// Inside `client`'s mapping. Kept here so that a reader in its window follows no pointer but this one.
+    address: *const u8,
+    len: usize,
+}
+
+// SAFETY: `address` points into memory that is only read, and `client` may cross threads.
+unsafe impl Send for RegionRef {}
+// SAFETY: as above.
+unsafe impl Sync for RegionRef {}
+
+impl RegionRef {
+    pub(crate) fn new(client: SlotRef<Region>) -> Self {
+        let (address, len) = (client.get().address(), client.get().len());
+        Self { client, address, len }
+    }
+
+    #[inline]
+    pub(crate) fn len(&self) -> usize {
+        self.len
+    }
+
+    pub(crate) fn advise(&self, advice: Advice) {
+        self.client.get().advise(advice);
+    }
+
+    /// The same client, about fewer bytes: `range` counts from the first of those it is about now.
+    ///
+    /// # Panics
+    ///
+    /// If that reaches past them.
+    #[inline]
+    pub(crate) fn narrow(mut self, range: Range<usize>) -> Self {
+        assert!(range.start <= range.end && range.end <= self.len, "{range:?} of {} bytes", self.len);
+        // SAFETY: inside the bytes it was about, by the assertion.
+        self.address = unsafe { self.address.add(range.start) };
+        self.len = range.len();
+        self
+    }
+
+    /// Copies from `at` on into `buf`, without ever forming a reference to what is mapped.
+    ///
+    /// # Panics
+    ///
+    /// If that reaches past the end.
+    #[inline]
+    pub(crate) fn copy_to(&self, at: usize, buf: &mut [u8]) {
+        assert!(at <= self.len && buf.len() <= self.len - at, "{} bytes at {at} of {}", buf.len(), self.len);
+        // SAFETY: inside the bytes it is about, by the assertion; mapped, since `client` lives.
+        let source = unsafe { self.address.add(at) };
+        // SAFETY: as above; and a buffer that is borrowed exclusively is not part of a mapping that is only read.
+        unsafe { source.copy_to_nonoverlapping(buf.as_mut_ptr(), buf.len()) };
+    }
+}
+
+impl Deref for RegionRef {
+    type Target = [u8];
+
+    #[inline]
+    fn deref(&self) -> &[u8] {
+        // SAFETY: inside the mapping that `client` keeps, as long as `self` is borrowed. That the bytes do not change and
+        // that the file does not shrink is the promise made to `MapManagerBuilder::build`.
+        unsafe { slice::from_raw_parts(self.address, self.len) }
+    }
+}
+
+impl fmt::Debug for RegionRef {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RegionRef").field("len", &self.len).finish_non_exhaustive()
+    }
+}
+
+/// A window's slot fills one cache line, so that neighbours do not slow each other down.
+const _: () = assert!(size_of::<Slot<Region>>() <= 64 || !cfg!(all(target_pointer_width = "64", unix)));

@@ -1,0 +1,156 @@
+//! Offsets and windows: pure arithmetic, and the only place that does it.
+
+use std::ops::{Bound, Range, RangeBounds};
+
+/// How files are cut into windows: aligned spans of one size, or one span for the whole file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Geometry {
+    /// `None`: the whole file.
+    bytes: Option<u64>,
+    /// If `bytes` is a power of two: which one. A shift costs a cycle, a division up to twenty.
+    shift: Option<u32>,
+}
+
+impl Geometry {
+    pub(crate) fn whole_file() -> Self {
+        Self { bytes: None, shift: None }
+    }
+
+    /// `bytes` is a multiple of the mapping granularity, and not 0.
+    pub(crate) fn sliding(bytes: u64) -> Self {
+        debug_assert_ne!(bytes, 0, "a window of no bytes");
+        Self { bytes: Some(bytes), shift: bytes.is_power_of_two().then(|| bytes.trailing_zeros()) }
+    }
+
+    pub(crate) fn window_bytes(&self) -> Option<u64> {
+        self.bytes
+    }
+
+    /// The window that `offset` lies in.
+    #[inline]
+    pub(crate) fn index(&self, offset: u64) -> u64 {
+        match (self.shift, self.bytes) {
+            (Some(shift), _) => offset >> shift,
+            (None, Some(bytes)) => offset / bytes,
+            (None, None) => 0,
+        }
+    }
+
+    /// How many windows a file of `len` bytes has.
+    pub(crate) fn count(&self, len: u64) -> u64 {
+        match len.checked_sub(1) {
+            Some(last) => self.index(last) + 1,
+            None => 0,
+        }
+    }
+
+    /// The bytes of window `index` in a file of `len` bytes; empty if the file ends before it.
+    #[inline]
+    pub(crate) fn span(&self, index: u64, len: u64) -> Range<u64> {
+        let Some(bytes) = self.bytes else { return 0..len };
+        let start = index.saturating_mul(bytes).min(len);
+        start..start.saturating_add(bytes).min(len)
+    }
+
+    /// Cuts `range` where windows meet.
+    pub(crate) fn pieces(&self, range: Range<u64>) -> impl Iterator<Item = (u64, Range<u64>)> + use<> {
+        let geometry = *self;
+        let mut at = range.start;
+        std::iter::from_fn(move || {
+            if at >= range.end {
+                return None;
+            }
+            let index = geometry.index(at);
+            let end = geometry.span(index, u64::MAX).end.min(range.end);
+            let piece = at..end;
+            at = end;
+            Some((index, piece))
+        })
+    }
+}
+
+/// What a range means in a file (or lease) of `len` bytes: `Err` with the two ends as they were asked for, if it is
+/// reversed or reaches past `len`.
+#[inline]
+pub(crate) fn resolve(range: &impl RangeBounds<u64>, len: u64) -> Result<Range<u64>, Range<u64>> {
+    let start = match range.start_bound() {
+        Bound::Included(&start) => Some(start),
+        Bound::Excluded(&before) => before.checked_add(1),
+        Bound::Unbounded => Some(0),
+    };
+    let end = match range.end_bound() {
+        Bound::Included(&last) => last.checked_add(1),
+        Bound::Excluded(&end) => Some(end),
+        Bound::Unbounded => Some(len.max(start.unwrap_or(0))),
+    };
+    match (start, end) {
+        (Some(start), Some(end)) if start <= end && end <= len => Ok(start..end),
+        _ => Err(start.unwrap_or(u64::MAX)..end.unwrap_or(u64::MAX)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn windows_cover_a_file_without_gaps() {
+        for bytes in [4096, 3 * 4096] {
+            let geometry = Geometry::sliding(bytes);
+            for len in [0, 1, bytes - 1, bytes, bytes + 1, 10 * bytes - 1] {
+                let mut at = 0;
+                for index in 0..geometry.count(len) {
+                    let span = geometry.span(index, len);
+                    assert_eq!(span.start, at);
+                    assert!(!span.is_empty() && geometry.index(span.end - 1) == index);
+                    at = span.end;
+                }
+                assert_eq!(at, len);
+                assert!(geometry.span(geometry.count(len), len).is_empty());
+            }
+        }
+        assert_eq!((Geometry::whole_file().count(9), Geometry::whole_file().span(0, 9)), (1, 0..9));
+    }
+
+    #[test]
+    fn nothing_overflows_at_the_end_of_the_world() {
+        for geometry in [Geometry::sliding(4096), Geometry::sliding(3 * 4096), Geometry::whole_file()] {
+            let last = geometry.index(u64::MAX - 1);
+            assert_eq!(geometry.span(last, u64::MAX).end, u64::MAX);
+            assert!(geometry.span(u64::MAX, 10).len_is_sane());
+            assert_eq!(geometry.pieces(u64::MAX - 2..u64::MAX).map(|(_, piece)| piece.end).last(), Some(u64::MAX));
+        }
+    }
+
+    trait Sane {
+        fn len_is_sane(&self) -> bool;
+    }
+    impl Sane for Range<u64> {
+        fn len_is_sane(&self) -> bool {
+            self.start <= self.end && self.end <= 10
+        }
+    }
+
+    #[test]
+    fn pieces_are_cut_at_the_borders() {
+        let pieces: Vec<_> = Geometry::sliding(4096).pieces(4000..8200).collect();
+        assert_eq!(pieces, [(0, 4000..4096), (1, 4096..8192), (2, 8192..8200)]);
+        assert_eq!(Geometry::sliding(4096).pieces(5..5).count(), 0);
+    }
+
+    #[test]
+    fn ranges_mean_what_slices_mean() {
+        assert_eq!(resolve(&(..), 7), Ok(0..7));
+        assert_eq!(resolve(&(2..), 7), Ok(2..7));
+        assert_eq!(resolve(&(7..), 7), Ok(7..7));
+        assert_eq!(resolve(&(..=6), 7), Ok(0..7));
+        assert_eq!(resolve(&(3..3), 7), Ok(3..3));
+        assert_eq!(resolve(&(8..), 7), Err(8..8));
+        assert_eq!(resolve(&(8..8), 7), Err(8..8));
+        #[expect(clippy::reversed_empty_ranges, reason = "that is what is refused")]
+        let reversed = 5..3;
+        assert_eq!(resolve(&reversed, 7), Err(reversed));
+        assert_eq!(resolve(&(0..=u64::MAX), 7), Err(0..u64::MAX));
+        assert_eq!(resolve(&(Bound::Excluded(u64::MAX), Bound::Unbounded), 7), Err(u64::MAX..7));
+    }
+}
