@@ -12,3 +12,22 @@ mod protocol;
 mod window;
 
 mod region;
+
+mod file;
+
+mod cache;
+
+mod manager;
+
+mod read;
+
+mod integrations;
+
+pub use cache::{Change, Closed, Collected};
+pub use config::{Admission, Limits, Overcommit, Window};
+pub use error::{Error, ErrorKind, Result};
+#[cfg(feature = "rayon")]
+pub use integrations::rayon::ParWindows;
+pub use manager::{MapManager, MapManagerBuilder, MappedFile};
+pub use read::{Buffer, Cursor, FindIter, Lease, Lines, Split, Windows};
+pub use stats::Stats;

@@ -1,0 +1,116 @@
+//! [`Collector`]: the thread in the background. The only place that spawns a thread.
+//!
+//! It keeps the headroom below the limits free, so that readers seldom have to evict; it unmaps in small batches; it tries
+//! again what the system refused; and every second it looks after files that nobody can reach any more, whose unused
+//! regions go. It holds the cache weakly: when the last handle goes, it is told to stop, and joined.
+
+use std::io;
+use std::sync::{Arc, Weak};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use super::{Cache, CachedFile};
+use crate::os;
+use crate::protocol::signal::{Signal, Woken};
+use crate::sync::epoch;
+
+/// Regions won at once: their bytes are nobody's meanwhile.
+pub(super) const BATCH: usize = 8;
+
+/// Between two looks at what became of the files.
+const LOOK: Duration = Duration::from_secs(1);
+
+/// Files looked at in one go; the next go continues.
+const LOOKS_MAX: usize = 1024;
+
+/// The running thread, and how to end it.
+#[derive(Debug)]
+pub(crate) struct Collector {
+    signal: Arc<Signal>,
+    thread: Option<JoinHandle<()>>,
+    /// A child of `fork` has no such thread and must not wait for it.
+    process: u32,
+}
+
+impl Collector {
+    pub(crate) fn start(cache: &Arc<Cache>) -> io::Result<Self> {
+        let signal = Arc::clone(&cache.signal);
+        let thread = thread::Builder::new().name("smmap-collector".to_owned()).spawn({
+            let (cache, signal) = (Arc::downgrade(cache), Arc::clone(&signal));
+            move || run(&cache, &signal)
+        })?;
+        Ok(Self { signal, thread: Some(thread), process: std::process::id() })
+    }
+}
+
+impl Drop for Collector {
+    /// Stops the thread and waits for its end.
+    fn drop(&mut self) {
+        self.signal.stop();
+        if let Some(thread) = self.thread.take() {
+            if self.process == std::process::id() {
+                // If it panicked, the message is out already, and the readers have done its work since.
+                let _ = thread.join();
+            }
+        }
+    }
+}
+
+fn run(cache: &Weak<Cache>, signal: &Signal) {
+    let mut round = Round { next: 0, last: Instant::now() };
+    let mut at_most = None;
+    while signal.sleep(at_most) != Woken::Stop {
+        let Some(cache) = cache.upgrade() else { return };
+        cache.trim();
+        cache.retry_limbo();
+        if round.last.elapsed() >= LOOK {
+            round.look(&cache);
+            epoch::flush();
+        }
+        // Without files there is nothing to look after; the first one wakes.
+        at_most = (cache.registry.len() > 0).then_some(LOOK);
+    }
+}
+
+/// The tour of the files.
+struct Round {
+    next: usize,
+    last: Instant,
+}
+
+impl Round {
+    fn look(&mut self, cache: &Cache) {
+        self.last = Instant::now();
+        let files = cache.registry.files();
+        for file in files.iter().cycle().skip(self.next).take(files.len().min(LOOKS_MAX)) {
+            if cache.signal.is_stopped() {
+                return;
+            }
+            cache.look_after(file);
+        }
+        self.next = (self.next + LOOKS_MAX) % files.len().max(1);
+    }
+}
+
+impl Cache {
+    /// Unmaps what is unused of a file that no known path leads to any more, and closes a descriptor that nobody needs.
+    fn look_after(&self, file: &CachedFile) {
+        if file.entry.handles.count() == 0 {
+            self.close_unneeded(file);
+        }
+        if is_gone(file) {
+            let mut unused = Vec::new();
+            file.entry.slots().windows.for_each_from(0, |_, slot| unused.extend(slot.retire()));
+            self.unmap_all(unused);
+        }
+    }
+}
+
+/// Whether the file was deleted or replaced: no name that is known leads there; or it never had one, and has none now.
+fn is_gone(file: &CachedFile) -> bool {
+    if !file.entry.names().is_empty() {
+        return !file.entry.is_reachable();
+    }
+    let descriptor = file.entry.slots().descriptor.take();
+    descriptor.is_ok_and(|descriptor| os::stat(descriptor.get()).is_ok_and(|stat| stat.links == 0))
+}

@@ -1,0 +1,42 @@
+//! Reading without keeping a mapping: from what is mapped where it is, from the file where that is cheaper.
+//!
+//! It never waits for room and never fails for the budget, and it never forms a reference to mapped bytes.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use super::load::truncated;
+use super::{Cache, CachedFile, Want};
+use crate::config::Overcommit;
+use crate::error::{Error, Result};
+use crate::os;
+use crate::stats::Event;
+
+impl Cache {
+    /// Fills `buf` with `range` of the file: of the same length, and inside it.
+    pub(crate) fn copy(&self, file: &Arc<CachedFile>, range: Range<u64>, mut buf: &mut [u8]) -> Result<()> {
+        debug_assert_eq!(range.end - range.start, buf.len() as u64);
+        let geometry = &self.config.geometry;
+        for (window, piece) in geometry.pieces(range) {
+            let (part, rest) = buf.split_at_mut((piece.end - piece.start) as usize);
+            let start = geometry.span(window, u64::MAX).start;
+            match self.region(file, window, piece.end - start, Want::IfWorth)? {
+                Some(region) => region.copy_to((piece.start - start) as usize, part),
+                None => self.read(file, piece.start, part)?,
+            }
+            buf = rest;
+        }
+        Ok(())
+    }
+
+    /// Fills `buf` from the file.
+    pub(crate) fn read(&self, file: &Arc<CachedFile>, offset: u64, buf: &mut [u8]) -> Result<()> {
+        self.stats.count(Event::Copy);
+        let descriptor = self.descriptor(file, Overcommit::Allow)?;
+        let read = os::read_fully_at(descriptor.get(), buf, offset).map_err(|error| Error::io("cannot read", error))?;
+        if read < buf.len() {
+            return Err(truncated(offset + read as u64, file.entry.len()));
+        }
+        Ok(())
+    }
+}

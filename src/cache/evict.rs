@@ -1,0 +1,173 @@
+//! Giving back: making room in a budget, and what an owner does. Nothing is retired anywhere else.
+//!
+//! Making room, as a reader does it when its window needs more than is free:
+//!
+//! 1. Take what is free.
+//! 2. Else win a victim, unmap it, and take its reservation over, so that nobody else gets what this thread unmapped for.
+//! 3. Else see whether what the system refused to unmap before goes now.
+//! 4. Else, if other threads hold bytes that are neither pinned nor to be evicted (they are between winning a victim and
+//!    publishing), let go of everything, wait a little, look again; for a bounded time.
+//! 5. Else everything is pinned, and [`Overcommit`] decides.
+
+use std::time::Duration;
+
+use super::residents::Residents;
+use super::wait::Wait;
+use crate::config::Overcommit;
+use crate::protocol::budget::{Flight, Reservation};
+use crate::protocol::slot::Owned;
+use crate::region::{Kept, Resource};
+
+/// How long to wait for bytes that are only in flight.
+const FLIGHT_MAX: Duration = Duration::from_millis(20);
+
+/// Why no room was made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Refused {
+    /// More than the whole budget was asked for.
+    TooLarge,
+    /// Everything in the budget is in use.
+    AllPinned,
+}
+
+/// What came of making room.
+#[derive(Debug)]
+pub(crate) struct Room {
+    pub(crate) reservation: Reservation,
+    /// How many had to go for it.
+    pub(crate) evicted: usize,
+    /// Whether it is over the limit.
+    pub(crate) over: bool,
+}
+
+impl<R: Resource> Residents<R> {
+    /// Reserves one item of `bytes`, and evicts for it if it has to. The caller is in `flight`.
+    pub(crate) fn make_room<'b>(
+        &'b self,
+        flight: &mut Flight<'b>,
+        bytes: usize,
+        overcommit: Overcommit,
+    ) -> Result<Room, Refused> {
+        if bytes > self.budget.limit().bytes {
+            return Err(Refused::TooLarge);
+        }
+        let mut held: Option<Reservation> = None;
+        let mut evicted = 0;
+        let (mut for_flights, mut for_room) = (Wait::new(), Wait::new());
+        loop {
+            if let Some(reservation) = self.complete(&mut held, bytes) {
+                return Ok(Room { reservation, evicted, over: false });
+            }
+            if let Some(owned) = self.victim() {
+                if let Some(reservation) = self.reclaim(owned) {
+                    evicted += 1;
+                    absorb(&mut held, reservation);
+                }
+                continue;
+            }
+            if self.retry_limbo() > 0 {
+                continue;
+            }
+            // Nothing to evict. What this thread holds is nobody's while it waits.
+            held = None;
+            if self.could_land(bytes) && flight.pause(|| for_flights.once_within(FLIGHT_MAX)) {
+                continue;
+            }
+            match overcommit {
+                Overcommit::Wait(time) if flight.pause(|| for_room.once_within(time)) => {}
+                Overcommit::Allow => {
+                    // Whatever came free since is taken before the limit is passed.
+                    return Ok(match self.complete(&mut held, bytes) {
+                        Some(reservation) => Room { reservation, evicted, over: false },
+                        None => Room { reservation: self.budget.reserve_over(bytes), evicted, over: true },
+                    });
+                }
+                Overcommit::Fail | Overcommit::Wait(_) => return Err(Refused::AllPinned),
+            }
+        }
+    }
+
+    /// Whether there would be room if the others in flight gave back what they hold, about as much as is asked for here.
+    fn could_land(&self, bytes: usize) -> bool {
+        let others = self.budget.flights().saturating_sub(1);
+        let (used, limit) = (self.budget.used(), self.budget.limit());
+        let pinned_bytes = used.bytes.saturating_sub(others.saturating_mul(bytes));
+        let pinned_items = used.items.saturating_sub(others);
+        others > 0 && pinned_bytes.saturating_add(bytes) <= limit.bytes && pinned_items < limit.items
+    }
+
+    /// A reservation of `bytes` from what is held and what is free, if that is enough.
+    fn complete(&self, held: &mut Option<Reservation>, bytes: usize) -> Option<Reservation> {
+        let Some(mine) = held else { return self.budget.reserve(bytes) };
+        // Over the limit (it was lowered, or passed before) what is held has to go, not to be used again.
+        if !self.budget.is_within() {
+            *held = None;
+            return None;
+        }
+        if !mine.try_grow_to(bytes) {
+            return None;
+        }
+        mine.shrink_to(bytes);
+        held.take()
+    }
+
+    /// What an owner does: off its seat, back to the system, vacant. The reservation is the caller's. `None` if the system
+    /// refused; then it stays counted, in limbo.
+    pub(crate) fn reclaim(&self, owned: Owned<Kept<R>>) -> Option<Reservation> {
+        let _flight = self.budget.take_off();
+        let given_back = owned.vacate(|kept| {
+            self.dismiss(kept);
+            kept.give_back()
+        });
+        match given_back {
+            Ok(kept) => Some(kept.into_reservation()),
+            Err((owned, _refusal)) => {
+                self.keep_for_later(owned);
+                None
+            }
+        }
+    }
+
+    /// Gives back what the system refused before. How many went.
+    pub(crate) fn retry_limbo(&self) -> usize {
+        self.take_limbo().into_iter().filter_map(|owned| self.reclaim(owned)).count()
+    }
+
+    /// Gives back what nobody uses, `batch` at a time, until `enough` says so or there is no more. Regions and bytes.
+    pub(crate) fn trim(&self, batch: usize, enough: impl Fn() -> bool) -> (usize, usize) {
+        let (mut items, mut bytes) = (0, 0);
+        self.retry_limbo();
+        while !enough() {
+            let _flight = self.budget.take_off();
+            let victims: Vec<_> = (0..batch).map_while(|_| self.victim()).collect();
+            if victims.is_empty() {
+                break;
+            }
+            for reservation in victims.into_iter().filter_map(|owned| self.reclaim(owned)) {
+                items += 1;
+                bytes += reservation.bytes();
+            }
+        }
+        (items, bytes)
+    }
+
+    /// Gives back all that nobody uses. Regions and bytes.
+    pub(crate) fn collect(&self) -> (usize, usize) {
+        let _flight = self.budget.take_off();
+        let (mut items, mut bytes) = (0, 0);
+        for owned in self.take_limbo().into_iter().chain(self.unused()) {
+            if let Some(reservation) = self.reclaim(owned) {
+                items += 1;
+                bytes += reservation.bytes();
+            }
+        }
+        (items, bytes)
+    }
+}
+
+fn absorb(held: &mut Option<Reservation>, more: Reservation) {
+    match held {
+        Some(held) => held.absorb(more),
+        None => *held = Some(more),
+    }
+}

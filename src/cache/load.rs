@@ -1,0 +1,304 @@
+//! The miss: is it worth mapping, begin, make room, map, publish. Nothing is mapped anywhere else.
+//!
+//! One thread loads a window; the others read meanwhile, if they may, or wait for it and for nothing else. What cannot
+//! stand in its slot (a range across windows; a window whose slot is still held by an older mapping that drains) is
+//! mapped *detached*: for its clients alone, inside the budget, in no table.
+
+use std::fs;
+use std::ops::Range;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::evict::{Refused, Room};
+use super::wait::Wait;
+use super::{Cache, CachedFile};
+use crate::config::{Admission, Overcommit};
+use crate::error::{Error, ErrorKind, Result};
+use crate::file::FileKey;
+use crate::mapping::Mapping;
+use crate::os::{self, Kind};
+use crate::policy;
+use crate::protocol::budget::{Flight, Reservation};
+use crate::protocol::slot::{Loading, Phase, Slot, SlotRef};
+use crate::region::{DescriptorRef, Kept, Region, RegionRef};
+use crate::stats::Event;
+
+/// How long to wait for a slot to be given up by an older mapping, or by an evictor that sleeps, before mapping beside it.
+const DRAIN_MAX: Duration = Duration::from_millis(5);
+
+/// What a reader wants of a window that is not mapped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Want {
+    /// A mapping, or an error.
+    Mapping,
+    /// A mapping if it is worth it and to be had at once; else nothing, and the reader reads. Never fails for the budget.
+    IfWorth,
+}
+
+impl Cache {
+    /// The region of a window that was not mapped a moment ago, up to `end` bytes into it at least.
+    #[cold]
+    pub(super) fn miss(
+        &self,
+        file: &Arc<CachedFile>,
+        slot: &Slot<Region>,
+        window: u64,
+        end: u64,
+        want: Want,
+    ) -> Result<Option<RegionRef>> {
+        self.stats.count(Event::Miss);
+        if want == Want::IfWorth && !self.is_worth(file, slot, window) {
+            return Ok(None);
+        }
+        let (mut for_loader, mut for_drain) = (Wait::new(), Wait::new());
+        loop {
+            let state = match slot.take() {
+                Ok(client) => {
+                    let region = RegionRef::new(client);
+                    if region.len() as u64 >= end {
+                        return Ok(Some(region));
+                    }
+                    // The tail of a file that has grown since. Whoever noticed that drains it, in a moment.
+                    slot.snapshot()
+                }
+                Err(state) => state,
+            };
+            match slot.begin_load() {
+                Ok(loading) => return self.load(file, loading, window, want),
+                Err(_) if want == Want::IfWorth => return Ok(None),
+                Err(_) if state.phase() == Phase::Loading && !state.is_draining() => for_loader.once(),
+                Err(_) if for_drain.once_within(DRAIN_MAX) => {}
+                Err(_) => {
+                    let span = self.config.geometry.span(window, file.entry.len());
+                    return self.detached(file, span).map(Some);
+                }
+            }
+        }
+    }
+
+    /// Whether a small range of this window is to be mapped, and not read.
+    fn is_worth(&self, file: &CachedFile, slot: &Slot<Region>, window: u64) -> bool {
+        let geometry = &self.config.geometry;
+        let admission = match geometry.window_bytes() {
+            Some(_) => self.config.admission,
+            None => Admission::Always,
+        };
+        let span = geometry.span(window, file.entry.len());
+        let bytes = usize::try_from(span.end - span.start).map_or(usize::MAX, Mapping::pages);
+        let worth = policy::is_worth_mapping(admission, self.has_headroom(bytes), self.regions.credit(slot));
+        if !worth {
+            let windows = self.regions.budget.limit().bytes / bytes.max(1);
+            self.regions.tick(windows);
+        }
+        worth
+    }
+
+    /// Maps a window into its slot. Whatever goes wrong, dropping `loading` leaves the slot vacant.
+    fn load(
+        &self,
+        file: &Arc<CachedFile>,
+        loading: Loading<'_, Region>,
+        window: u64,
+        want: Want,
+    ) -> Result<Option<RegionRef>> {
+        // Not before the slot is ours: whoever changes the length drains the slot afterwards.
+        let span = self.config.geometry.span(window, file.entry.len());
+        let mapped = self.map(file, span, want, |mapping, reservation| {
+            self.regions.admit(loading, mapping, reservation, Arc::clone(file) as _)
+        });
+        match mapped {
+            Ok(region) => Ok(Some(region)),
+            Err(error) if want == Want::IfWorth && is_for_want_of_room(&error) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Maps `span` for its clients alone.
+    pub(crate) fn detached(&self, file: &Arc<CachedFile>, span: Range<u64>) -> Result<RegionRef> {
+        let granule = os::mapping_granularity() as u64;
+        let start = span.start / granule * granule;
+        let region = self.map(file, start..span.end, Want::Mapping, |mapping, reservation| {
+            file.entry.detached.enter();
+            Slot::detached(Kept::new(mapping, reservation, None, Arc::clone(file) as _))
+        })?;
+        let len = region.len();
+        Ok(region.narrow((span.start - start) as usize..len))
+    }
+
+    /// Descriptor, length, room, mapping; then `publish`.
+    fn map(
+        &self,
+        file: &Arc<CachedFile>,
+        span: Range<u64>,
+        want: Want,
+        publish: impl FnOnce(Mapping, Reservation) -> SlotRef<Region>,
+    ) -> Result<RegionRef> {
+        let overcommit = match want {
+            Want::Mapping => self.config.overcommit,
+            // It may evict, but neither wait nor go over the budget.
+            Want::IfWorth => Overcommit::Fail,
+        };
+        let descriptor = self.descriptor(file, overcommit)?;
+        // A mapping beyond the end would fault when it is touched.
+        let stat = os::stat(descriptor.get()).map_err(|error| Error::io("cannot look at the file", error))?;
+        if stat.len < span.end || span.is_empty() {
+            return Err(truncated(stat.len, file.entry.len()));
+        }
+        let Ok(len) = usize::try_from(span.end - span.start) else { return Err(self.too_large(span.end - span.start)) };
+
+        let mut flight = self.regions.budget.take_off();
+        let pages = Mapping::pages(len);
+        let room = self.regions.make_room(&mut flight, pages, overcommit);
+        let reservation = self.count_room(room).map_err(|refused| match refused {
+            Refused::TooLarge => self.too_large(pages as u64),
+            Refused::AllPinned => self.all_pinned(pages),
+        })?;
+        let mapping = self.map_or_collect(&descriptor, span.start, len)?;
+        self.stats.count(Event::Map);
+        let region = RegionRef::new(publish(mapping, reservation));
+        drop(flight);
+
+        if !self.has_headroom(0) {
+            self.signal.wake();
+        }
+        Ok(region)
+    }
+
+    /// Asks the system for a mapping; if it refuses for want of room, gives back everything unused and asks once more.
+    fn map_or_collect(&self, descriptor: &DescriptorRef, start: u64, len: usize) -> Result<Mapping> {
+        let error = match Mapping::map(descriptor.get(), start, len) {
+            Ok(mapping) => return Ok(mapping),
+            Err(error) => error,
+        };
+        if !os::is_out_of_maps(&error) && !os::is_out_of_descriptors(&error) {
+            return Err(Error::io("cannot map", error));
+        }
+        self.collect();
+        Mapping::map(descriptor.get(), start, len).map_err(|error| {
+            let message = format!(
+                "the system refused a mapping of {len} bytes, with nothing unused left; {}",
+                os::map_limit_hint()
+            );
+            Error::new(ErrorKind::OutOfMaps, message).because(error)
+        })
+    }
+
+    /// A client of the file's descriptor, which is reopened if it was given up.
+    pub(super) fn descriptor(&self, file: &Arc<CachedFile>, overcommit: Overcommit) -> Result<DescriptorRef> {
+        let slot = &file.entry.slots().descriptor;
+        let mut wait = Wait::new();
+        loop {
+            if let Ok(client) = slot.take() {
+                self.descriptors.touch(slot);
+                return Ok(client);
+            }
+            match slot.begin_load() {
+                Ok(loading) => {
+                    let reservation = self.reserve_descriptor(overcommit)?;
+                    let descriptor = self.reopen(file)?;
+                    return Ok(self.descriptors.admit(loading, descriptor, reservation, Arc::clone(file) as _));
+                }
+                // Somebody else is reopening it, or closing it.
+                Err(_) => wait.once(),
+            }
+        }
+    }
+
+    /// Opens the first of the file's names that still leads to it.
+    fn reopen(&self, file: &Arc<CachedFile>) -> Result<fs::File> {
+        let mut failed =
+            Error::new(ErrorKind::Replaced, "its descriptor was given up, and it has no name to open it by");
+        for name in file.entry.names() {
+            let (descriptor, stat) = match self.open_descriptor(&name) {
+                Ok(descriptor) => {
+                    let stat = os::stat(&descriptor).map_err(|error| Error::io("cannot look at the file", error))?;
+                    (descriptor, stat)
+                }
+                Err(error) => {
+                    failed = error;
+                    continue;
+                }
+            };
+            if stat.kind == Kind::File && FileKey::from(&stat) == file.entry.key() {
+                return Ok(descriptor);
+            }
+            let message = "the path leads to another file by now, and the descriptor of the old one was given up for \
+                           max_open_files; open the path again, or raise max_open_files";
+            failed = Error::new(ErrorKind::Replaced, message);
+        }
+        Err(failed)
+    }
+
+    /// Opens a path; if the system refuses for want of descriptors, closes everything unused and tries once more.
+    pub(super) fn open_descriptor(&self, path: &Path) -> Result<fs::File> {
+        let error = match os::open(path) {
+            Ok(file) => return Ok(file),
+            Err(error) => error,
+        };
+        if !os::is_out_of_descriptors(&error) {
+            return Err(Error::io("cannot open", error));
+        }
+        self.descriptors.trim(1, || false);
+        self.collect();
+        os::open(path).map_err(|error| {
+            let message = format!("cannot open, with nothing unused left; {}", os::descriptor_limit_hint());
+            Error::io(message, error)
+        })
+    }
+
+    pub(super) fn reserve_descriptor(&self, overcommit: Overcommit) -> Result<Reservation> {
+        let mut flight: Flight<'_> = self.descriptors.budget.take_off();
+        let room = self.descriptors.make_room(&mut flight, 0, overcommit);
+        if let Ok(Room { over: true, .. }) = &room {
+            self.stats.count(Event::Overcommit);
+        }
+        room.map(|room| room.reservation).map_err(|_| {
+            let limit = self.descriptors.budget.limit().items;
+            let message =
+                format!("all {limit} descriptors of max_open_files are in use or could not be reopened; raise it");
+            Error::new(ErrorKind::OverBudget, message)
+        })
+    }
+
+    /// Counts what making room took.
+    fn count_room(&self, room: Result<Room, Refused>) -> Result<Reservation, Refused> {
+        let Room { reservation, evicted, over } = room?;
+        for _ in 0..evicted {
+            self.stats.count(Event::Eviction);
+            self.stats.count(Event::Unmap);
+        }
+        if over {
+            self.stats.count(Event::Overcommit);
+        }
+        Ok(reservation)
+    }
+
+    fn too_large(&self, bytes: u64) -> Error {
+        let limit = self.regions.budget.limit().bytes;
+        let message = format!(
+            "a mapping of {bytes} bytes is larger than the whole budget of {limit}; raise max_mapped_bytes, \
+             ask for less at once, or use smaller windows"
+        );
+        Error::new(ErrorKind::OverBudget, message)
+    }
+
+    fn all_pinned(&self, bytes: usize) -> Error {
+        let (used, limit) = (self.regions.budget.used(), self.regions.budget.limit());
+        let message = format!(
+            "no room for {bytes} bytes: all of {} bytes in {} regions are in use (limits: {} bytes, {} regions); \
+             drop leases or cursors, raise the limits, or allow overcommit",
+            used.bytes, used.items, limit.bytes, limit.items
+        );
+        Error::new(ErrorKind::OverBudget, message)
+    }
+}
+
+pub(super) fn truncated(now: u64, before: u64) -> Error {
+    let message = format!("the file has shrunk to {now} bytes, from {before}; refresh the handle");
+    Error::new(ErrorKind::Truncated, message)
+}
+
+fn is_for_want_of_room(error: &Error) -> bool {
+    matches!(error.kind(), ErrorKind::OverBudget | ErrorKind::OutOfMaps)
+}

@@ -1,0 +1,487 @@
+//! The one floor that decides: which windows are mapped, for whom, and for how long.
+//!
+//! | file | what it does |
+//! |---|---|
+//! | `mod` | the hit, and what becomes of a file and of the cache |
+//! | [`load`] | the miss: is it worth mapping, begin, make room, map, publish; and descriptors likewise |
+//! | [`copy`] | reading without a mapping, where that is cheaper |
+//! | [`evict`] | making room; what an owner does |
+//! | [`residents`] | what is there, and who goes first |
+//! | [`registry`] | which files are known |
+//! | [`collector`] | the thread in the background |
+//! | [`wait`] | how a thread waits for others |
+//!
+//! Only `load` maps, only `evict` retires, only `registry` names dashmap, only `collector` spawns and only `wait` sleeps.
+
+mod collector;
+mod copy;
+mod evict;
+mod load;
+mod registry;
+mod residents;
+mod wait;
+
+use std::path::Path;
+use std::sync::{Arc, Weak};
+use std::{fmt, fs};
+
+pub(crate) use collector::Collector;
+pub(crate) use load::Want;
+
+use crate::config::{Config, Limits, LiveLimits};
+use crate::error::{Error, ErrorKind, Result};
+use crate::file::{Content, FileEntry, FileKey};
+use crate::mapping::Mapping;
+use crate::os::{self, Kind, Stat};
+use crate::policy;
+use crate::protocol::budget::{Reservation, Usage};
+use crate::protocol::signal::Signal;
+use crate::protocol::slot::{Drain, Owned};
+use crate::region::{Descriptor, Home, Region, RegionRef};
+use crate::stats::{Counters, Event, Stats};
+use registry::Registry;
+use residents::Residents;
+use wait::Wait;
+
+/// Everything that the handles of one manager share.
+pub(crate) struct Cache {
+    config: Config,
+    limits: LiveLimits,
+    regions: Residents<Mapping>,
+    descriptors: Residents<fs::File>,
+    registry: Registry,
+    signal: Arc<Signal>,
+    stats: Counters,
+}
+
+/// A file in a cache. Kept by handles, and by each mapping and descriptor of it (rule 5 of the protocol).
+pub(crate) struct CachedFile {
+    pub(crate) entry: FileEntry,
+    cache: Weak<Cache>,
+}
+
+/// What [`MapManager::collect`](crate::MapManager::collect) gave back.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Collected {
+    /// Regions that were unmapped.
+    pub regions: usize,
+    /// Bytes that these had taken of the budget: whole pages.
+    pub bytes: u64,
+}
+
+/// What [`MapManager::close`](crate::MapManager::close) found.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Closed {
+    /// Regions that nobody used; they are unmapped.
+    pub unmapped: usize,
+    /// Regions that clients hold; each is unmapped when the last of them lets go.
+    pub still_held: usize,
+}
+
+/// What [`MappedFile::refresh`](crate::MappedFile::refresh) noticed.
+///
+/// ```
+/// # use smmap::{Change, MapManager};
+/// // SAFETY: nobody changes or truncates the files of this example.
+/// let maps = unsafe { MapManager::builder().build()? };
+/// assert_eq!(maps.open("Cargo.toml")?.refresh()?, Change::Unchanged);
+/// # Ok::<(), smmap::Error>(())
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Change {
+    /// Nothing: the same file, the same length, the same time of modification. A new hard link, other permissions, or a
+    /// rename that leaves the path leading here are no change.
+    Unchanged,
+    /// It is longer. [`len`](crate::MappedFile::len) tells by now, and what was read before is still right.
+    Grown,
+    /// It is shorter: `len` tells by now. Leases and cursors that reach beyond must not be read there any more.
+    Truncated,
+    /// Of the same length, but modified.
+    Modified,
+    /// The path leads to another file by now. This handle goes on reading the old one; open the path again for the new.
+    Replaced,
+    /// The path leads nowhere by now. This handle goes on reading the file.
+    Deleted,
+}
+
+impl Cache {
+    pub(crate) fn new(config: Config, limits: Limits) -> Arc<Self> {
+        let (bytes, descriptors) = budgets(&limits);
+        Arc::new(Self {
+            config,
+            limits: LiveLimits::new(limits),
+            regions: Residents::new(bytes),
+            descriptors: Residents::new(descriptors),
+            registry: Registry::default(),
+            signal: Arc::default(),
+            stats: Counters::default(),
+        })
+    }
+
+    pub(crate) fn config(&self) -> &Config {
+        &self.config
+    }
+
+    pub(crate) fn limits(&self) -> Limits {
+        self.limits.get()
+    }
+
+    /// Takes effect on the next reservation; what is above the new limits and unused goes at once, the rest as clients let
+    /// go.
+    pub(crate) fn set_limits(&self, limits: Limits) -> Result<()> {
+        limits.validate()?;
+        let (bytes, descriptors) = budgets(&limits);
+        self.limits.set(limits);
+        self.regions.budget.set_limit(bytes);
+        self.descriptors.budget.set_limit(descriptors);
+        self.trim();
+        self.signal.wake();
+        Ok(())
+    }
+
+    /// The region of a window, if it is mapped: the hit. A take, a touch, a count; no lock, no allocation, no call.
+    #[inline]
+    pub(crate) fn region(
+        &self,
+        file: &Arc<CachedFile>,
+        window: u64,
+        end: u64,
+        want: Want,
+    ) -> Result<Option<RegionRef>> {
+        let slot = file.entry.slots().windows.at(window);
+        self.regions.touch(slot);
+        match slot.take() {
+            Ok(client) => {
+                let region = RegionRef::new(client);
+                // All but the tail of a file that has grown reach as far as anyone can ask for.
+                if region.len() as u64 >= end {
+                    self.stats.count(Event::Hit);
+                    return Ok(Some(region));
+                }
+                drop(region);
+                self.miss(file, slot, window, end, want)
+            }
+            Err(_) => self.miss(file, slot, window, end, want),
+        }
+    }
+
+    /// Opens by path: the path may lead to a file that is known by another name.
+    pub(crate) fn open(self: &Arc<Self>, path: &Path) -> Result<Arc<CachedFile>> {
+        let reservation = self.reserve_descriptor(self.config.overcommit)?;
+        let file = self.open_descriptor(path).map_err(|error| error.at(Some(path)))?;
+        self.adopt(file, Some(path), reservation).map_err(|error| error.at(Some(path)))
+    }
+
+    /// Takes over a descriptor. One without a path is kept as long as a handle may need it.
+    pub(crate) fn open_file(self: &Arc<Self>, file: fs::File) -> Result<Arc<CachedFile>> {
+        let readable = os::is_readable(&file).map_err(|error| Error::io("cannot look at the descriptor", error))?;
+        if !readable {
+            let message = "the descriptor was not opened for reading: open the file with read access";
+            return Err(Error::io(message, std::io::ErrorKind::PermissionDenied.into()));
+        }
+        let reservation = self.reserve_descriptor(self.config.overcommit)?;
+        self.adopt(file, None, reservation)
+    }
+
+    fn adopt(
+        self: &Arc<Self>,
+        descriptor: fs::File,
+        name: Option<&Path>,
+        reservation: Reservation,
+    ) -> Result<Arc<CachedFile>> {
+        let stat = os::stat(&descriptor).map_err(|error| Error::io("cannot look at the file", error))?;
+        check_kind(&descriptor, &stat)?;
+        let key = FileKey::from(&stat);
+        let file = self
+            .registry
+            .get_or_insert(key, || CachedFile { entry: FileEntry::new(key, &stat), cache: Arc::downgrade(self) });
+        if let Some(name) = name {
+            file.entry.remember(name);
+        }
+        self.install(&file, descriptor, reservation);
+        self.notice(&file, &stat);
+        if self.registry.len() == 1 {
+            // The collector sleeps without end while there is no file to look after.
+            self.signal.wake();
+        }
+        Ok(file)
+    }
+
+    /// Counts a handle in, with a descriptor in place: this one, if the file has none.
+    ///
+    /// The handle is counted while the descriptor has a client. So whoever lets go of the last handle and then wins the
+    /// descriptor (a retire: it comes after that client's release) sees the new handle, and puts the descriptor back.
+    fn install(&self, file: &Arc<CachedFile>, descriptor: fs::File, reservation: Reservation) {
+        let slot = &file.entry.slots().descriptor;
+        let mut wait = Wait::new();
+        let client = loop {
+            if let Ok(client) = slot.take() {
+                break client;
+            }
+            match slot.begin_load() {
+                Ok(loading) => break self.descriptors.admit(loading, descriptor, reservation, Arc::clone(file) as _),
+                Err(_) => wait.once(),
+            }
+        };
+        file.entry.handles.enter();
+        drop(client);
+    }
+
+    /// A handle is gone. With the last one the descriptor goes; the mapped windows stay.
+    pub(crate) fn release(&self, file: &CachedFile) {
+        if file.entry.handles.leave() {
+            self.close_unneeded(file);
+        }
+    }
+
+    /// Closes the descriptor of a file without handles.
+    fn close_unneeded(&self, file: &CachedFile) {
+        if let Some(owned) = file.entry.slots().descriptor.retire() {
+            if file.entry.handles.count() == 0 {
+                drop(self.descriptors.reclaim(owned));
+            } else if let Err(owned) = owned.restore() {
+                // Drained meanwhile: the cache is closing.
+                drop(self.descriptors.reclaim(owned));
+            }
+        }
+    }
+
+    /// Takes notice of what the system says of a file. What is mapped from a changed end on goes.
+    fn notice(&self, file: &CachedFile, stat: &Stat) -> Content {
+        let mut owned = Vec::new();
+        let content = file.entry.notice(stat, |from| {
+            let first = self.config.geometry.index(from);
+            drain(file, first, |drained| owned.extend(as_owned(drained)));
+        });
+        self.unmap_all(owned);
+        content
+    }
+
+    /// Looks at the file again, and at where `path` leads.
+    pub(crate) fn refresh(&self, file: &Arc<CachedFile>, path: Option<&Path>) -> Result<Change> {
+        let descriptor = self.descriptor(file, self.config.overcommit)?;
+        let stat = os::stat(descriptor.get()).map_err(|error| Error::io("cannot look at the file", error))?;
+        drop(descriptor);
+        let content = self.notice(file, &stat);
+        let leads_to = path.map(|path| os::stat_path(path).map(|stat| FileKey::from(&stat)));
+        Ok(match (content, leads_to) {
+            (Content::Truncated, _) => Change::Truncated,
+            (_, Some(Ok(key))) if key != file.entry.key() => Change::Replaced,
+            (_, Some(Err(error))) if error.kind() == std::io::ErrorKind::NotFound => Change::Deleted,
+            (_, None) if stat.links == 0 => Change::Deleted,
+            (Content::Grown, _) => Change::Grown,
+            (Content::Modified, _) => Change::Modified,
+            (Content::Same, _) => Change::Unchanged,
+        })
+    }
+
+    pub(crate) fn collect(&self) -> Collected {
+        let (regions, bytes) = self.regions.collect();
+        (0..regions).for_each(|_| self.stats.count(Event::Unmap));
+        Collected { regions, bytes: bytes as u64 }
+    }
+
+    /// Drains every window of the files that `path` leads to: that file, or all below that directory.
+    pub(crate) fn close(&self, path: &Path) -> Closed {
+        let mut closed = Closed::default();
+        for file in self.files_at(path) {
+            let mut owned = Vec::new();
+            drain(&file, 0, |drained| match drained {
+                Drain::Owned(region) => owned.push(region),
+                Drain::Held => closed.still_held += 1,
+                Drain::Nothing => {}
+            });
+            closed.still_held += file.entry.detached.count();
+            closed.unmapped += self.unmap_all(owned);
+            // Windows does not let a file be deleted that is open. Elsewhere the descriptor keeps the handles reading,
+            // whatever becomes of the path.
+            if cfg!(windows) && file.entry.is_reachable() {
+                if let Some(owned) = file.entry.slots().descriptor.retire() {
+                    drop(self.descriptors.reclaim(owned));
+                }
+            }
+        }
+        closed
+    }
+
+    fn files_at(&self, path: &Path) -> Vec<Arc<CachedFile>> {
+        if let Ok(stat) = os::stat_path(path) {
+            if stat.kind == Kind::File {
+                return self.registry.get(&FileKey::from(&stat)).into_iter().collect();
+            }
+        }
+        // A directory; or nothing any more, and then the names that led to a file are all there is to go by.
+        let path = real_name(path);
+        let is_below =
+            |file: &Arc<CachedFile>| file.entry.names().iter().any(|name| real_name(name).starts_with(&path));
+        self.registry.files().into_iter().filter(is_below).collect()
+    }
+
+    pub(crate) fn stats(&self) -> Stats {
+        let (used, peak, pinned) = (self.regions.budget.used(), self.regions.budget.peak(), self.regions.pinned());
+        let total = |event| self.stats.total(event);
+        Stats {
+            hits: total(Event::Hit),
+            misses: total(Event::Miss),
+            maps: total(Event::Map),
+            unmaps: total(Event::Unmap),
+            copies: total(Event::Copy),
+            evictions: total(Event::Eviction),
+            overcommits: total(Event::Overcommit),
+            mapped_bytes: used.bytes as u64,
+            peak_mapped_bytes: peak.bytes as u64,
+            regions: used.items,
+            peak_regions: peak.items,
+            pinned_bytes: pinned.bytes as u64,
+            pinned_regions: pinned.items,
+            open_files: self.descriptors.budget.used().items,
+            peak_open_files: self.descriptors.budget.peak().items,
+            files: self.registry.len(),
+        }
+    }
+
+    /// The last handle is gone: nothing stays mapped or open but what leases hold.
+    pub(crate) fn shut_down(&self) {
+        for file in self.registry.files() {
+            let mut owned = Vec::new();
+            drain(&file, 0, |drained| owned.extend(as_owned(drained)));
+            self.unmap_all(owned);
+            if let Drain::Owned(owned) = file.entry.slots().descriptor.drain() {
+                drop(self.descriptors.reclaim(owned));
+            }
+        }
+        self.retry_limbo();
+    }
+
+    /// Unmaps what the caller owns. How many the system took back.
+    fn unmap_all(&self, owned: Vec<Owned<Region>>) -> usize {
+        let unmapped = owned.into_iter().filter_map(|region| self.regions.reclaim(region)).count();
+        (0..unmapped).for_each(|_| self.stats.count(Event::Unmap));
+        unmapped
+    }
+
+    fn retry_limbo(&self) {
+        let unmapped = self.regions.retry_limbo();
+        (0..unmapped).for_each(|_| self.stats.count(Event::Unmap));
+    }
+
+    /// Brings what is used below the limits, less the headroom, as far as it is unused.
+    fn trim(&self) {
+        let (unmapped, _) = self.regions.trim(collector::BATCH, || self.has_headroom(0));
+        (0..unmapped).for_each(|_| {
+            self.stats.count(Event::Unmap);
+            self.stats.count(Event::Eviction);
+        });
+        self.descriptors.trim(1, || self.descriptors.budget.is_within());
+    }
+
+    /// Whether `bytes` more would leave the headroom free.
+    fn has_headroom(&self, bytes: usize) -> bool {
+        let (used, limit) = (self.regions.budget.used(), self.regions.budget.limit());
+        let window = self.config.geometry.window_bytes().map_or(0, |bytes| bytes as usize);
+        let items = if bytes == 0 { used.items } else { used.items + 1 };
+        used.bytes.saturating_add(bytes) <= limit.bytes - policy::headroom(limit.bytes, window)
+            && items <= limit.items - policy::headroom(limit.items, 1)
+    }
+}
+
+fn budgets(limits: &Limits) -> (Usage, Usage) {
+    let bytes = usize::try_from(limits.max_mapped_bytes).unwrap_or(usize::MAX);
+    (Usage { bytes, items: limits.max_regions }, Usage { bytes: usize::MAX, items: limits.max_open_files })
+}
+
+/// Drains all windows of a file from `first` on.
+fn drain(file: &CachedFile, first: u64, mut each: impl FnMut(Drain<Region>)) {
+    file.entry.slots().windows.for_each_from(first, |_, slot| each(slot.drain()));
+}
+
+fn as_owned<P>(drained: Drain<P>) -> Option<Owned<P>> {
+    match drained {
+        Drain::Owned(owned) => Some(owned),
+        Drain::Held | Drain::Nothing => None,
+    }
+}
+
+/// Refuses what cannot be mapped: what is no regular file, and what is generated while it is read.
+fn check_kind(file: &fs::File, stat: &Stat) -> Result<()> {
+    if let Kind::Other(what) = stat.kind {
+        return Err(Error::new(ErrorKind::NotAFile, format!("is {what}, not a file that can be mapped")));
+    }
+    if stat.len == 0 {
+        let read = os::read_at(file, &mut [0], 0).map_err(|error| Error::io("cannot read", error))?;
+        let grown = os::stat(file).is_ok_and(|stat| stat.len > 0);
+        if read > 0 && !grown {
+            let message =
+                "has bytes but no length (it is generated while it is read, as those of /proc are): read it instead";
+            return Err(Error::new(ErrorKind::NotAFile, message));
+        }
+    }
+    Ok(())
+}
+
+/// The name without links and dots, also of what does not exist any more, as long as its directory does.
+fn real_name(path: &Path) -> std::path::PathBuf {
+    let absolute = std::path::absolute(path).unwrap_or_else(|_| path.to_path_buf());
+    fs::canonicalize(&absolute)
+        .or_else(|_| match (absolute.parent(), absolute.file_name()) {
+            (Some(parent), Some(name)) => fs::canonicalize(parent).map(|parent| parent.join(name)),
+            _ => Ok(absolute.clone()),
+        })
+        .unwrap_or(absolute)
+}
+
+impl Home<Mapping> for CachedFile {
+    fn may_go(&self, _: &Mapping) -> bool {
+        true
+    }
+
+    fn reclaim(self: Arc<Self>, owned: Owned<Region>) {
+        if owned.payload().is_detached() {
+            // Nobody waits for the last one.
+            let _ = self.entry.detached.leave();
+        }
+        match self.cache.upgrade() {
+            Some(cache) => drop(cache.unmap_all(vec![owned])),
+            // No cache, no limbo. If the system refuses now, which it does only at its limit of mappings, the region stays.
+            None => drop(owned.vacate(|region| region.give_back_now())),
+        }
+    }
+}
+
+impl Home<fs::File> for CachedFile {
+    /// Not a descriptor that could not be reopened while a handle may need it.
+    fn may_go(&self, _: &fs::File) -> bool {
+        self.entry.handles.count() == 0 || self.entry.is_reachable()
+    }
+
+    fn reclaim(self: Arc<Self>, owned: Owned<Descriptor>) {
+        match self.cache.upgrade() {
+            Some(cache) => drop(cache.descriptors.reclaim(owned)),
+            None => drop(owned.vacate(|descriptor| descriptor.give_back_now())),
+        }
+    }
+}
+
+impl Drop for CachedFile {
+    fn drop(&mut self) {
+        if let Some(cache) = self.cache.upgrade() {
+            cache.registry.remove(&self.entry.key(), self);
+        }
+    }
+}
+
+impl fmt::Debug for CachedFile {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("CachedFile")
+            .field("key", &self.entry.key())
+            .field("len", &self.entry.len())
+            .finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for Cache {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Cache").field("config", &self.config).field("limits", &self.limits()).finish_non_exhaustive()
+    }
+}

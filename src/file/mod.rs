@@ -1,0 +1,127 @@
+//! [`FileEntry`]: one file: its identity, its length, the names that lead to it, and its slots.
+
+mod key;
+
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::SystemTime;
+
+pub(crate) use key::FileKey;
+
+use crate::os::{self, Stat};
+use crate::protocol::slot::Slot;
+use crate::protocol::table::Table;
+use crate::protocol::words::{Holders, Published};
+use crate::region::{Descriptor, Region};
+use crate::sync::Retired;
+
+/// Names kept for each file, the newest: a descriptor that was closed is reopened by the first that still leads to it.
+const NAMES_MAX: usize = 4;
+
+#[derive(Debug)]
+pub(crate) struct FileEntry {
+    key: FileKey,
+    len: Published,
+    noticed: Mutex<Noticed>,
+    names: Mutex<Vec<PathBuf>>,
+    /// Opens that are still held.
+    pub(crate) handles: Holders,
+    /// Mappings that are in no slot.
+    pub(crate) detached: Holders,
+    /// Evictors look at these without holding the file, so they are freed through the epoch.
+    slots: Retired<Slots>,
+}
+
+/// What the file was like when it was last looked at.
+#[derive(Debug)]
+struct Noticed {
+    len: u64,
+    modified: Option<SystemTime>,
+}
+
+/// What became of a file's content since it was last looked at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Content {
+    Same,
+    Grown,
+    Truncated,
+    Modified,
+}
+
+/// Where a file's mappings and its descriptor stand.
+#[derive(Debug, Default)]
+pub(crate) struct Slots {
+    pub(crate) windows: Table<Slot<Region>>,
+    pub(crate) descriptor: Slot<Descriptor>,
+}
+
+impl FileEntry {
+    pub(crate) fn new(key: FileKey, stat: &Stat) -> Self {
+        Self {
+            key,
+            len: Published::new(stat.len),
+            noticed: Mutex::new(Noticed { len: stat.len, modified: stat.modified }),
+            names: Mutex::default(),
+            handles: Holders::default(),
+            detached: Holders::default(),
+            slots: Retired::new(Slots::default()),
+        }
+    }
+
+    pub(crate) fn key(&self) -> FileKey {
+        self.key
+    }
+
+    /// Bytes of the file, as last noticed.
+    #[inline]
+    pub(crate) fn len(&self) -> u64 {
+        self.len.get()
+    }
+
+    #[inline]
+    pub(crate) fn slots(&self) -> &Slots {
+        &self.slots
+    }
+
+    /// Takes notice of `stat`. If the length changed, `drain` is called with the smaller of the two, once the new one is
+    /// published and before anybody else can notice another: what is mapped from there on is out of date.
+    pub(crate) fn notice(&self, stat: &Stat, drain: impl FnOnce(u64)) -> Content {
+        let mut noticed = unpoisoned(&self.noticed);
+        let content = match (noticed.len, stat.len) {
+            (old, new) if new > old => Content::Grown,
+            (old, new) if new < old => Content::Truncated,
+            _ if noticed.modified != stat.modified => Content::Modified,
+            _ => Content::Same,
+        };
+        if noticed.len != stat.len {
+            self.len.set(stat.len);
+            drain(noticed.len.min(stat.len));
+        }
+        *noticed = Noticed { len: stat.len, modified: stat.modified };
+        content
+    }
+
+    /// Learns a name that led here. Names are kept absolute, the newest first.
+    pub(crate) fn remember(&self, name: &Path) {
+        let name = std::path::absolute(name).unwrap_or_else(|_| name.to_path_buf());
+        let mut names = unpoisoned(&self.names);
+        names.retain(|known| *known != name);
+        names.insert(0, name);
+        names.truncate(NAMES_MAX);
+    }
+
+    /// The names that are known to have led here, the newest first.
+    pub(crate) fn names(&self) -> Vec<PathBuf> {
+        unpoisoned(&self.names).clone()
+    }
+
+    /// Whether one of its names leads here now. Asks the system.
+    pub(crate) fn is_reachable(&self) -> bool {
+        self.names().iter().any(|name| os::stat_path(name).is_ok_and(|stat| FileKey::from(&stat) == self.key))
+    }
+}
+
+/// What these locks protect is whole after every step, so a panic elsewhere does not spoil it.
+fn unpoisoned<T>(lock: &Mutex<T>) -> MutexGuard<'_, T> {
+    lock.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,23 @@
+//! Feature `bytes`: a [`Lease`] as [`Bytes`].
+
+use bytes::Bytes;
+
+use crate::Lease;
+
+/// Without copying: the `Bytes` own the lease, and their clones and slices share it.
+///
+/// ```
+/// # use smmap::MapManager;
+/// // SAFETY: nobody changes or truncates the files of this example.
+/// let maps = unsafe { MapManager::builder().build()? };
+/// let lease = maps.open("Cargo.toml")?.lease(..9)?;
+/// let address = lease.as_ptr();
+/// let bytes = bytes::Bytes::from(lease);
+/// assert_eq!((&bytes[1..8], bytes.as_ptr()), (&b"package"[..], address));
+/// # Ok::<(), smmap::Error>(())
+/// ```
+impl From<Lease> for Bytes {
+    fn from(lease: Lease) -> Self {
+        Bytes::from_owner(lease)
+    }
+}

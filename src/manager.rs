@@ -1,0 +1,630 @@
+//! The front door: [`MapManager`], its builder, and [`MappedFile`].
+
+use std::fmt;
+use std::fs::File;
+use std::ops::{Range, RangeBounds};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use crate::cache::{Cache, CachedFile, Change, Closed, Collected, Collector, Want};
+use crate::config::{Admission, Config, Limits, Overcommit, Window};
+use crate::error::{Error, ErrorKind, Result};
+use crate::os::Advice;
+use crate::region::RegionRef;
+use crate::stats::Stats;
+use crate::window::{self, Geometry};
+
+/// A cache of mapped file regions, shared by everyone who has a clone of it.
+///
+/// It opens files ([`MappedFile`]), through which windows of them are read; each window is mapped once, whoever reads it,
+/// and unmapped when nobody uses it and the budget ([`Limits`]) wants it. Cloning is one atomic increment.
+///
+/// When the last of the manager's handles goes (managers, files, cursors, buffers), the collector thread is stopped and
+/// joined, and everything is unmapped and closed but what leases hold; those go when they are dropped.
+///
+/// In a child of `fork` the cache may go on to be read and dropped; the child has no collector.
+///
+/// ```
+/// use smmap::MapManager;
+///
+/// // SAFETY: nobody changes or truncates the files of this example.
+/// let maps = unsafe { MapManager::builder().build()? };
+/// let file = maps.open("Cargo.toml")?;
+/// std::thread::scope(|scope| {
+///     for _ in 0..4 {
+///         scope.spawn(|| assert!(file.cursor().slice(..9).is_ok_and(|bytes| bytes == b"[package]")));
+///     }
+/// });
+/// assert_eq!(maps.stats().maps, 1);
+/// # Ok::<(), smmap::Error>(())
+/// ```
+#[derive(Clone)]
+pub struct MapManager {
+    shared: Arc<Shared>,
+}
+
+/// What all handles hold, and leases do not. The collector holds the cache itself, weakly; so handles are counted apart
+/// from whoever is just looking after it.
+struct Shared {
+    collector: Option<Collector>,
+    cache: Arc<Cache>,
+}
+
+impl Drop for Shared {
+    fn drop(&mut self) {
+        // First the thread, so that nobody else is at work in here.
+        drop(self.collector.take());
+        self.cache.shut_down();
+    }
+}
+
+impl MapManager {
+    /// A builder with the defaults: see [`MapManagerBuilder`].
+    ///
+    /// ```
+    /// # use smmap::MapManager;
+    /// // SAFETY: nobody changes or truncates the files of this example.
+    /// let maps = unsafe { MapManager::builder().max_mapped_bytes(1 << 30).build()? };
+    /// assert_eq!(maps.limits().max_mapped_bytes, 1 << 30);
+    /// # Ok::<(), smmap::Error>(())
+    /// ```
+    pub fn builder() -> MapManagerBuilder {
+        MapManagerBuilder::default()
+    }
+
+    /// Opens a file by its path.
+    ///
+    /// The same file through another name, a link or a descriptor is the same entry of the cache. Opening a file that is
+    /// known takes notice of its growth, as [`refresh`](MappedFile::refresh) does. Nothing is mapped yet. O(1): an `open`,
+    /// a `stat` and a look-up; it takes a lock of the table of files for the look-up only.
+    ///
+    /// # Errors
+    ///
+    /// [`NotAFile`](ErrorKind::NotAFile) for what is no regular file (a pipe is not waited for), and for files that are
+    /// generated while they are read (`/proc`). [`OverBudget`](ErrorKind::OverBudget) if all of
+    /// [`max_open_files`](Limits::max_open_files) are in use and may not be exceeded. [`Io`](ErrorKind::Io) for whatever
+    /// the system reports. An empty file is no error.
+    ///
+    /// ```
+    /// # use smmap::{ErrorKind, MapManager};
+    /// // SAFETY: nobody changes or truncates the files of this example.
+    /// let maps = unsafe { MapManager::builder().build()? };
+    /// let (one, other) = (maps.open("Cargo.toml")?, maps.open("./src/../Cargo.toml")?);
+    /// assert_eq!((maps.stats().files, one.len()), (1, other.len()));
+    /// assert_eq!(maps.open("src").unwrap_err().kind(), ErrorKind::NotAFile);
+    /// # Ok::<(), smmap::Error>(())
+    /// ```
+    pub fn open(&self, path: impl AsRef<Path>) -> Result<MappedFile> {
+        let path = path.as_ref();
+        let file = self.shared.cache.open(path)?;
+        Ok(MappedFile::new(&self.shared, file, Some(path.to_path_buf())))
+    }
+
+    /// Opens a file from a descriptor, which the cache keeps; the file may have no name any more.
+    ///
+    /// Since it has no path to be reopened by, the descriptor stays open as long as a handle may need it, also beyond
+    /// [`max_open_files`](Limits::max_open_files). The descriptor's own position is of no importance.
+    ///
+    /// # Errors
+    ///
+    /// As [`open`](Self::open); [`Io`](ErrorKind::Io) if it was not opened for reading.
+    ///
+    /// ```
+    /// # use smmap::MapManager;
+    /// # let directory = tempfile::tempdir().unwrap();
+    /// # let path = directory.path().join("gone");
+    /// std::fs::write(&path, "still here").unwrap();
+    /// // SAFETY: nobody changes or truncates the files of this example.
+    /// let maps = unsafe { MapManager::builder().build()? };
+    /// let file = maps.open_file(std::fs::File::open(&path).unwrap())?;
+    /// # #[cfg(unix)]
+    /// std::fs::remove_file(&path).unwrap();
+    /// assert_eq!(&file.lease(..)?[..], b"still here");
+    /// # Ok::<(), smmap::Error>(())
+    /// ```
+    pub fn open_file(&self, file: File) -> Result<MappedFile> {
+        let file = self.shared.cache.open_file(file)?;
+        Ok(MappedFile::new(&self.shared, file, None))
+    }
+
+    /// Unmaps everything that nobody uses, now. Descriptors stay. O(regions); waits for no reader, and no reader waits.
+    ///
+    /// ```
+    /// # use smmap::MapManager;
+    /// // SAFETY: nobody changes or truncates the files of this example.
+    /// let maps = unsafe { MapManager::builder().build()? };
+    /// let file = maps.open("Cargo.toml")?;
+    /// let lease = file.lease(..)?;
+    /// assert_eq!(maps.collect().regions, 0);
+    /// drop(lease);
+    /// assert_eq!(maps.collect().regions, 1);
+    /// assert_eq!(maps.stats().mapped_bytes, 0);
+    /// # Ok::<(), smmap::Error>(())
+    /// ```
+    pub fn collect(&self) -> Collected {
+        self.shared.cache.collect()
+    }
+
+    /// Unmaps what belongs to the file that `path` leads to, by any of its names, or to all files below that directory:
+    /// what is unused at once, what is held when its last client lets go.
+    ///
+    /// Handles stay usable and map again when they are asked. A directory is matched by whole components of its path. A
+    /// path that leads to nothing that is known closes nothing. Where the system does not let an open file be deleted
+    /// (Windows), the descriptor is closed too; once nothing is still held, the file can be deleted. O(windows of the
+    /// files); for a directory O(files).
+    ///
+    /// ```
+    /// # use smmap::{Closed, MapManager};
+    /// // SAFETY: nobody changes or truncates the files of this example.
+    /// let maps = unsafe { MapManager::builder().build()? };
+    /// let file = maps.open("src/lib.rs")?;
+    /// let held = file.lease(..)?;
+    /// assert_eq!(maps.close("src"), Closed { unmapped: 0, still_held: 1 });
+    /// drop(held);
+    /// assert_eq!(maps.stats().regions, 0);
+    /// # Ok::<(), smmap::Error>(())
+    /// ```
+    pub fn close(&self, path: impl AsRef<Path>) -> Closed {
+        self.shared.cache.close(path.as_ref())
+    }
+
+    /// The limits in force. O(1), no lock.
+    ///
+    /// ```
+    /// # use smmap::MapManager;
+    /// // SAFETY: nobody changes or truncates the files of this example.
+    /// let maps = unsafe { MapManager::builder().max_regions(100).build()? };
+    /// assert_eq!(maps.limits().max_regions, 100);
+    /// # Ok::<(), smmap::Error>(())
+    /// ```
+    pub fn limits(&self) -> Limits {
+        self.shared.cache.limits()
+    }
+
+    /// Changes the limits of the running cache.
+    ///
+    /// Lowered ones are reached at once as far as regions are unused, and else as clients let go. Below one window, what
+    /// maps fails with [`OverBudget`](ErrorKind::OverBudget), and what may copy goes on by reading.
+    ///
+    /// # Errors
+    ///
+    /// [`InvalidConfig`](ErrorKind::InvalidConfig) if one of them is 0; then nothing changes.
+    ///
+    /// ```
+    /// # use smmap::{ErrorKind, MapManager};
+    /// // SAFETY: nobody changes or truncates the files of this example.
+    /// let maps = unsafe { MapManager::builder().build()? };
+    /// let mut limits = maps.limits();
+    /// limits.max_regions = 0;
+    /// assert_eq!(maps.set_limits(limits).unwrap_err().kind(), ErrorKind::InvalidConfig);
+    /// limits.max_regions = 10;
+    /// maps.set_limits(limits)?;
+    /// # Ok::<(), smmap::Error>(())
+    /// ```
+    pub fn set_limits(&self, limits: Limits) -> Result<()> {
+        self.shared.cache.set_limits(limits)
+    }
+
+    /// What the cache has done and holds. O(regions), for what is pinned; hits do not wait for it.
+    ///
+    /// ```
+    /// # use smmap::MapManager;
+    /// // SAFETY: nobody changes or truncates the files of this example.
+    /// let maps = unsafe { MapManager::builder().build()? };
+    /// maps.open("Cargo.toml")?.lease(..10)?;
+    /// assert_eq!(maps.stats().maps, 1);
+    /// # Ok::<(), smmap::Error>(())
+    /// ```
+    pub fn stats(&self) -> Stats {
+        self.shared.cache.stats()
+    }
+
+    /// Bytes of one window, as rounded; `None` for [`Window::WholeFile`].
+    ///
+    /// ```
+    /// # use smmap::{MapManager, Window};
+    /// // SAFETY: nobody changes or truncates the files of this example.
+    /// let maps = unsafe { MapManager::builder().window(Window::WholeFile).build()? };
+    /// assert_eq!(maps.window_bytes(), None);
+    /// # Ok::<(), smmap::Error>(())
+    /// ```
+    pub fn window_bytes(&self) -> Option<u64> {
+        self.shared.cache.config().geometry.window_bytes()
+    }
+}
+
+impl fmt::Debug for MapManager {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("MapManager")
+            .field("window_bytes", &self.window_bytes())
+            .field("limits", &self.limits())
+            .field("stats", &self.stats())
+            .finish()
+    }
+}
+
+/// How a [`MapManager`] is going to be. What is not said is as the defaults are: windows of 16 MiB (4 MiB on 32 bit), the
+/// limits of [`Limits::default`], [`Overcommit::Allow`], [`Admission::Adaptive`].
+///
+/// ```
+/// use smmap::{Admission, MapManager, Overcommit, Window};
+///
+/// // SAFETY: nobody changes or truncates the files of this example.
+/// let maps = unsafe {
+///     MapManager::builder()
+///         .window(Window::Sliding { bytes: 1 << 20 })
+///         .max_mapped_bytes(64 << 20)
+///         .max_regions(1_000)
+///         .max_open_files(100)
+///         .overcommit(Overcommit::Fail)
+///         .admission(Admission::Always)
+///         .build()?
+/// };
+/// assert_eq!(maps.window_bytes(), Some(1 << 20));
+/// # Ok::<(), smmap::Error>(())
+/// ```
+#[derive(Clone, Debug, Default)]
+#[must_use = "a builder does nothing until it builds"]
+pub struct MapManagerBuilder {
+    window: Window,
+    limits: Option<Limits>,
+    max_mapped_bytes: Option<u64>,
+    max_regions: Option<usize>,
+    max_open_files: Option<usize>,
+    overcommit: Overcommit,
+    admission: Admission,
+}
+
+impl MapManagerBuilder {
+    /// How much of a file one mapping covers.
+    pub fn window(mut self, window: Window) -> Self {
+        self.window = window;
+        self
+    }
+
+    /// All limits at once, in the place of the defaults; those that are set one by one come on top.
+    pub fn limits(mut self, limits: Limits) -> Self {
+        self.limits = Some(limits);
+        self
+    }
+
+    /// Bytes that may be mapped at once, counted in whole pages. A window that is larger shrinks to it.
+    pub fn max_mapped_bytes(mut self, bytes: u64) -> Self {
+        self.max_mapped_bytes = Some(bytes);
+        self
+    }
+
+    /// Regions that may exist at once. The system has a limit of its own (Linux: `vm.max_map_count`).
+    pub fn max_regions(mut self, regions: usize) -> Self {
+        self.max_regions = Some(regions);
+        self
+    }
+
+    /// Descriptors that may be open at once.
+    pub fn max_open_files(mut self, files: usize) -> Self {
+        self.max_open_files = Some(files);
+        self
+    }
+
+    /// What happens when everything in the budget is in use.
+    pub fn overcommit(mut self, overcommit: Overcommit) -> Self {
+        self.overcommit = overcommit;
+        self
+    }
+
+    /// Whether a cold small read is worth a mapping.
+    pub fn admission(mut self, admission: Admission) -> Self {
+        self.admission = admission;
+        self
+    }
+
+    /// Builds the manager, and starts its collector thread.
+    ///
+    /// # Safety
+    ///
+    /// A mapped file is memory that others can write to. For as long as bytes of a file are borrowed (from a [`Cursor`],
+    /// a [`Lease`], a [`Buffer`]), nobody, in this process or another, may change these bytes or make the file shorter.
+    /// Appending is fine; so is renaming, replacing by rename, and deleting. Bytes that are copied
+    /// ([`MappedFile::read_at`], [`Read`](std::io::Read)) may change before and after, but the file must not shrink while
+    /// they are. Where this is broken, a read can give different bytes each time, which Rust takes for impossible, and a
+    /// read beyond the end of a file that has shrunk kills the process (SIGBUS).
+    ///
+    /// [`Cursor`]: crate::Cursor
+    /// [`Lease`]: crate::Lease
+    /// [`Buffer`]: crate::Buffer
+    ///
+    /// # Errors
+    ///
+    /// [`InvalidConfig`](ErrorKind::InvalidConfig) for a limit or a window of 0, or a budget below the smallest window
+    /// there is; [`Io`](ErrorKind::Io) if the thread cannot be started.
+    ///
+    /// ```
+    /// # use smmap::{ErrorKind, MapManager};
+    /// // SAFETY: nobody changes or truncates the files of this example.
+    /// let refused = unsafe { MapManager::builder().max_open_files(0).build() };
+    /// assert_eq!(refused.unwrap_err().kind(), ErrorKind::InvalidConfig);
+    /// ```
+    #[allow(unsafe_code, reason = "the one promise that everything else relies on is made here")]
+    pub unsafe fn build(self) -> Result<MapManager> {
+        let mut limits = self.limits.unwrap_or_default();
+        limits.max_mapped_bytes = self.max_mapped_bytes.unwrap_or(limits.max_mapped_bytes);
+        limits.max_regions = self.max_regions.unwrap_or(limits.max_regions);
+        limits.max_open_files = self.max_open_files.unwrap_or(limits.max_open_files);
+        let config = Config::new(self.window, &limits, self.overcommit, self.admission)?;
+        let cache = Cache::new(config, limits);
+        let collector =
+            Collector::start(&cache).map_err(|error| Error::io("cannot start the collector thread", error))?;
+        Ok(MapManager { shared: Arc::new(Shared { collector: Some(collector), cache }) })
+    }
+}
+
+/// A file that is open in a [`MapManager`].
+///
+/// A handle: cloning it is one atomic increment, and all clones, and all other opens of the same file, share its windows
+/// and its length. It keeps the file readable, whatever becomes of its path. What it is read through:
+///
+/// | | gives | cost of a hit | for |
+/// |---|---|---|---|
+/// | [`cursor`](Self::cursor) | `&[u8]`, until its next call | none inside its window | one thread that reads near where it was |
+/// | [`lease`](Self::lease) | [`Lease`](crate::Lease), owned | two shared writes | bytes that move between threads, or stay |
+/// | [`read_at`](Self::read_at) | a copy | two shared writes and a copy | small records |
+/// | [`windows`](Self::windows) | a lease of each window | | whole files |
+/// | [`buffer`](Self::buffer) | bytes, slices, searches | | text |
+///
+/// ```
+/// # use smmap::MapManager;
+/// // SAFETY: nobody changes or truncates the files of this example.
+/// let maps = unsafe { MapManager::builder().build()? };
+/// let file = maps.open("Cargo.toml")?;
+/// let lease = file.lease(1..8)?;
+/// drop((file, maps));
+/// assert_eq!(&lease[..], b"package");
+/// # Ok::<(), smmap::Error>(())
+/// ```
+#[derive(Clone)]
+pub struct MappedFile {
+    handle: Arc<Handle>,
+}
+
+/// One open. Fields drop in this order: the file before what may be the last handle of all.
+struct Handle {
+    path: Option<PathBuf>,
+    file: Arc<CachedFile>,
+    shared: Arc<Shared>,
+}
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        self.shared.cache.release(&self.file);
+    }
+}
+
+impl MappedFile {
+    fn new(shared: &Arc<Shared>, file: Arc<CachedFile>, path: Option<PathBuf>) -> Self {
+        Self { handle: Arc::new(Handle { path, file, shared: Arc::clone(shared) }) }
+    }
+
+    /// Bytes of the file, as last noticed: when it was opened, by anyone, or [refreshed](Self::refresh). O(1).
+    ///
+    /// ```
+    /// # use smmap::MapManager;
+    /// // SAFETY: nobody changes or truncates the files of this example.
+    /// let maps = unsafe { MapManager::builder().build()? };
+    /// assert_eq!(maps.open("Cargo.toml")?.len(), std::fs::metadata("Cargo.toml").unwrap().len());
+    /// # Ok::<(), smmap::Error>(())
+    /// ```
+    #[inline]
+    pub fn len(&self) -> u64 {
+        self.handle.file.entry.len()
+    }
+
+    /// Whether it has no bytes.
+    ///
+    /// ```
+    /// # use smmap::MapManager;
+    /// // SAFETY: nobody changes or truncates the files of this example.
+    /// let maps = unsafe { MapManager::builder().build()? };
+    /// assert!(!maps.open("Cargo.toml")?.is_empty());
+    /// # Ok::<(), smmap::Error>(())
+    /// ```
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The path that this handle was opened by, as it was given; `None` if it was opened from a descriptor.
+    ///
+    /// ```
+    /// # use smmap::MapManager;
+    /// // SAFETY: nobody changes or truncates the files of this example.
+    /// let maps = unsafe { MapManager::builder().build()? };
+    /// assert_eq!(maps.open("Cargo.toml")?.path(), Some("Cargo.toml".as_ref()));
+    /// # Ok::<(), smmap::Error>(())
+    /// ```
+    pub fn path(&self) -> Option<&Path> {
+        self.handle.path.as_deref()
+    }
+
+    /// Looks at the file again: has it grown, shrunk, been modified, replaced or deleted? Two `stat`s.
+    ///
+    /// A new length is there for everyone at once. Regions that a change of length made out of date are unmapped when
+    /// they are not used any more, and mapped anew for whoever asks next.
+    ///
+    /// # Errors
+    ///
+    /// [`Io`](ErrorKind::Io) if the file cannot be looked at; [`Replaced`](ErrorKind::Replaced) if its descriptor was given
+    /// up for `max_open_files` and no path leads to it any more.
+    ///
+    /// ```
+    /// # use smmap::{Change, MapManager};
+    /// # use std::io::Write;
+    /// # let directory = tempfile::tempdir().unwrap();
+    /// # let path = directory.path().join("log");
+    /// # let mut log = std::fs::File::create(&path).unwrap();
+    /// # log.write_all(b"one").unwrap();
+    /// // SAFETY: the files of this example are only appended to.
+    /// let maps = unsafe { MapManager::builder().build()? };
+    /// let file = maps.open(&path)?;
+    /// let one = file.lease(..)?;
+    /// log.write_all(b" two").unwrap();
+    /// assert_eq!(file.refresh()?, Change::Grown);
+    /// assert_eq!((&one[..], &file.lease(..)?[..]), (&b"one"[..], &b"one two"[..]));
+    /// # Ok::<(), smmap::Error>(())
+    /// ```
+    pub fn refresh(&self) -> Result<Change> {
+        self.cache().refresh(self.cached(), self.path()).map_err(|error| error.at(self.path()))
+    }
+
+    /// Copies bytes from `offset` on into `buf`; how many: all that fit, fewer only at the end of the file, 0 at or past
+    /// it. `&self`, so many threads may at once.
+    ///
+    /// Takes them from the windows that are mapped, and maps those that are [worth it](Admission); the rest is read. It
+    /// never waits for room and never fails for the budget.
+    ///
+    /// # Errors
+    ///
+    /// [`Truncated`](ErrorKind::Truncated) if the file has become shorter than [`len`](Self::len);
+    /// [`Replaced`](ErrorKind::Replaced) as in [`refresh`](Self::refresh); [`Io`](ErrorKind::Io). The content of `buf` is
+    /// then unspecified.
+    ///
+    /// ```
+    /// # use smmap::MapManager;
+    /// // SAFETY: nobody changes or truncates the files of this example.
+    /// let maps = unsafe { MapManager::builder().build()? };
+    /// let file = maps.open("Cargo.toml")?;
+    /// let mut buf = [0; 9];
+    /// assert_eq!((file.read_at(&mut buf, 0)?, &buf), (9, b"[package]"));
+    /// assert_eq!(file.read_at(&mut buf, file.len() - 2)?, 2);
+    /// assert_eq!(file.read_at(&mut buf, u64::MAX)?, 0);
+    /// # Ok::<(), smmap::Error>(())
+    /// ```
+    pub fn read_at(&self, buf: &mut [u8], offset: u64) -> Result<usize> {
+        let end = offset.saturating_add(buf.len() as u64).min(self.len());
+        let Some(len) = end.checked_sub(offset) else { return Ok(0) };
+        let len = len as usize;
+        self.copy(offset..end, &mut buf[..len])?;
+        Ok(len)
+    }
+
+    /// Fills `buf` with the bytes from `offset` on; otherwise as [`read_at`](Self::read_at).
+    ///
+    /// # Errors
+    ///
+    /// [`OutOfBounds`](ErrorKind::OutOfBounds) if the file ends before `buf` is full; the others of `read_at`.
+    ///
+    /// ```
+    /// # use smmap::{ErrorKind, MapManager};
+    /// // SAFETY: nobody changes or truncates the files of this example.
+    /// let maps = unsafe { MapManager::builder().build()? };
+    /// let file = maps.open("Cargo.toml")?;
+    /// let mut buf = [0; 7];
+    /// file.read_exact_at(&mut buf, 1)?;
+    /// assert_eq!(&buf, b"package");
+    /// assert_eq!(file.read_exact_at(&mut buf, file.len() - 2).unwrap_err().kind(), ErrorKind::OutOfBounds);
+    /// # Ok::<(), smmap::Error>(())
+    /// ```
+    pub fn read_exact_at(&self, buf: &mut [u8], offset: u64) -> Result<()> {
+        // A buffer that would end beyond what can be counted ends past every file.
+        let end = offset.checked_add(buf.len() as u64).unwrap_or(u64::MAX);
+        let range = self.resolve(&(offset..end))?;
+        if range.end - range.start < buf.len() as u64 {
+            return Err(self.out_of_bounds(range));
+        }
+        self.copy(range, buf)
+    }
+
+    /// Maps the windows of `range` and asks the system to read them ahead, without waiting for it. No more windows than
+    /// the budget holds, from the first on.
+    ///
+    /// # Errors
+    ///
+    /// [`OutOfBounds`](ErrorKind::OutOfBounds); [`OverBudget`](ErrorKind::OverBudget) if there is no room and
+    /// [`Overcommit`] says so; [`OutOfMaps`](ErrorKind::OutOfMaps); those of [`read_at`](Self::read_at).
+    ///
+    /// ```
+    /// # use smmap::MapManager;
+    /// // SAFETY: nobody changes or truncates the files of this example.
+    /// let maps = unsafe { MapManager::builder().build()? };
+    /// let file = maps.open("Cargo.toml")?;
+    /// file.prefetch(..)?;
+    /// file.lease(..)?;
+    /// assert_eq!((maps.stats().maps, maps.stats().hits), (1, 1));
+    /// # Ok::<(), smmap::Error>(())
+    /// ```
+    pub fn prefetch(&self, range: impl RangeBounds<u64>) -> Result<()> {
+        let range = self.resolve(&range)?;
+        let budget = self.cache().limits().max_mapped_bytes;
+        let windows = self.geometry().window_bytes().map_or(1, |bytes| (budget / bytes).max(1));
+        for (window, piece) in self.geometry().pieces(range).take(usize::try_from(windows).unwrap_or(usize::MAX)) {
+            self.window(window, piece.end)?.advise(Advice::WillNeed);
+        }
+        Ok(())
+    }
+}
+
+/// What the readers on the floor above build on.
+impl MappedFile {
+    pub(crate) fn cache(&self) -> &Cache {
+        &self.handle.shared.cache
+    }
+
+    pub(crate) fn cached(&self) -> &Arc<CachedFile> {
+        &self.handle.file
+    }
+
+    pub(crate) fn geometry(&self) -> &Geometry {
+        &self.cache().config().geometry
+    }
+
+    /// `range` as two offsets, if it lies inside the file.
+    #[inline]
+    pub(crate) fn resolve(&self, range: &impl RangeBounds<u64>) -> Result<Range<u64>> {
+        window::resolve(range, self.len()).map_err(|range| self.out_of_bounds(range))
+    }
+
+    #[cold]
+    fn out_of_bounds(&self, range: Range<u64>) -> Error {
+        let message = if range.start > range.end {
+            "the range is reversed: it ends before it starts".to_owned()
+        } else {
+            format!("the range reaches past the end of the file, which has {} bytes", self.len())
+        };
+        self.explain(Error::new(ErrorKind::OutOfBounds, message), range)
+    }
+
+    /// Says where it happened.
+    pub(crate) fn explain(&self, error: Error, range: Range<u64>) -> Error {
+        let name = self.handle.file.entry.names().into_iter().next();
+        error.at(self.path().or(name.as_deref())).within(range)
+    }
+
+    /// The region of a window, mapped if it was not, up to `end` (an offset in the file) at least.
+    pub(crate) fn window(&self, window: u64, end: u64) -> Result<RegionRef> {
+        match self.window_if(window, end, Want::Mapping)? {
+            Some(region) => Ok(region),
+            None => unreachable!("a mapping was wanted, and no error given"),
+        }
+    }
+
+    /// The same, or `None` if it is not worth mapping.
+    pub(crate) fn window_if(&self, window: u64, end: u64, want: Want) -> Result<Option<RegionRef>> {
+        let start = self.geometry().span(window, u64::MAX).start;
+        self.cache().region(self.cached(), window, end - start, want).map_err(|error| self.explain(error, start..end))
+    }
+
+    /// Reads from the file, not from a mapping.
+    pub(crate) fn read(&self, offset: u64, buf: &mut [u8]) -> Result<()> {
+        let end = offset + buf.len() as u64;
+        self.cache().read(self.cached(), offset, buf).map_err(|error| self.explain(error, offset..end))
+    }
+
+    /// Fills `buf` with `range`, from what is mapped or worth it, and from the file.
+    pub(crate) fn copy(&self, range: Range<u64>, buf: &mut [u8]) -> Result<()> {
+        self.cache().copy(self.cached(), range.clone(), buf).map_err(|error| self.explain(error, range))
+    }
+}
+
+impl fmt::Debug for MappedFile {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("MappedFile").field("path", &self.path()).field("len", &self.len()).finish_non_exhaustive()
+    }
+}

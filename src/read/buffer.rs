@@ -1,0 +1,531 @@
+//! [`Buffer`]: a whole file with the manners of a string.
+
+use std::cmp::Ordering;
+use std::fmt;
+use std::iter::FusedIterator;
+use std::ops::RangeBounds;
+
+use memchr::memmem::{Finder, FinderRev};
+
+use super::{Cursor, Lease};
+use crate::error::Result;
+use crate::manager::MappedFile;
+
+/// The bytes of a whole file of any size, as if they were one slice: single bytes from both ends, slices, searches, lines,
+/// comparisons. One window is held at a time; what lies across windows is found all the same.
+///
+/// Python smmap's `SlidingWindowMapBuffer`. Where Python counts from the end with negative numbers, there is
+/// [`get_back`](Self::get_back). Searching is memchr's, and linear.
+///
+/// # Errors
+///
+/// Each call may fail as [`Cursor::window_at`] does: for the budget where [`Overcommit`](crate::Overcommit) says so, and for
+/// what the system reports.
+///
+/// ```
+/// # use smmap::MapManager;
+/// // SAFETY: nobody changes or truncates the files of this example.
+/// let maps = unsafe { MapManager::builder().build()? };
+/// let mut text = maps.open("Cargo.toml")?.buffer();
+/// assert_eq!((text.get(1)?, text.get_back(0)?), (Some(b'p'), Some(b'\n')));
+/// let name = text.find(b"name = ")?.unwrap();
+/// assert_eq!(text.slice(name..name + 14)?, b"name = \"smmap\"");
+/// # Ok::<(), smmap::Error>(())
+/// ```
+#[derive(Clone)]
+pub struct Buffer {
+    cursor: Cursor,
+}
+
+impl MappedFile {
+    /// The file as a [`Buffer`]. It holds nothing yet.
+    ///
+    /// ```
+    /// # use smmap::MapManager;
+    /// // SAFETY: nobody changes or truncates the files of this example.
+    /// let maps = unsafe { MapManager::builder().build()? };
+    /// assert!(maps.open("Cargo.toml")?.buffer().starts_with(b"[package]")?);
+    /// # Ok::<(), smmap::Error>(())
+    /// ```
+    pub fn buffer(&self) -> Buffer {
+        Buffer { cursor: self.cursor() }
+    }
+}
+
+impl Buffer {
+    /// Bytes of the file.
+    ///
+    /// ```
+    /// # use smmap::MapManager;
+    /// // SAFETY: nobody changes or truncates the files of this example.
+    /// let maps = unsafe { MapManager::builder().build()? };
+    /// let file = maps.open("Cargo.toml")?;
+    /// assert_eq!(file.buffer().len(), file.len());
+    /// # Ok::<(), smmap::Error>(())
+    /// ```
+    pub fn len(&self) -> u64 {
+        self.file().len()
+    }
+
+    /// Whether the file has no bytes.
+    ///
+    /// ```
+    /// # use smmap::MapManager;
+    /// // SAFETY: nobody changes or truncates the files of this example.
+    /// let maps = unsafe { MapManager::builder().build()? };
+    /// assert!(!maps.open("Cargo.toml")?.buffer().is_empty());
+    /// # Ok::<(), smmap::Error>(())
+    /// ```
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The file.
+    ///
+    /// ```
+    /// # use smmap::MapManager;
+    /// // SAFETY: nobody changes or truncates the files of this example.
+    /// let maps = unsafe { MapManager::builder().build()? };
+    /// assert_eq!(maps.open("Cargo.toml")?.buffer().file().path(), Some("Cargo.toml".as_ref()));
+    /// # Ok::<(), smmap::Error>(())
+    /// ```
+    pub fn file(&self) -> &MappedFile {
+        self.cursor.file()
+    }
+
+    /// Lets go of the window that it holds. The buffer goes on to be usable.
+    ///
+    /// ```
+    /// # use smmap::MapManager;
+    /// // SAFETY: nobody changes or truncates the files of this example.
+    /// let maps = unsafe { MapManager::builder().build()? };
+    /// let mut buffer = maps.open("Cargo.toml")?.buffer();
+    /// buffer.get(0)?;
+    /// buffer.release();
+    /// assert_eq!(maps.stats().pinned_regions, 0);
+    /// # Ok::<(), smmap::Error>(())
+    /// ```
+    pub fn release(&mut self) {
+        self.cursor.release();
+    }
+
+    /// The byte at `index`; `None` past the end.
+    ///
+    /// ```
+    /// # use smmap::MapManager;
+    /// // SAFETY: nobody changes or truncates the files of this example.
+    /// let maps = unsafe { MapManager::builder().build()? };
+    /// let mut buffer = maps.open("Cargo.toml")?.buffer();
+    /// assert_eq!((buffer.get(0)?, buffer.get(u64::MAX)?), (Some(b'['), None));
+    /// # Ok::<(), smmap::Error>(())
+    /// ```
+    #[inline]
+    pub fn get(&mut self, index: u64) -> Result<Option<u8>> {
+        if index >= self.len() {
+            return Ok(None);
+        }
+        Ok(self.cursor.slice(index..index + 1)?.first().copied())
+    }
+
+    /// The byte at `index` from the end, 0 being the last; `None` before the start.
+    ///
+    /// ```
+    /// # use smmap::MapManager;
+    /// // SAFETY: nobody changes or truncates the files of this example.
+    /// let maps = unsafe { MapManager::builder().build()? };
+    /// let mut buffer = maps.open("Cargo.toml")?.buffer();
+    /// assert_eq!((buffer.get_back(0)?, buffer.get_back(buffer.len())?), (Some(b'\n'), None));
+    /// # Ok::<(), smmap::Error>(())
+    /// ```
+    #[inline]
+    pub fn get_back(&mut self, index: u64) -> Result<Option<u8>> {
+        match self.len().checked_sub(1).and_then(|last| last.checked_sub(index)) {
+            Some(index) => self.get(index),
+            None => Ok(None),
+        }
+    }
+
+    /// Exactly the bytes of `range`, in one piece: [`Cursor::slice`].
+    ///
+    /// ```
+    /// # use smmap::MapManager;
+    /// // SAFETY: nobody changes or truncates the files of this example.
+    /// let maps = unsafe { MapManager::builder().build()? };
+    /// assert_eq!(maps.open("Cargo.toml")?.buffer().slice(1..8)?, b"package");
+    /// # Ok::<(), smmap::Error>(())
+    /// ```
+    #[inline]
+    pub fn slice(&mut self, range: impl RangeBounds<u64>) -> Result<&[u8]> {
+        self.cursor.slice(range)
+    }
+
+    /// Where `needle` first is. An empty one is at 0.
+    ///
+    /// ```
+    /// # use smmap::MapManager;
+    /// // SAFETY: nobody changes or truncates the files of this example.
+    /// let maps = unsafe { MapManager::builder().build()? };
+    /// let mut buffer = maps.open("Cargo.toml")?.buffer();
+    /// assert_eq!((buffer.find(b"package")?, buffer.find(b"no such thing")?), (Some(1), None));
+    /// # Ok::<(), smmap::Error>(())
+    /// ```
+    pub fn find(&mut self, needle: &[u8]) -> Result<Option<u64>> {
+        self.find_from(&Finder::new(needle), 0)
+    }
+
+    /// Where `needle` last is. An empty one is at the end.
+    ///
+    /// ```
+    /// # use smmap::MapManager;
+    /// // SAFETY: nobody changes or truncates the files of this example.
+    /// let maps = unsafe { MapManager::builder().build()? };
+    /// let mut buffer = maps.open("Cargo.toml")?.buffer();
+    /// assert_eq!(buffer.rfind(b"\n")?, Some(buffer.len() - 1));
+    /// # Ok::<(), smmap::Error>(())
+    /// ```
+    pub fn rfind(&mut self, needle: &[u8]) -> Result<Option<u64>> {
+        let (len, needed) = (self.len(), needle.len() as u64);
+        if needed == 0 || needed > len {
+            return Ok((needed == 0).then_some(len));
+        }
+        let finder = FinderRev::new(needle);
+        let geometry = *self.file().geometry();
+        for window in (0..geometry.count(len)).rev() {
+            let start = geometry.span(window, len).start;
+            if let Some(found) = finder.rfind(self.cursor.window_at(start)?) {
+                return Ok(Some(start + found as u64));
+            }
+            // What begins in the windows before and ends in this one or later.
+            let border = start.saturating_sub(needed - 1)..start.saturating_add(needed - 1).min(len);
+            if start > 0 && border.end - border.start >= needed {
+                if let Some(found) = finder.rfind(self.cursor.slice(border.clone())?) {
+                    return Ok(Some(border.start + found as u64));
+                }
+            }
+        }
+        Ok(None)
+    }
+
+    /// Everywhere that `needle` is, from the start on, without overlaps. An empty one is everywhere.
+    ///
+    /// ```
+    /// # use smmap::MapManager;
+    /// // SAFETY: nobody changes or truncates the files of this example.
+    /// let maps = unsafe { MapManager::builder().build()? };
+    /// let mut buffer = maps.open("Cargo.toml")?.buffer();
+    /// let lines = buffer.find_iter(b"\n").collect::<Result<Vec<_>, _>>()?;
+    /// assert_eq!(lines[0], 9);
+    /// # Ok::<(), smmap::Error>(())
+    /// ```
+    pub fn find_iter<'a>(&'a mut self, needle: &'a [u8]) -> FindIter<'a> {
+        FindIter { buffer: self, finder: Finder::new(needle), next: Some(0) }
+    }
+
+    fn find_from(&mut self, finder: &Finder<'_>, from: u64) -> Result<Option<u64>> {
+        let (len, needed) = (self.len(), finder.needle().len() as u64);
+        let mut at = from;
+        while len.checked_sub(at).is_some_and(|left| left >= needed) {
+            let bytes = self.cursor.window_at(at)?;
+            if let Some(found) = finder.find(bytes) {
+                return Ok(Some(at + found as u64));
+            }
+            let end = at + bytes.len() as u64;
+            if bytes.is_empty() {
+                return Ok(None);
+            }
+            // What begins here and ends in the windows behind.
+            let border = end.saturating_sub(needed - 1).max(at)..end.saturating_add(needed - 1).min(len);
+            if end < len && border.end - border.start >= needed {
+                if let Some(found) = finder.find(self.cursor.slice(border.clone())?) {
+                    return Ok(Some(border.start + found as u64));
+                }
+            }
+            at = end;
+        }
+        Ok(None)
+    }
+
+    /// Whether the file starts with `bytes`.
+    ///
+    /// ```
+    /// # use smmap::MapManager;
+    /// // SAFETY: nobody changes or truncates the files of this example.
+    /// let maps = unsafe { MapManager::builder().build()? };
+    /// assert!(maps.open("Cargo.toml")?.buffer().starts_with(b"[pack")?);
+    /// # Ok::<(), smmap::Error>(())
+    /// ```
+    pub fn starts_with(&mut self, bytes: &[u8]) -> Result<bool> {
+        Ok(bytes.len() as u64 <= self.len() && self.compare_from(0, bytes)?.is_eq())
+    }
+
+    /// Whether the file ends with `bytes`.
+    ///
+    /// ```
+    /// # use smmap::MapManager;
+    /// // SAFETY: nobody changes or truncates the files of this example.
+    /// let maps = unsafe { MapManager::builder().build()? };
+    /// assert!(maps.open("Cargo.toml")?.buffer().ends_with(b"\n")?);
+    /// # Ok::<(), smmap::Error>(())
+    /// ```
+    pub fn ends_with(&mut self, bytes: &[u8]) -> Result<bool> {
+        match self.len().checked_sub(bytes.len() as u64) {
+            Some(start) => Ok(self.compare_from(start, bytes)?.is_eq()),
+            None => Ok(false),
+        }
+    }
+
+    /// Whether the file is just `bytes`.
+    ///
+    /// ```
+    /// # use smmap::MapManager;
+    /// // SAFETY: nobody changes or truncates the files of this example.
+    /// let maps = unsafe { MapManager::builder().build()? };
+    /// assert!(maps.open("Cargo.toml")?.buffer().equals(&std::fs::read("Cargo.toml").unwrap())?);
+    /// # Ok::<(), smmap::Error>(())
+    /// ```
+    pub fn equals(&mut self, bytes: &[u8]) -> Result<bool> {
+        Ok(bytes.len() as u64 == self.len() && self.compare_from(0, bytes)?.is_eq())
+    }
+
+    /// How the file compares with `bytes`, as slices compare.
+    ///
+    /// ```
+    /// # use smmap::MapManager;
+    /// # use std::cmp::Ordering;
+    /// // SAFETY: nobody changes or truncates the files of this example.
+    /// let maps = unsafe { MapManager::builder().build()? };
+    /// let mut buffer = maps.open("Cargo.toml")?.buffer();
+    /// assert_eq!((buffer.compare(b"[")?, buffer.compare(b"a")?), (Ordering::Greater, Ordering::Less));
+    /// # Ok::<(), smmap::Error>(())
+    /// ```
+    pub fn compare(&mut self, bytes: &[u8]) -> Result<Ordering> {
+        let common = usize::try_from(self.len()).map_or(bytes.len(), |len| len.min(bytes.len()));
+        let order = self.compare_from(0, &bytes[..common])?;
+        Ok(order.then(self.len().cmp(&(bytes.len() as u64))))
+    }
+
+    /// The bytes from `at` on, as many as `bytes` has, against these.
+    fn compare_from(&mut self, mut at: u64, mut bytes: &[u8]) -> Result<Ordering> {
+        while !bytes.is_empty() {
+            let here = self.cursor.window_at(at)?;
+            let common = here.len().min(bytes.len());
+            if common == 0 {
+                // The file was noticed to have shrunk since.
+                return Ok(Ordering::Less);
+            }
+            match here[..common].cmp(&bytes[..common]) {
+                Ordering::Equal => {}
+                order => return Ok(order),
+            }
+            bytes = &bytes[common..];
+            at += common as u64;
+        }
+        Ok(Ordering::Equal)
+    }
+
+    /// The lines of the file, without their `\n` or `\r\n`, as [`BufRead::lines`](std::io::BufRead::lines) gives them; each
+    /// owned, and in one piece also where windows meet.
+    ///
+    /// ```
+    /// # use smmap::MapManager;
+    /// // SAFETY: nobody changes or truncates the files of this example.
+    /// let maps = unsafe { MapManager::builder().build()? };
+    /// let first = maps.open("Cargo.toml")?.buffer().lines().next().unwrap()?;
+    /// assert_eq!(first, b"[package]");
+    /// # Ok::<(), smmap::Error>(())
+    /// ```
+    pub fn lines(&self) -> Lines {
+        Lines { pieces: Pieces::new(self.file(), b'\n') }
+    }
+
+    /// The pieces between the bytes that equal `separator`, as `slice::split` gives them: one more than there are
+    /// separators, so one (and empty) of an empty file.
+    ///
+    /// ```
+    /// # use smmap::MapManager;
+    /// // SAFETY: nobody changes or truncates the files of this example.
+    /// let maps = unsafe { MapManager::builder().build()? };
+    /// let pieces = maps.open("Cargo.toml")?.buffer().split(b'\n').collect::<Result<Vec<_>, _>>()?;
+    /// assert_eq!((&pieces[0][..], &pieces.last().unwrap()[..]), (&b"[package]"[..], &b""[..]));
+    /// # Ok::<(), smmap::Error>(())
+    /// ```
+    pub fn split(&self, separator: u8) -> Split {
+        Split { pieces: Pieces::new(self.file(), separator) }
+    }
+}
+
+impl fmt::Debug for Buffer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Buffer").field("cursor", &self.cursor).finish()
+    }
+}
+
+/// Where a needle is, again and again; made by [`Buffer::find_iter`]. Ends after an error.
+///
+/// ```
+/// # use smmap::MapManager;
+/// // SAFETY: nobody changes or truncates the files of this example.
+/// let maps = unsafe { MapManager::builder().build()? };
+/// let mut buffer = maps.open("Cargo.toml")?.buffer();
+/// assert_eq!(buffer.find_iter(b"[package]").count(), 1);
+/// # Ok::<(), smmap::Error>(())
+/// ```
+#[must_use = "iterators do nothing until they are asked"]
+pub struct FindIter<'a> {
+    buffer: &'a mut Buffer,
+    finder: Finder<'a>,
+    next: Option<u64>,
+}
+
+impl Iterator for FindIter<'_> {
+    type Item = Result<u64>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let from = self.next.take()?;
+        let found = self.buffer.find_from(&self.finder, from).transpose()?;
+        if let Ok(at) = found {
+            self.next = at.checked_add(self.finder.needle().len().max(1) as u64);
+        }
+        Some(found)
+    }
+}
+
+impl FusedIterator for FindIter<'_> {}
+
+impl fmt::Debug for FindIter<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("FindIter").field("buffer", &self.buffer).field("next", &self.next).finish_non_exhaustive()
+    }
+}
+
+/// The lines of a file; made by [`Buffer::lines`]. Ends after an error.
+///
+/// ```
+/// # use smmap::MapManager;
+/// // SAFETY: nobody changes or truncates the files of this example.
+/// let maps = unsafe { MapManager::builder().build()? };
+/// for line in maps.open("Cargo.toml")?.buffer().lines() {
+///     assert!(!line?.contains(&b'\n'));
+/// }
+/// # Ok::<(), smmap::Error>(())
+/// ```
+#[derive(Debug)]
+#[must_use = "iterators do nothing until they are asked"]
+pub struct Lines {
+    pieces: Pieces,
+}
+
+impl Iterator for Lines {
+    type Item = Result<Lease>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let piece = match self.pieces.next()? {
+            Ok(piece) => piece,
+            Err(error) => return Some(Err(error)),
+        };
+        Some(Ok(match (piece.ended, &*piece.bytes) {
+            // Behind the last line break there is no further line.
+            (false, []) => return None,
+            (true, [.., b'\r']) => piece.bytes.slice(..piece.bytes.len() - 1),
+            _ => piece.bytes,
+        }))
+    }
+}
+
+impl FusedIterator for Lines {}
+
+/// The pieces of a file between separators; made by [`Buffer::split`]. Ends after an error.
+///
+/// ```
+/// # use smmap::MapManager;
+/// // SAFETY: nobody changes or truncates the files of this example.
+/// let maps = unsafe { MapManager::builder().build()? };
+/// let words = maps.open("Cargo.toml")?.buffer().split(b' ').count();
+/// assert_eq!(words, std::fs::read_to_string("Cargo.toml").unwrap().split(' ').count());
+/// # Ok::<(), smmap::Error>(())
+/// ```
+#[derive(Debug)]
+#[must_use = "iterators do nothing until they are asked"]
+pub struct Split {
+    pieces: Pieces,
+}
+
+impl Iterator for Split {
+    type Item = Result<Lease>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        Some(self.pieces.next()?.map(|piece| piece.bytes))
+    }
+}
+
+impl FusedIterator for Split {}
+
+/// What lies between separators, in order. Holds the window that it looks in as a lease, so that a piece inside it costs
+/// one shared write and no look-up.
+#[derive(Debug)]
+struct Pieces {
+    file: MappedFile,
+    separator: u8,
+    /// Where the next piece starts; `None` at the end.
+    at: Option<u64>,
+    window: Lease,
+}
+
+#[derive(Debug)]
+struct Piece {
+    bytes: Lease,
+    /// Whether a separator ended it, and not the file.
+    ended: bool,
+}
+
+impl Pieces {
+    fn new(file: &MappedFile, separator: u8) -> Self {
+        Self { file: file.clone(), separator, at: Some(0), window: Lease::default() }
+    }
+
+    fn next(&mut self) -> Option<Result<Piece>> {
+        let start = self.at.take()?;
+        let piece = self.piece_at(start);
+        if let Ok(Piece { bytes, ended: true }) = &piece {
+            self.at = Some(start + bytes.len() as u64 + 1);
+        }
+        Some(piece)
+    }
+
+    fn piece_at(&mut self, start: u64) -> Result<Piece> {
+        let mut at = start;
+        while at < self.file.len() {
+            self.look_at(at)?;
+            let here = (at - self.window.offset()) as usize;
+            let Some(rest) = self.window.get(here..).filter(|rest| !rest.is_empty()) else { break };
+            let found = memchr::memchr(self.separator, rest);
+            let end = at + found.unwrap_or(rest.len()) as u64;
+            if found.is_some() {
+                return Ok(Piece { bytes: self.lease(start..end)?, ended: true });
+            }
+            at = end;
+        }
+        Ok(Piece { bytes: self.lease(start..at)?, ended: false })
+    }
+
+    /// Holds the window of `at`.
+    fn look_at(&mut self, at: u64) -> Result<()> {
+        let end = self.window.offset() + self.window.len() as u64;
+        if at < self.window.offset() || at >= end {
+            // The old one goes before the new one is asked for.
+            self.window = Lease::default();
+            let index = self.file.geometry().index(at);
+            self.window = self.file.whole_window(index as usize)?;
+        }
+        Ok(())
+    }
+
+    fn lease(&self, range: std::ops::Range<u64>) -> Result<Lease> {
+        match range.start.checked_sub(self.window.offset()) {
+            Some(start) if range.end <= self.window.offset() + self.window.len() as u64 => {
+                Ok(self.window.slice(start as usize..(range.end - self.window.offset()) as usize))
+            }
+            _ => self.file.lease(range),
+        }
+    }
+}

@@ -1,0 +1,313 @@
+//! [`Cursor`]: a place in a file that moves, for one thread.
+
+use std::fmt;
+use std::io::{self, BufRead, Read, Seek, SeekFrom};
+use std::ops::RangeBounds;
+
+use super::Held;
+use crate::cache::Want;
+use crate::error::Result;
+use crate::manager::MappedFile;
+use crate::os::Advice;
+use crate::window;
+
+/// Reads a file as if all of it were mapped, holding one window at a time.
+///
+/// The fast way: as long as it stays inside its window, a read costs what a slice costs, and writes nothing that another
+/// thread can see. When it moves to another window it lets go of the one it holds first. It is for one thread; clone it, or
+/// ask [`MappedFile::cursor`] again, for another (a clone starts at the same position and moves on its own).
+///
+/// It has a *position*, which [`Read`], [`BufRead`] and [`Seek`] use and move; [`window_at`](Self::window_at) and
+/// [`slice`](Self::slice) take offsets and leave it alone. `BufRead` gives the bytes of the window without copying.
+///
+/// ```
+/// use smmap::MapManager;
+/// use std::io::BufRead;
+///
+/// // SAFETY: nobody changes or truncates the files of this example.
+/// let maps = unsafe { MapManager::builder().build()? };
+/// let mut cursor = maps.open("Cargo.toml")?.cursor();
+/// assert_eq!(cursor.slice(1..8)?, b"package");
+/// let mut line = String::new();
+/// cursor.read_line(&mut line).unwrap();
+/// assert_eq!((line.as_str(), cursor.position()), ("[package]\n", 10));
+/// # Ok::<(), smmap::Error>(())
+/// ```
+pub struct Cursor {
+    held: Option<Held>,
+    /// For what is copied.
+    scratch: Vec<u8>,
+    position: u64,
+    /// The window held last, to notice a reader who goes on to the next.
+    last: Option<u64>,
+    file: MappedFile,
+}
+
+impl MappedFile {
+    /// A cursor at the start of the file. It holds nothing yet.
+    ///
+    /// ```
+    /// # use smmap::MapManager;
+    /// // SAFETY: nobody changes or truncates the files of this example.
+    /// let maps = unsafe { MapManager::builder().build()? };
+    /// let cursor = maps.open("Cargo.toml")?.cursor();
+    /// assert_eq!((cursor.position(), maps.stats().regions), (0, 0));
+    /// # Ok::<(), smmap::Error>(())
+    /// ```
+    pub fn cursor(&self) -> Cursor {
+        Cursor { held: None, scratch: Vec::new(), position: 0, last: None, file: self.clone() }
+    }
+}
+
+impl Cursor {
+    /// The bytes from `offset` to the end of its window (or of the file); none at or past the end of the file. Always maps,
+    /// and holds the window until the cursor moves on or is [released](Self::release).
+    ///
+    /// Who goes on to the next window after the last has its pages made present at once.
+    ///
+    /// # Errors
+    ///
+    /// [`OverBudget`](crate::ErrorKind::OverBudget) if there is no room and [`Overcommit`](crate::Overcommit) says so;
+    /// [`OutOfMaps`](crate::ErrorKind::OutOfMaps); [`Truncated`](crate::ErrorKind::Truncated),
+    /// [`Replaced`](crate::ErrorKind::Replaced), [`Io`](crate::ErrorKind::Io). The cursor then holds nothing.
+    ///
+    /// ```
+    /// # use smmap::{MapManager, Window};
+    /// // SAFETY: nobody changes or truncates the files of this example.
+    /// let maps = unsafe { MapManager::builder().window(Window::Sliding { bytes: 4096 }).build()? };
+    /// let file = maps.open("src/lib.rs")?;
+    /// let (mut cursor, mut at) = (file.cursor(), 0);
+    /// while let bytes @ [_, ..] = cursor.window_at(at)? {
+    ///     at += bytes.len() as u64;
+    /// }
+    /// assert_eq!(at, file.len());
+    /// # Ok::<(), smmap::Error>(())
+    /// ```
+    #[inline]
+    pub fn window_at(&mut self, offset: u64) -> Result<&[u8]> {
+        let is_here = self.held.as_ref().is_some_and(|held| held.window.is_some() && held.get_from(offset).is_some());
+        if !is_here {
+            self.move_to(offset)?;
+        }
+        Ok(self.held.as_ref().and_then(|held| held.get_from(offset)).unwrap_or(&[]))
+    }
+
+    /// Holds the window of `offset`; nothing, if the file ends before it.
+    #[cold]
+    fn move_to(&mut self, offset: u64) -> Result<()> {
+        self.held = None;
+        if offset < self.file.len() {
+            let window = self.file.geometry().index(offset);
+            let region = self.file.window(window, offset + 1)?;
+            self.hold(Held { start: self.file.geometry().span(window, u64::MAX).start, region, window: Some(window) });
+        }
+        Ok(())
+    }
+
+    fn hold(&mut self, held: Held) {
+        if let (Some(window), Some(last)) = (held.window, self.last) {
+            if window == last.wrapping_add(1) {
+                held.region.advise(Advice::Populate);
+            }
+        }
+        self.last = held.window;
+        self.held = Some(held);
+    }
+
+    /// Exactly the bytes of `range`, in one piece, also where windows meet.
+    ///
+    /// At most 256 KiB may be copied, into memory of the cursor's own: if they cross windows, or if the window is cold and
+    /// the budget full ([`Admission`](crate::Admission)). More is always mapped: in its window, or by a mapping of its own
+    /// if it crosses windows.
+    ///
+    /// # Errors
+    ///
+    /// [`OutOfBounds`](crate::ErrorKind::OutOfBounds) if `range` is reversed or reaches past the end; those of
+    /// [`window_at`](Self::window_at), where `OverBudget` is for more than 256 KiB only.
+    ///
+    /// ```
+    /// # use smmap::{ErrorKind, MapManager};
+    /// // SAFETY: nobody changes or truncates the files of this example.
+    /// let maps = unsafe { MapManager::builder().build()? };
+    /// let file = maps.open("Cargo.toml")?;
+    /// let mut cursor = file.cursor();
+    /// assert_eq!(cursor.slice(..=8)?, b"[package]");
+    /// assert_eq!(cursor.slice(file.len()..)?, b"");
+    /// assert_eq!(cursor.slice(file.len() - 1..=file.len()).unwrap_err().kind(), ErrorKind::OutOfBounds);
+    /// # Ok::<(), smmap::Error>(())
+    /// ```
+    #[inline]
+    pub fn slice(&mut self, range: impl RangeBounds<u64>) -> Result<&[u8]> {
+        // Resolved without the length of the file, which is for the slow way to look at: a range with two ends costs two
+        // comparisons, any other is as good as cold.
+        if let Ok(here) = window::resolve(&range, u64::MAX) {
+            if self.held.as_ref().is_some_and(|held| held.get(here.clone()).is_some()) {
+                return Ok(self.held.as_ref().and_then(|held| held.get(here)).unwrap_or(&[]));
+            }
+        }
+        self.slice_elsewhere(range)
+    }
+
+    #[cold]
+    fn slice_elsewhere(&mut self, range: impl RangeBounds<u64>) -> Result<&[u8]> {
+        let range = self.file.resolve(&range)?;
+        if range.is_empty() {
+            return Ok(&[]);
+        }
+        if self.held.as_ref().is_some_and(|held| held.get(range.clone()).is_some()) {
+            return Ok(self.held.as_ref().and_then(|held| held.get(range)).unwrap_or(&[]));
+        }
+        // One window at a time: the old one is not pinned while the new one is looked for.
+        self.held = None;
+        match self.file.region_for(&range)? {
+            Some(held) => {
+                self.hold(held);
+                Ok(self.held.as_ref().and_then(|held| held.get(range)).unwrap_or(&[]))
+            }
+            None => {
+                self.scratch.clear();
+                self.scratch.resize((range.end - range.start) as usize, 0);
+                self.file.copy(range, &mut self.scratch)?;
+                Ok(&self.scratch)
+            }
+        }
+    }
+
+    /// Lets go of the window that it holds, so that it may be unmapped. The cursor goes on to be usable.
+    ///
+    /// ```
+    /// # use smmap::MapManager;
+    /// // SAFETY: nobody changes or truncates the files of this example.
+    /// let maps = unsafe { MapManager::builder().build()? };
+    /// let mut cursor = maps.open("Cargo.toml")?.cursor();
+    /// cursor.window_at(0)?;
+    /// assert_eq!(maps.stats().pinned_regions, 1);
+    /// cursor.release();
+    /// assert_eq!(maps.stats().pinned_regions, 0);
+    /// # Ok::<(), smmap::Error>(())
+    /// ```
+    pub fn release(&mut self) {
+        self.held = None;
+        self.scratch = Vec::new();
+    }
+
+    /// Where [`Read`] and [`BufRead`] go on. May be past the end of the file.
+    ///
+    /// ```
+    /// # use smmap::MapManager;
+    /// # use std::io::Read;
+    /// // SAFETY: nobody changes or truncates the files of this example.
+    /// let maps = unsafe { MapManager::builder().build()? };
+    /// let mut cursor = maps.open("Cargo.toml")?.cursor();
+    /// cursor.read_exact(&mut [0; 9]).unwrap();
+    /// assert_eq!(cursor.position(), 9);
+    /// # Ok::<(), smmap::Error>(())
+    /// ```
+    pub fn position(&self) -> u64 {
+        self.position
+    }
+
+    /// Moves the position; any offset will do.
+    ///
+    /// ```
+    /// # use smmap::MapManager;
+    /// # use std::io::Read;
+    /// // SAFETY: nobody changes or truncates the files of this example.
+    /// let maps = unsafe { MapManager::builder().build()? };
+    /// let mut cursor = maps.open("Cargo.toml")?.cursor();
+    /// cursor.set_position(1 << 40);
+    /// assert_eq!(cursor.read(&mut [0; 9]).unwrap(), 0);
+    /// # Ok::<(), smmap::Error>(())
+    /// ```
+    pub fn set_position(&mut self, position: u64) {
+        self.position = position;
+    }
+
+    /// The file that it reads.
+    ///
+    /// ```
+    /// # use smmap::MapManager;
+    /// // SAFETY: nobody changes or truncates the files of this example.
+    /// let maps = unsafe { MapManager::builder().build()? };
+    /// let cursor = maps.open("Cargo.toml")?.cursor();
+    /// assert!(cursor.file().path().is_some_and(|path| path.ends_with("Cargo.toml")));
+    /// # Ok::<(), smmap::Error>(())
+    /// ```
+    pub fn file(&self) -> &MappedFile {
+        &self.file
+    }
+}
+
+/// At the same position, and holding nothing.
+impl Clone for Cursor {
+    fn clone(&self) -> Self {
+        Self { position: self.position, ..self.file.cursor() }
+    }
+}
+
+/// Copies from the windows that are mapped or worth it, and reads the rest; does not fail for the budget.
+impl Read for Cursor {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        let len = self.file.len();
+        if self.position >= len || buf.is_empty() {
+            return Ok(0);
+        }
+        let window = self.file.geometry().index(self.position);
+        let span = self.file.geometry().span(window, len);
+        let end = self.position.saturating_add(buf.len() as u64).min(span.end);
+        let buf = &mut buf[..(end - self.position) as usize];
+        if self.held.as_ref().is_none_or(|held| held.get(self.position..end).is_none()) {
+            self.held = None;
+            if let Some(region) = self.file.window_if(window, end, Want::IfWorth)? {
+                self.hold(Held { start: span.start, region, window: Some(window) });
+            }
+        }
+        match &self.held {
+            Some(held) => held.region.copy_to((self.position - held.start) as usize, buf),
+            None => self.file.read(self.position, buf)?,
+        }
+        self.position = end;
+        Ok(buf.len())
+    }
+}
+
+/// Without copying: what is buffered is the rest of the window. It always maps.
+impl BufRead for Cursor {
+    fn fill_buf(&mut self) -> io::Result<&[u8]> {
+        Ok(self.window_at(self.position)?)
+    }
+
+    fn consume(&mut self, amount: usize) {
+        self.position = self.position.saturating_add(amount as u64);
+    }
+}
+
+/// Past the end is allowed, before the start is an error.
+impl Seek for Cursor {
+    fn seek(&mut self, to: SeekFrom) -> io::Result<u64> {
+        let position = match to {
+            SeekFrom::Start(offset) => Some(offset),
+            SeekFrom::End(offset) => self.file.len().checked_add_signed(offset),
+            SeekFrom::Current(offset) => self.position.checked_add_signed(offset),
+        };
+        self.position = position.ok_or_else(|| {
+            io::Error::new(io::ErrorKind::InvalidInput, "a seek to before the start of the file, or beyond all offsets")
+        })?;
+        Ok(self.position)
+    }
+
+    fn stream_position(&mut self) -> io::Result<u64> {
+        Ok(self.position)
+    }
+}
+
+impl fmt::Debug for Cursor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let held = self.held.as_ref().map(|held| held.start..held.start + held.region.len() as u64);
+        f.debug_struct("Cursor")
+            .field("file", &self.file)
+            .field("position", &self.position)
+            .field("holds", &held)
+            .finish()
+    }
+}

@@ -1,0 +1,272 @@
+//! [`Lease`]: bytes of a file that are owned.
+
+use std::fmt;
+use std::hash::{Hash, Hasher};
+use std::ops::{Bound, Deref, Range, RangeBounds};
+use std::panic::{RefUnwindSafe, UnwindSafe};
+use std::sync::Arc;
+
+use crate::error::Result;
+use crate::manager::MappedFile;
+use crate::region::RegionRef;
+
+/// Bytes of a file, owned: they stay valid, at the same address, for as long as the lease lives, whatever becomes of the
+/// manager, the limits, the file's handles and its name. It may be sent, shared, cloned, and cut into smaller ones, without
+/// copying; it is `'static`.
+///
+/// A lease keeps its whole region mapped (or holds a small copy: see [`is_mapped`](Self::is_mapped)). That is a pin on the
+/// budget: a few bytes that are to be kept for long are better copied out.
+///
+/// Taking one of a mapped window and dropping it are one shared write each. Cloning and slicing are one.
+///
+/// ```
+/// # use smmap::MapManager;
+/// // SAFETY: nobody changes or truncates the files of this example.
+/// let maps = unsafe { MapManager::builder().build()? };
+/// let lease = maps.open("Cargo.toml")?.lease(..9)?;
+/// drop(maps);
+/// let name = lease.slice(1..8);
+/// let thread = std::thread::spawn(move || name.len());
+/// assert_eq!((&lease[..], thread.join().unwrap()), (&b"[package]"[..], 7));
+/// # Ok::<(), smmap::Error>(())
+/// ```
+#[derive(Clone)]
+pub struct Lease {
+    bytes: Bytes,
+    offset: u64,
+}
+
+#[derive(Clone)]
+enum Bytes {
+    Mapped(RegionRef),
+    Copied { bytes: Arc<Vec<u8>>, range: Range<usize> },
+    None,
+}
+
+impl Lease {
+    pub(super) fn mapped(region: RegionRef, offset: u64) -> Self {
+        Self { bytes: Bytes::Mapped(region), offset }
+    }
+
+    fn copied(bytes: Vec<u8>, offset: u64) -> Self {
+        let range = 0..bytes.len();
+        Self { bytes: Bytes::Copied { bytes: Arc::new(bytes), range }, offset }
+    }
+
+    pub(super) fn empty(offset: u64) -> Self {
+        Self { bytes: Bytes::None, offset }
+    }
+
+    /// A lease of some of its bytes, counted from its first. Nothing is copied; both keep the region.
+    ///
+    /// # Panics
+    ///
+    /// If `range` is reversed or reaches past the end, as a slice does.
+    ///
+    /// ```
+    /// # use smmap::MapManager;
+    /// // SAFETY: nobody changes or truncates the files of this example.
+    /// let maps = unsafe { MapManager::builder().build()? };
+    /// let lease = maps.open("Cargo.toml")?.lease(1..9)?;
+    /// let package = lease.slice(..7);
+    /// assert_eq!((&package[..], package.as_ptr()), (&b"package"[..], lease.as_ptr()));
+    /// # Ok::<(), smmap::Error>(())
+    /// ```
+    #[track_caller]
+    pub fn slice(&self, range: impl RangeBounds<usize>) -> Lease {
+        let Range { start, end } = resolve(&range, self.len());
+        assert!(start <= end && end <= self.len(), "{start}..{end} of a lease of {} bytes", self.len());
+        let offset = self.offset + start as u64;
+        if start == end {
+            return Self::empty(offset);
+        }
+        let bytes = match &self.bytes {
+            Bytes::Mapped(region) => Bytes::Mapped(region.clone().narrow(start..end)),
+            Bytes::Copied { bytes, range } => {
+                Bytes::Copied { bytes: Arc::clone(bytes), range: range.start + start..range.start + end }
+            }
+            Bytes::None => Bytes::None,
+        };
+        Self { bytes, offset }
+    }
+
+    /// Where in the file its first byte is.
+    ///
+    /// ```
+    /// # use smmap::MapManager;
+    /// // SAFETY: nobody changes or truncates the files of this example.
+    /// let maps = unsafe { MapManager::builder().build()? };
+    /// assert_eq!(maps.open("Cargo.toml")?.lease(3..9)?.slice(2..).offset(), 5);
+    /// # Ok::<(), smmap::Error>(())
+    /// ```
+    pub fn offset(&self) -> u64 {
+        self.offset
+    }
+
+    /// Whether it holds a mapping: `false` for a copy (of a small range that was cold, or crossed windows), and for no
+    /// bytes at all.
+    ///
+    /// ```
+    /// # use smmap::MapManager;
+    /// // SAFETY: nobody changes or truncates the files of this example.
+    /// let maps = unsafe { MapManager::builder().build()? };
+    /// let file = maps.open("Cargo.toml")?;
+    /// assert!(file.lease(0..9)?.is_mapped() && !file.lease(9..9)?.is_mapped());
+    /// # Ok::<(), smmap::Error>(())
+    /// ```
+    pub fn is_mapped(&self) -> bool {
+        matches!(self.bytes, Bytes::Mapped(_))
+    }
+}
+
+fn resolve(range: &impl RangeBounds<usize>, len: usize) -> Range<usize> {
+    let start = match range.start_bound() {
+        Bound::Included(&start) => start,
+        Bound::Excluded(&before) => before.checked_add(1).expect("a range that starts after the last number"),
+        Bound::Unbounded => 0,
+    };
+    let end = match range.end_bound() {
+        Bound::Included(&last) => last.checked_add(1).expect("a range that ends after the last number"),
+        Bound::Excluded(&end) => end,
+        Bound::Unbounded => len,
+    };
+    start..end
+}
+
+impl MappedFile {
+    /// Owned bytes: exactly this range.
+    ///
+    /// At most 256 KiB may be copied instead of mapped: if they cross windows, or if the window is cold and the budget full
+    /// ([`Admission`](crate::Admission)). More is always mapped: in its window, or by a mapping of its own if it crosses
+    /// windows. A hit is a look-up in an array and one shared write; no lock, no allocation, no call of the system.
+    ///
+    /// # Errors
+    ///
+    /// [`OutOfBounds`](crate::ErrorKind::OutOfBounds) if `range` is reversed or reaches past the end;
+    /// [`OverBudget`](crate::ErrorKind::OverBudget) and [`OutOfMaps`](crate::ErrorKind::OutOfMaps) for what has to be
+    /// mapped; [`Truncated`](crate::ErrorKind::Truncated), [`Replaced`](crate::ErrorKind::Replaced) and
+    /// [`Io`](crate::ErrorKind::Io) as for [`read_at`](Self::read_at).
+    ///
+    /// ```
+    /// # use smmap::MapManager;
+    /// // SAFETY: nobody changes or truncates the files of this example.
+    /// let maps = unsafe { MapManager::builder().build()? };
+    /// let file = maps.open("Cargo.toml")?;
+    /// assert_eq!(&file.lease(1..=7)?[..], b"package");
+    /// assert_eq!(file.lease(..)?.len() as u64, file.len());
+    /// assert!(file.lease(file.len()..)?.is_empty());
+    /// # Ok::<(), smmap::Error>(())
+    /// ```
+    #[inline]
+    pub fn lease(&self, range: impl RangeBounds<u64>) -> Result<Lease> {
+        let range = self.resolve(&range)?;
+        if range.is_empty() {
+            return Ok(Lease::empty(range.start));
+        }
+        match self.region_for(&range)? {
+            Some(held) => {
+                let (start, end) = (range.start - held.start, range.end - held.start);
+                Ok(Lease::mapped(held.region.narrow(start as usize..end as usize), range.start))
+            }
+            None => Ok(Lease::copied(self.copied(range.clone())?, range.start)),
+        }
+    }
+}
+
+impl Deref for Lease {
+    type Target = [u8];
+
+    #[inline]
+    fn deref(&self) -> &[u8] {
+        match &self.bytes {
+            Bytes::Mapped(region) => region,
+            Bytes::Copied { bytes, range } => &bytes[range.clone()],
+            Bytes::None => &[],
+        }
+    }
+}
+
+impl AsRef<[u8]> for Lease {
+    fn as_ref(&self) -> &[u8] {
+        self
+    }
+}
+
+/// No bytes, at offset 0.
+impl Default for Lease {
+    fn default() -> Self {
+        Self::empty(0)
+    }
+}
+
+// What a lease shows never changes, and a panic leaves no count behind that its drop would not take back.
+impl UnwindSafe for Lease {}
+impl RefUnwindSafe for Lease {}
+
+/// By their bytes, wherever they come from; so are the others.
+impl PartialEq for Lease {
+    fn eq(&self, other: &Self) -> bool {
+        **self == **other
+    }
+}
+
+impl Eq for Lease {}
+
+impl PartialEq<[u8]> for Lease {
+    fn eq(&self, other: &[u8]) -> bool {
+        **self == *other
+    }
+}
+
+impl PartialEq<&[u8]> for Lease {
+    fn eq(&self, other: &&[u8]) -> bool {
+        **self == **other
+    }
+}
+
+impl<const N: usize> PartialEq<&[u8; N]> for Lease {
+    fn eq(&self, other: &&[u8; N]) -> bool {
+        **self == other[..]
+    }
+}
+
+impl Hash for Lease {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        (**self).hash(state);
+    }
+}
+
+impl fmt::Debug for Lease {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { offset, .. } = self;
+        let end = offset + self.len() as u64;
+        f.debug_struct("Lease").field("range", &(*offset..end)).field("is_mapped", &self.is_mapped()).finish()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lease_is_what_it_promises_to_be() {
+        fn promised<T: Send + Sync + Clone + RefUnwindSafe + AsRef<[u8]> + 'static>() {}
+        promised::<Lease>();
+        assert!(size_of::<Lease>() <= 48, "{}", size_of::<Lease>());
+    }
+
+    #[test]
+    fn slices_of_copies_count_from_their_own_start() {
+        let lease = Lease::copied(b"hello world".to_vec(), 100);
+        let world = lease.slice(6..);
+        let orl = world.slice(1..=3);
+        assert_eq!((&orl[..], orl.offset()), (&b"orl"[..], 107));
+        assert_eq!(lease.slice(11..), Lease::default());
+    }
+
+    #[test]
+    #[should_panic(expected = "3..12 of a lease of 11 bytes")]
+    fn a_slice_past_the_end_panics() {
+        let _ = Lease::copied(b"hello world".to_vec(), 0).slice(3..12);
+    }
+}
