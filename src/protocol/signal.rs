@@ -79,13 +79,13 @@ impl Signal {
         // Acquire on failure: pairs with the Release in `wake` and `stop`. Relaxed on success: nothing was said.
         if self.word.compare_exchange(IDLE, SLEEPING, Ordering::Relaxed, Ordering::Acquire).is_ok() {
             guard = match at_most {
-                Some(time) => {
-                    let asleep = |(): &mut ()| self.word.load(Ordering::Relaxed) == SLEEPING;
-                    let waited = self.condition.wait_timeout_while(guard, time, asleep);
-                    waited.unwrap_or_else(|poisoned| poisoned.into_inner()).0
-                }
+                // Once, not in a loop: to wake without a reason is as good as to be over in time.
+                Some(time) => match self.condition.wait_timeout(guard, time) {
+                    Ok((guard, _)) => guard,
+                    Err(poisoned) => poisoned.into_inner().0,
+                },
                 None => {
-                    // Relaxed, here and above: the exchange below is what synchronizes.
+                    // Relaxed: the exchange below is what synchronizes.
                     while self.word.load(Ordering::Relaxed) == SLEEPING {
                         guard = self.condition.wait(guard).unwrap_or_else(|poisoned| poisoned.into_inner());
                     }
