@@ -1,0 +1,15 @@
+//! The integration tests: one binary, and all of it against the public face only.
+//!
+//! The tests run as threads of one process. So each has its own manager and its own temporary directory, and what it
+//! reads about the process (mappings, descriptors) it filters by that directory.
+
+mod support;
+
+mod architecture;
+mod bad_input;
+mod leases;
+mod model;
+mod python;
+mod reads;
+mod scenarios;
+mod stress;
