@@ -58,7 +58,8 @@ impl Default for Window {
 /// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Overcommit {
-    /// Map all the same. The budget is exceeded by what is pinned and in flight, and [`Stats`](crate::Stats) shows it.
+    /// Map all the same. The budget is exceeded by what is pinned and in flight, and [`Stats`](crate::Stats) shows it. A
+    /// single mapping that is larger than the whole budget is refused all the same.
     #[default]
     Allow,
     /// Fail with [`OverBudget`](ErrorKind::OverBudget).

@@ -96,7 +96,7 @@ impl MapManager {
     /// ```
     pub fn open(&self, path: impl AsRef<Path>) -> Result<MappedFile> {
         let path = path.as_ref();
-        let file = self.shared.cache.open(path)?;
+        let file = self.shared.cache.open(path).map_err(|error| error.at(Some(path)))?;
         Ok(MappedFile::new(&self.shared, file, Some(path.to_path_buf())))
     }
 
@@ -149,7 +149,8 @@ impl MapManager {
     /// what is unused at once, what is held when its last client lets go.
     ///
     /// Handles stay usable and map again when they are asked. A directory is matched by whole components of its path. A
-    /// path that leads to nothing that is known closes nothing. Where the system does not let an open file be deleted
+    /// path that leads to nothing that is known closes nothing; a file that was only ever opened from a descriptor has no
+    /// path by which a directory could be known to hold it. Where the system does not let an open file be deleted
     /// (Windows), the descriptor is closed too; once nothing is still held, the file can be deleted. O(windows of the
     /// files); for a directory O(files).
     ///
@@ -524,7 +525,7 @@ impl MappedFile {
     /// ```
     pub fn read_exact_at(&self, buf: &mut [u8], offset: u64) -> Result<()> {
         // A buffer that would end beyond what can be counted ends past every file.
-        let end = offset.checked_add(buf.len() as u64).unwrap_or(u64::MAX);
+        let end = offset.saturating_add(buf.len() as u64);
         let range = self.resolve(&(offset..end))?;
         if range.end - range.start < buf.len() as u64 {
             return Err(self.out_of_bounds(range));
@@ -563,14 +564,17 @@ impl MappedFile {
 
 /// What the readers on the floor above build on.
 impl MappedFile {
+    #[inline]
     pub(crate) fn cache(&self) -> &Cache {
         &self.handle.shared.cache
     }
 
+    #[inline]
     pub(crate) fn cached(&self) -> &Arc<CachedFile> {
         &self.handle.file
     }
 
+    #[inline]
     pub(crate) fn geometry(&self) -> &Geometry {
         &self.cache().config().geometry
     }
@@ -608,7 +612,16 @@ impl MappedFile {
     /// The same, or `None` if it is not worth mapping.
     pub(crate) fn window_if(&self, window: u64, end: u64, want: Want) -> Result<Option<RegionRef>> {
         let start = self.geometry().span(window, u64::MAX).start;
-        self.cache().region(self.cached(), window, end - start, want).map_err(|error| self.explain(error, start..end))
+        match self.cache().hit(self.cached(), window, end - start) {
+            Some(client) => Ok(Some(RegionRef::new(client))),
+            None => self.missed(window, end, want),
+        }
+    }
+
+    /// The same for a window that was no hit a moment ago.
+    pub(crate) fn missed(&self, window: u64, end: u64, want: Want) -> Result<Option<RegionRef>> {
+        let start = self.geometry().span(window, u64::MAX).start;
+        self.cache().miss(self.cached(), window, end - start, want).map_err(|error| self.explain(error, start..end))
     }
 
     /// Reads from the file, not from a mapping.

@@ -3,6 +3,7 @@
 
 use std::fs::File;
 use std::io;
+use std::ptr::NonNull;
 
 use memmap2::{MmapOptions, MmapRaw};
 
@@ -13,7 +14,7 @@ use crate::os::{self, Advice};
 /// It keeps no descriptor open, and stays what it is when the file is renamed or deleted.
 #[derive(Debug)]
 pub(crate) struct Mapping {
-    address: *mut u8,
+    address: NonNull<u8>,
     /// 0 once unmapped.
     len: usize,
     /// memmap2's drop does not tell whether the system refused, so where that can happen it is disarmed and we unmap.
@@ -32,18 +33,20 @@ impl Mapping {
     pub(crate) fn map(file: &File, start: u64, len: usize) -> io::Result<Self> {
         debug_assert!(len > 0 && start % os::mapping_granularity() as u64 == 0, "{len} bytes from {start}");
         let raw = MmapOptions::new().offset(start).len(len).map_raw_read_only(file)?;
-        let address = raw.as_mut_ptr();
+        let Some(address) = NonNull::new(raw.as_mut_ptr()) else {
+            return Err(io::Error::other("the system mapped the file at address 0"));
+        };
         Ok(Self::keep(raw, address, len))
     }
 
     #[cfg(unix)]
-    fn keep(raw: MmapRaw, address: *mut u8, len: usize) -> Self {
+    fn keep(raw: MmapRaw, address: NonNull<u8>, len: usize) -> Self {
         std::mem::forget(raw);
         Self { address, len }
     }
 
     #[cfg(not(unix))]
-    fn keep(raw: MmapRaw, address: *mut u8, len: usize) -> Self {
+    fn keep(raw: MmapRaw, address: NonNull<u8>, len: usize) -> Self {
         Self { address, len, raw: Some(raw) }
     }
 
@@ -52,7 +55,7 @@ impl Mapping {
         if self.len > 0 {
             // SAFETY: made by `map` and not unmapped yet (`len`). Nothing refers to it: references live at most as long
             // as a borrow of `self`, and this borrow is exclusive.
-            unsafe { os::unmap(self.address, self.len) }?;
+            unsafe { os::unmap(self.address.as_ptr(), self.len) }?;
             self.len = 0;
             #[cfg(not(unix))]
             drop(self.raw.take());
@@ -60,6 +63,7 @@ impl Mapping {
         Ok(())
     }
 
+    #[inline]
     pub(crate) fn len(&self) -> usize {
         self.len
     }
@@ -70,13 +74,14 @@ impl Mapping {
     }
 
     /// Where the bytes are, for as long as `self` is not unmapped.
-    pub(crate) fn address(&self) -> *const u8 {
+    #[inline]
+    pub(crate) fn address(&self) -> NonNull<u8> {
         self.address
     }
 
     pub(crate) fn advise(&self, advice: Advice) {
         // SAFETY: a mapping's own address and length.
-        unsafe { os::advise(self.address, self.len, advice) };
+        unsafe { os::advise(self.address.as_ptr(), self.len, advice) };
     }
 }
 
@@ -98,7 +103,7 @@ mod tests {
         let granule = os::mapping_granularity();
         file.write_all(&vec![7; granule + 10]).unwrap();
         let mut mapping = Mapping::map(&file, granule as u64, 10).unwrap();
-        assert_eq!((mapping.len(), mapping.address().is_null()), (10, false));
+        assert_eq!(mapping.len(), 10);
         mapping.advise(Advice::WillNeed);
         mapping.advise(Advice::Populate);
         mapping.unmap().unwrap();

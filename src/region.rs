@@ -9,6 +9,7 @@
 
 use std::fs::File;
 use std::ops::{Deref, Range};
+use std::ptr::NonNull;
 use std::sync::Arc;
 use std::{fmt, io, slice};
 
@@ -95,10 +96,6 @@ impl<R: Resource> Kept<R> {
         self.seat.take()
     }
 
-    pub(crate) fn is_detached(&self) -> bool {
-        self.seat.is_none()
-    }
-
     pub(crate) fn give_back(&mut self) -> io::Result<()> {
         self.resource.give_back()
     }
@@ -125,25 +122,61 @@ impl<R: Resource + fmt::Debug> fmt::Debug for Kept<R> {
     }
 }
 
-/// A client of a region, and the bytes of it that it is about: all, or fewer. They stay where they are as long as it
-/// lives, wherever it moves.
+/// A client of a region (or one of the owners of a copy), and the bytes of it that it is about: all, or fewer. They stay
+/// where they are as long as it lives, wherever it moves.
+///
+/// One word for each field, and no enum: so it is handed on in registers, which halves the cost of a hit.
 #[derive(Clone)]
 pub(crate) struct RegionRef {
-    client: SlotRef<Region>,
-    /// Inside `client`'s mapping. Kept here so that a reader in its window follows no pointer but this one.
-    address: *const u8,
+    client: Option<SlotRef<Region>>,
+    /// Kept for what `address` points to.
+    _copy: Option<Arc<Vec<u8>>>,
+    /// Inside what one of the two keeps. Here, so that a reader in its window follows no pointer but this one.
+    address: NonNull<u8>,
     len: usize,
 }
 
-// SAFETY: `address` points into memory that is only read, and `client` may cross threads.
+// SAFETY: `address` points into memory that is only read, and what keeps that may cross threads.
 unsafe impl Send for RegionRef {}
 // SAFETY: as above.
 unsafe impl Sync for RegionRef {}
 
 impl RegionRef {
+    #[inline]
     pub(crate) fn new(client: SlotRef<Region>) -> Self {
         let (address, len) = (client.get().address(), client.get().len());
-        Self { client, address, len }
+        Self { client: Some(client), _copy: None, address, len }
+    }
+
+    /// `len` bytes from `at` on, if the region has them.
+    #[inline]
+    pub(crate) fn part(client: SlotRef<Region>, at: u64, len: u64) -> Option<Self> {
+        let mapping = client.get();
+        let all = mapping.len() as u64;
+        if at <= all && len <= all - at {
+            // SAFETY: inside the mapping, by the condition.
+            let address = unsafe { mapping.address().add(at as usize) };
+            Some(Self { client: Some(client), _copy: None, address, len: len as usize })
+        } else {
+            None
+        }
+    }
+
+    /// Of no region, and no bytes.
+    #[inline]
+    pub(crate) fn empty() -> Self {
+        Self { client: None, _copy: None, address: NonNull::dangling(), len: 0 }
+    }
+
+    /// Bytes that were read, to be used as those of a region are.
+    pub(crate) fn copied(bytes: Vec<u8>) -> Self {
+        let (address, len) = (NonNull::from(&bytes[..]).cast(), bytes.len());
+        Self { client: None, _copy: Some(Arc::new(bytes)), address, len }
+    }
+
+    /// Whether it keeps a region.
+    pub(crate) fn is_client(&self) -> bool {
+        self.client.is_some()
     }
 
     #[inline]
@@ -151,21 +184,39 @@ impl RegionRef {
         self.len
     }
 
-    pub(crate) fn advise(&self, advice: Advice) {
-        self.client.get().advise(advice);
+    /// `len` bytes from `at` on, if all of them are here.
+    #[inline]
+    pub(crate) fn get(&self, at: u64, len: u64) -> Option<&[u8]> {
+        let all = self.len as u64;
+        if at <= all && len <= all - at {
+            // SAFETY: inside the bytes it is about, by the condition.
+            let start = unsafe { self.address.add(at as usize) };
+            // SAFETY: as in `deref`; the condition holds the end inside as well.
+            Some(unsafe { slice::from_raw_parts(start.as_ptr(), len as usize) })
+        } else {
+            None
+        }
     }
 
-    /// The same client, about fewer bytes: `range` counts from the first of those it is about now.
+    pub(crate) fn advise(&self, advice: Advice) {
+        if let Some(client) = &self.client {
+            client.get().advise(advice);
+        }
+    }
+
+    /// The same, about fewer bytes: `range` counts from the first of those it is about now.
     ///
     /// # Panics
     ///
     /// If that reaches past them.
     #[inline]
     pub(crate) fn narrow(mut self, range: Range<usize>) -> Self {
-        assert!(range.start <= range.end && range.end <= self.len, "{range:?} of {} bytes", self.len);
-        // SAFETY: inside the bytes it was about, by the assertion.
+        if range.start > range.end || range.end > self.len {
+            beyond(range.start, range.end, self.len);
+        }
+        // SAFETY: inside the bytes it was about, by the condition.
         self.address = unsafe { self.address.add(range.start) };
-        self.len = range.len();
+        self.len = range.end - range.start;
         self
     }
 
@@ -176,12 +227,21 @@ impl RegionRef {
     /// If that reaches past the end.
     #[inline]
     pub(crate) fn copy_to(&self, at: usize, buf: &mut [u8]) {
-        assert!(at <= self.len && buf.len() <= self.len - at, "{} bytes at {at} of {}", buf.len(), self.len);
-        // SAFETY: inside the bytes it is about, by the assertion; mapped, since `client` lives.
+        if at > self.len || buf.len() > self.len - at {
+            beyond(at, at.saturating_add(buf.len()), self.len);
+        }
+        // SAFETY: inside the bytes it is about, by the condition; there, as long as `self` is.
         let source = unsafe { self.address.add(at) };
         // SAFETY: as above; and a buffer that is borrowed exclusively is not part of a mapping that is only read.
-        unsafe { source.copy_to_nonoverlapping(buf.as_mut_ptr(), buf.len()) };
+        unsafe { source.as_ptr().copy_to_nonoverlapping(buf.as_mut_ptr(), buf.len()) };
     }
+}
+
+/// By value, so that what is looked at need not be in memory for the case that never happens.
+#[cold]
+#[track_caller]
+fn beyond(start: usize, end: usize, len: usize) -> ! {
+    panic!("{start}..{end} of a region of {len} bytes")
 }
 
 impl Deref for RegionRef {
@@ -189,9 +249,9 @@ impl Deref for RegionRef {
 
     #[inline]
     fn deref(&self) -> &[u8] {
-        // SAFETY: inside the mapping that `client` keeps, as long as `self` is borrowed. That the bytes do not change and
+        // SAFETY: inside what the client or the copy keeps, as long as `self` is borrowed. That the bytes do not change and
         // that the file does not shrink is the promise made to `MapManagerBuilder::build`.
-        unsafe { slice::from_raw_parts(self.address, self.len) }
+        unsafe { slice::from_raw_parts(self.address.as_ptr(), self.len) }
     }
 }
 

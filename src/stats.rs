@@ -50,7 +50,8 @@ pub struct Stats {
     pub regions: usize,
     /// The most that [`regions`](Self::regions) ever was.
     pub peak_regions: usize,
-    /// Bytes of the regions that clients hold, and of those that the system refused to unmap so far.
+    /// Bytes of the regions that clients hold, in windows or by themselves, and of those that the system refused to unmap
+    /// so far.
     pub pinned_bytes: u64,
     /// How many regions these are.
     pub pinned_regions: usize,
@@ -70,15 +71,13 @@ impl Stats {
     }
 }
 
-/// Things that happen.
+/// What readers do, so often that counting must not make them meet.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Event {
     Hit,
     Miss,
     Map,
-    Unmap,
     Copy,
-    Eviction,
     Overcommit,
 }
 
@@ -101,12 +100,32 @@ impl Default for Counters {
 impl Counters {
     #[inline]
     pub(crate) fn count(&self, event: Event) {
-        let shard = this_thread() & (self.shards.len() - 1);
-        self.shards[shard][event as usize].fetch_add(1, Ordering::Relaxed);
+        // Without a panic on the way, also one that never comes: it costs whoever holds something across it.
+        if let Some(shard) = self.shards.get(this_thread() & (self.shards.len() - 1)) {
+            shard[event as usize].fetch_add(1, Ordering::Relaxed);
+        }
     }
 
     pub(crate) fn total(&self, event: Event) -> u64 {
         self.shards.iter().map(|shard| shard[event as usize].load(Ordering::Relaxed)).sum()
+    }
+}
+
+/// A count of what is seldom, or takes a call of the system anyway: one word for all threads.
+#[derive(Debug, Default)]
+pub(crate) struct Tally(AtomicU64);
+
+impl Tally {
+    pub(crate) fn add(&self, n: usize) {
+        self.0.fetch_add(n as u64, Ordering::Relaxed);
+    }
+
+    pub(crate) fn sub(&self, n: usize) {
+        self.0.fetch_sub(n as u64, Ordering::Relaxed);
+    }
+
+    pub(crate) fn total(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
     }
 }
 

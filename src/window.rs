@@ -4,36 +4,48 @@ use std::ops::{Bound, Range, RangeBounds};
 
 /// How files are cut into windows: aligned spans of one size, or one span for the whole file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Geometry {
-    /// `None`: the whole file.
-    bytes: Option<u64>,
-    /// If `bytes` is a power of two: which one. A shift costs a cycle, a division up to twenty.
-    shift: Option<u32>,
+pub(crate) enum Geometry {
+    /// One window, whatever the length.
+    Whole,
+    /// Windows of `1 << shift` bytes. A shift costs a cycle, a division up to twenty.
+    Shifted(u32),
+    /// Windows of so many bytes, not a power of two.
+    Divided(u64),
 }
 
 impl Geometry {
     pub(crate) fn whole_file() -> Self {
-        Self { bytes: None, shift: None }
+        Self::Whole
     }
 
     /// `bytes` is a multiple of the mapping granularity, and not 0.
     pub(crate) fn sliding(bytes: u64) -> Self {
         debug_assert_ne!(bytes, 0, "a window of no bytes");
-        Self { bytes: Some(bytes), shift: bytes.is_power_of_two().then(|| bytes.trailing_zeros()) }
+        if bytes.is_power_of_two() { Self::Shifted(bytes.trailing_zeros()) } else { Self::Divided(bytes) }
     }
 
     pub(crate) fn window_bytes(&self) -> Option<u64> {
-        self.bytes
+        match *self {
+            Self::Whole => None,
+            Self::Shifted(shift) => Some(1 << shift),
+            Self::Divided(bytes) => Some(bytes),
+        }
+    }
+
+    /// The window that `offset` lies in, and where that starts.
+    #[inline]
+    pub(crate) fn locate(&self, offset: u64) -> (u64, u64) {
+        match *self {
+            Self::Whole => (0, 0),
+            Self::Shifted(shift) => (offset >> shift, offset >> shift << shift),
+            Self::Divided(bytes) => (offset / bytes, offset / bytes * bytes),
+        }
     }
 
     /// The window that `offset` lies in.
     #[inline]
     pub(crate) fn index(&self, offset: u64) -> u64 {
-        match (self.shift, self.bytes) {
-            (Some(shift), _) => offset >> shift,
-            (None, Some(bytes)) => offset / bytes,
-            (None, None) => 0,
-        }
+        self.locate(offset).0
     }
 
     /// How many windows a file of `len` bytes has.
@@ -47,7 +59,7 @@ impl Geometry {
     /// The bytes of window `index` in a file of `len` bytes; empty if the file ends before it.
     #[inline]
     pub(crate) fn span(&self, index: u64, len: u64) -> Range<u64> {
-        let Some(bytes) = self.bytes else { return 0..len };
+        let Some(bytes) = self.window_bytes() else { return 0..len };
         let start = index.saturating_mul(bytes).min(len);
         start..start.saturating_add(bytes).min(len)
     }
@@ -67,6 +79,23 @@ impl Geometry {
             Some((index, piece))
         })
     }
+}
+
+/// The two ends of a range as they are, for a look whether it lies in something that is known to be short of
+/// `u64::MAX`: an end that is open, or that cannot be expressed, lies beyond that.
+#[inline]
+pub(crate) fn ends(range: &impl RangeBounds<u64>) -> (u64, u64) {
+    let start = match range.start_bound() {
+        Bound::Included(&start) => start,
+        Bound::Excluded(&before) => before.saturating_add(1),
+        Bound::Unbounded => 0,
+    };
+    let end = match range.end_bound() {
+        Bound::Included(&last) => last.saturating_add(1),
+        Bound::Excluded(&end) => end,
+        Bound::Unbounded => u64::MAX,
+    };
+    (start, end)
 }
 
 /// What a range means in a file (or lease) of `len` bytes: `Err` with the two ends as they were asked for, if it is
@@ -118,6 +147,7 @@ mod tests {
             let last = geometry.index(u64::MAX - 1);
             assert_eq!(geometry.span(last, u64::MAX).end, u64::MAX);
             assert!(geometry.span(u64::MAX, 10).len_is_sane());
+            assert!([0, 4095, 4096, u64::MAX].iter().all(|&at| geometry.locate(at).1 <= at));
             assert_eq!(geometry.pieces(u64::MAX - 2..u64::MAX).map(|(_, piece)| piece.end).last(), Some(u64::MAX));
         }
     }
@@ -151,6 +181,16 @@ mod tests {
         let reversed = 5..3;
         assert_eq!(resolve(&reversed, 7), Err(reversed));
         assert_eq!(resolve(&(0..=u64::MAX), 7), Err(0..u64::MAX));
-        assert_eq!(resolve(&(Bound::Excluded(u64::MAX), Bound::Unbounded), 7), Err(u64::MAX..7));
+        let beyond = (Bound::Excluded(u64::MAX), Bound::Unbounded);
+        assert_eq!(resolve(&beyond, 7).map_err(|range| (range.start, range.end)), Err((u64::MAX, 7)));
+    }
+
+    #[test]
+    fn the_ends_of_a_range_are_its_own() {
+        assert_eq!(ends(&(3..5)), (3, 5));
+        assert_eq!(ends(&(3..=5)), (3, 6));
+        assert_eq!(ends(&(3..)), (3, u64::MAX));
+        assert_eq!(ends(&(..=u64::MAX)), (0, u64::MAX));
+        assert_eq!(ends(&(Bound::Excluded(3), Bound::Excluded(5))), (4, 5));
     }
 }

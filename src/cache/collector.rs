@@ -62,7 +62,6 @@ fn run(cache: &Weak<Cache>, signal: &Signal) {
     while signal.sleep(at_most) != Woken::Stop {
         let Some(cache) = cache.upgrade() else { return };
         cache.trim();
-        cache.retry_limbo();
         if round.last.elapsed() >= LOOK {
             round.look(&cache);
             epoch::flush();

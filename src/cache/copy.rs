@@ -10,6 +10,7 @@ use super::{Cache, CachedFile, Want};
 use crate::config::Overcommit;
 use crate::error::{Error, Result};
 use crate::os;
+use crate::region::RegionRef;
 use crate::stats::Event;
 
 impl Cache {
@@ -20,7 +21,11 @@ impl Cache {
         for (window, piece) in geometry.pieces(range) {
             let (part, rest) = buf.split_at_mut((piece.end - piece.start) as usize);
             let start = geometry.span(window, u64::MAX).start;
-            match self.region(file, window, piece.end - start, Want::IfWorth)? {
+            let region = match self.hit(file, window, piece.end - start) {
+                Some(client) => Some(RegionRef::new(client)),
+                None => self.miss(file, window, piece.end - start, Want::IfWorth)?,
+            };
+            match region {
                 Some(region) => region.copy_to((piece.start - start) as usize, part),
                 None => self.read(file, piece.start, part)?,
             }

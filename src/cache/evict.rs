@@ -19,7 +19,7 @@ use crate::protocol::slot::Owned;
 use crate::region::{Kept, Resource};
 
 /// How long to wait for bytes that are only in flight.
-const FLIGHT_MAX: Duration = Duration::from_millis(20);
+pub(super) const FLIGHT_MAX: Duration = Duration::from_millis(20);
 
 /// Why no room was made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,8 +34,6 @@ pub(crate) enum Refused {
 #[derive(Debug)]
 pub(crate) struct Room {
     pub(crate) reservation: Reservation,
-    /// How many had to go for it.
-    pub(crate) evicted: usize,
     /// Whether it is over the limit.
     pub(crate) over: bool,
 }
@@ -52,15 +50,14 @@ impl<R: Resource> Residents<R> {
             return Err(Refused::TooLarge);
         }
         let mut held: Option<Reservation> = None;
-        let mut evicted = 0;
         let (mut for_flights, mut for_room) = (Wait::new(), Wait::new());
         loop {
             if let Some(reservation) = self.complete(&mut held, bytes) {
-                return Ok(Room { reservation, evicted, over: false });
+                return Ok(Room { reservation, over: false });
             }
             if let Some(owned) = self.victim() {
                 if let Some(reservation) = self.reclaim(owned) {
-                    evicted += 1;
+                    self.evicted.add(1);
                     absorb(&mut held, reservation);
                 }
                 continue;
@@ -78,8 +75,8 @@ impl<R: Resource> Residents<R> {
                 Overcommit::Allow => {
                     // Whatever came free since is taken before the limit is passed.
                     return Ok(match self.complete(&mut held, bytes) {
-                        Some(reservation) => Room { reservation, evicted, over: false },
-                        None => Room { reservation: self.budget.reserve_over(bytes), evicted, over: true },
+                        Some(reservation) => Room { reservation, over: false },
+                        None => Room { reservation: self.budget.reserve_over(bytes), over: true },
                     });
                 }
                 Overcommit::Fail | Overcommit::Wait(_) => return Err(Refused::AllPinned),
@@ -115,12 +112,16 @@ impl<R: Resource> Residents<R> {
     /// refused; then it stays counted, in limbo.
     pub(crate) fn reclaim(&self, owned: Owned<Kept<R>>) -> Option<Reservation> {
         let _flight = self.budget.take_off();
+        let was_detached = owned.is_detached();
         let given_back = owned.vacate(|kept| {
             self.dismiss(kept);
             kept.give_back()
         });
         match given_back {
-            Ok(kept) => Some(kept.into_reservation()),
+            Ok(kept) => {
+                self.note_given_back(was_detached, kept.reserved());
+                Some(kept.into_reservation())
+            }
             Err((owned, _refusal)) => {
                 self.keep_for_later(owned);
                 None
@@ -133,9 +134,8 @@ impl<R: Resource> Residents<R> {
         self.take_limbo().into_iter().filter_map(|owned| self.reclaim(owned)).count()
     }
 
-    /// Gives back what nobody uses, `batch` at a time, until `enough` says so or there is no more. Regions and bytes.
-    pub(crate) fn trim(&self, batch: usize, enough: impl Fn() -> bool) -> (usize, usize) {
-        let (mut items, mut bytes) = (0, 0);
+    /// Gives back what nobody uses, `batch` at a time, until `enough` says so or there is no more.
+    pub(crate) fn trim(&self, batch: usize, enough: impl Fn() -> bool) {
         self.retry_limbo();
         while !enough() {
             let _flight = self.budget.take_off();
@@ -143,12 +143,8 @@ impl<R: Resource> Residents<R> {
             if victims.is_empty() {
                 break;
             }
-            for reservation in victims.into_iter().filter_map(|owned| self.reclaim(owned)) {
-                items += 1;
-                bytes += reservation.bytes();
-            }
+            self.evicted.add(victims.into_iter().filter_map(|owned| self.reclaim(owned)).count());
         }
-        (items, bytes)
     }
 
     /// Gives back all that nobody uses. Regions and bytes.

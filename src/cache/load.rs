@@ -4,16 +4,16 @@
 //! stand in its slot (a range across windows; a window whose slot is still held by an older mapping that drains) is
 //! mapped *detached*: for its clients alone, inside the budget, in no table.
 
-use std::fs;
 use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
+use std::{fs, io};
 
-use super::evict::{Refused, Room};
+use super::evict::{FLIGHT_MAX, Refused, Room};
 use super::wait::Wait;
 use super::{Cache, CachedFile};
-use crate::config::{Admission, Overcommit};
+use crate::config::Overcommit;
 use crate::error::{Error, ErrorKind, Result};
 use crate::file::FileKey;
 use crate::mapping::Mapping;
@@ -21,7 +21,7 @@ use crate::os::{self, Kind};
 use crate::policy;
 use crate::protocol::budget::{Flight, Reservation};
 use crate::protocol::slot::{Loading, Phase, Slot, SlotRef};
-use crate::region::{DescriptorRef, Kept, Region, RegionRef};
+use crate::region::{DescriptorRef, Region, RegionRef};
 use crate::stats::Event;
 
 /// How long to wait for a slot to be given up by an older mapping, or by an evictor that sleeps, before mapping beside it.
@@ -37,18 +37,13 @@ pub(crate) enum Want {
 }
 
 impl Cache {
-    /// The region of a window that was not mapped a moment ago, up to `end` bytes into it at least.
+    /// The region of a window that was no [`hit`](Self::hit) a moment ago, up to `end` bytes into it at least.
     #[cold]
-    pub(super) fn miss(
-        &self,
-        file: &Arc<CachedFile>,
-        slot: &Slot<Region>,
-        window: u64,
-        end: u64,
-        want: Want,
-    ) -> Result<Option<RegionRef>> {
+    pub(crate) fn miss(&self, file: &Arc<CachedFile>, window: u64, end: u64, want: Want) -> Result<Option<RegionRef>> {
+        let slot = file.entry.slots().windows.at(window);
         self.stats.count(Event::Miss);
-        if want == Want::IfWorth && !self.is_worth(file, slot, window) {
+        let worth = self.is_worth(file, slot, window);
+        if want == Want::IfWorth && !worth {
             return Ok(None);
         }
         let (mut for_loader, mut for_drain) = (Wait::new(), Wait::new());
@@ -77,20 +72,17 @@ impl Cache {
         }
     }
 
-    /// Whether a small range of this window is to be mapped, and not read.
+    /// Whether a small range of this window is to be mapped, and not read. The policy's time goes on with each miss.
     fn is_worth(&self, file: &CachedFile, slot: &Slot<Region>, window: u64) -> bool {
         let geometry = &self.config.geometry;
-        let admission = match geometry.window_bytes() {
-            Some(_) => self.config.admission,
-            None => Admission::Always,
-        };
+        let Some(window_bytes) = geometry.window_bytes() else { return true };
         let span = geometry.span(window, file.entry.len());
-        let bytes = usize::try_from(span.end - span.start).map_or(usize::MAX, Mapping::pages);
-        let worth = policy::is_worth_mapping(admission, self.has_headroom(bytes), self.regions.credit(slot));
-        if !worth {
-            let windows = self.regions.budget.limit().bytes / bytes.max(1);
-            self.regions.tick(windows);
-        }
+        let pages = usize::try_from(span.end - span.start).map_or(usize::MAX, Mapping::pages);
+        let worth =
+            policy::is_worth_mapping(self.config.admission, self.has_headroom(pages), self.regions.credit(slot));
+        let limit = self.regions.budget.limit();
+        let windows_in_budget = (limit.bytes as u64 / window_bytes).min(limit.items as u64);
+        self.regions.tick(windows_in_budget as usize);
         worth
     }
 
@@ -109,8 +101,12 @@ impl Cache {
         });
         match mapped {
             Ok(region) => Ok(Some(region)),
-            Err(error) if want == Want::IfWorth && is_for_want_of_room(&error) => Ok(None),
-            Err(error) => Err(error),
+            // No room for a descriptor is for want of room too: the reader opens one beyond the limit.
+            Err(Unmapped::Failed(error)) if want == Want::Mapping || error.kind() != ErrorKind::OverBudget => {
+                Err(error)
+            }
+            Err(_) if want == Want::IfWorth => Ok(None),
+            Err(unmapped) => Err(self.explain(unmapped)),
         }
     }
 
@@ -118,10 +114,11 @@ impl Cache {
     pub(crate) fn detached(&self, file: &Arc<CachedFile>, span: Range<u64>) -> Result<RegionRef> {
         let granule = os::mapping_granularity() as u64;
         let start = span.start / granule * granule;
-        let region = self.map(file, start..span.end, Want::Mapping, |mapping, reservation| {
+        let mapped = self.map(file, start..span.end, Want::Mapping, |mapping, reservation| {
             file.entry.detached.enter();
-            Slot::detached(Kept::new(mapping, reservation, None, Arc::clone(file) as _))
-        })?;
+            self.regions.admit_detached(mapping, reservation, Arc::clone(file) as _)
+        });
+        let region = mapped.map_err(|unmapped| self.explain(unmapped))?;
         let len = region.len();
         Ok(region.narrow((span.start - start) as usize..len))
     }
@@ -133,7 +130,7 @@ impl Cache {
         span: Range<u64>,
         want: Want,
         publish: impl FnOnce(Mapping, Reservation) -> SlotRef<Region>,
-    ) -> Result<RegionRef> {
+    ) -> Result<RegionRef, Unmapped> {
         let overcommit = match want {
             Want::Mapping => self.config.overcommit,
             // It may evict, but neither wait nor go over the budget.
@@ -143,18 +140,19 @@ impl Cache {
         // A mapping beyond the end would fault when it is touched.
         let stat = os::stat(descriptor.get()).map_err(|error| Error::io("cannot look at the file", error))?;
         if stat.len < span.end || span.is_empty() {
-            return Err(truncated(stat.len, file.entry.len()));
+            return Err(truncated(stat.len, file.entry.len()).into());
         }
-        let Ok(len) = usize::try_from(span.end - span.start) else { return Err(self.too_large(span.end - span.start)) };
+        let bytes = span.end - span.start;
+        let Ok(len) = usize::try_from(bytes) else { return Err(Unmapped::NoRoom(Refused::TooLarge, bytes)) };
 
         let mut flight = self.regions.budget.take_off();
         let pages = Mapping::pages(len);
         let room = self.regions.make_room(&mut flight, pages, overcommit);
-        let reservation = self.count_room(room).map_err(|refused| match refused {
-            Refused::TooLarge => self.too_large(pages as u64),
-            Refused::AllPinned => self.all_pinned(pages),
-        })?;
-        let mapping = self.map_or_collect(&descriptor, span.start, len)?;
+        let Room { reservation, over } = room.map_err(|refused| Unmapped::NoRoom(refused, pages as u64))?;
+        if over {
+            self.stats.count(Event::Overcommit);
+        }
+        let mapping = self.map_or_collect(&descriptor, span.start, len, want)?;
         self.stats.count(Event::Map);
         let region = RegionRef::new(publish(mapping, reservation));
         drop(flight);
@@ -166,22 +164,32 @@ impl Cache {
     }
 
     /// Asks the system for a mapping; if it refuses for want of room, gives back everything unused and asks once more.
-    fn map_or_collect(&self, descriptor: &DescriptorRef, start: u64, len: usize) -> Result<Mapping> {
-        let error = match Mapping::map(descriptor.get(), start, len) {
-            Ok(mapping) => return Ok(mapping),
-            Err(error) => error,
-        };
-        if !os::is_out_of_maps(&error) && !os::is_out_of_descriptors(&error) {
-            return Err(Error::io("cannot map", error));
+    /// What other threads are unmapping at this moment is waited for, if the mapping has to be: it may be all there is.
+    fn map_or_collect(
+        &self,
+        descriptor: &DescriptorRef,
+        start: u64,
+        len: usize,
+        want: Want,
+    ) -> Result<Mapping, Unmapped> {
+        let mut for_flights = Wait::new();
+        let mut is_first = true;
+        loop {
+            let error = match Mapping::map(descriptor.get(), start, len) {
+                Ok(mapping) => return Ok(mapping),
+                Err(error) => error,
+            };
+            if !os::is_out_of_maps(&error) && !os::is_out_of_descriptors(&error) {
+                return Err(Error::io("cannot map", error).into());
+            }
+            // One of those in flight is this thread.
+            let may_wait = want == Want::Mapping && self.regions.budget.flights() > 1;
+            if !(is_first || may_wait && for_flights.once_within(FLIGHT_MAX)) {
+                return Err(Unmapped::NoMaps(error, len));
+            }
+            is_first = false;
+            self.collect();
         }
-        self.collect();
-        Mapping::map(descriptor.get(), start, len).map_err(|error| {
-            let message = format!(
-                "the system refused a mapping of {len} bytes, with nothing unused left; {}",
-                os::map_limit_hint()
-            );
-            Error::new(ErrorKind::OutOfMaps, message).because(error)
-        })
     }
 
     /// A client of the file's descriptor, which is reopened if it was given up.
@@ -261,17 +269,18 @@ impl Cache {
         })
     }
 
-    /// Counts what making room took.
-    fn count_room(&self, room: Result<Room, Refused>) -> Result<Reservation, Refused> {
-        let Room { reservation, evicted, over } = room?;
-        for _ in 0..evicted {
-            self.stats.count(Event::Eviction);
-            self.stats.count(Event::Unmap);
+    #[cold]
+    fn explain(&self, unmapped: Unmapped) -> Error {
+        match unmapped {
+            Unmapped::NoRoom(Refused::TooLarge, bytes) => self.too_large(bytes),
+            Unmapped::NoRoom(Refused::AllPinned, bytes) => self.all_pinned(bytes),
+            Unmapped::NoMaps(error, len) => {
+                let hint = os::map_limit_hint();
+                let message = format!("the system refused a mapping of {len} bytes, with nothing unused left; {hint}");
+                Error::new(ErrorKind::OutOfMaps, message).because(error)
+            }
+            Unmapped::Failed(error) => error,
         }
-        if over {
-            self.stats.count(Event::Overcommit);
-        }
-        Ok(reservation)
     }
 
     fn too_large(&self, bytes: u64) -> Error {
@@ -283,7 +292,7 @@ impl Cache {
         Error::new(ErrorKind::OverBudget, message)
     }
 
-    fn all_pinned(&self, bytes: usize) -> Error {
+    fn all_pinned(&self, bytes: u64) -> Error {
         let (used, limit) = (self.regions.budget.used(), self.regions.budget.limit());
         let message = format!(
             "no room for {bytes} bytes: all of {} bytes in {} regions are in use (limits: {} bytes, {} regions); \
@@ -299,6 +308,18 @@ pub(super) fn truncated(now: u64, before: u64) -> Error {
     Error::new(ErrorKind::Truncated, message)
 }
 
-fn is_for_want_of_room(error: &Error) -> bool {
-    matches!(error.kind(), ErrorKind::OverBudget | ErrorKind::OutOfMaps)
+/// Why a window was not mapped. Where a copy does as well, nobody asks for the words, some of which take long to find.
+#[derive(Debug)]
+enum Unmapped {
+    /// For want of room for so many bytes.
+    NoRoom(Refused, u64),
+    /// The system refused a mapping of so many bytes.
+    NoMaps(io::Error, usize),
+    Failed(Error),
+}
+
+impl From<Error> for Unmapped {
+    fn from(error: Error) -> Self {
+        Self::Failed(error)
+    }
 }

@@ -28,7 +28,7 @@ use std::{fmt, fs};
 pub(crate) use collector::Collector;
 pub(crate) use load::Want;
 
-use crate::config::{Config, Limits, LiveLimits};
+use crate::config::{Config, Limits, LiveLimits, Overcommit};
 use crate::error::{Error, ErrorKind, Result};
 use crate::file::{Content, FileEntry, FileKey};
 use crate::mapping::Mapping;
@@ -36,8 +36,8 @@ use crate::os::{self, Kind, Stat};
 use crate::policy;
 use crate::protocol::budget::{Reservation, Usage};
 use crate::protocol::signal::Signal;
-use crate::protocol::slot::{Drain, Owned};
-use crate::region::{Descriptor, Home, Region, RegionRef};
+use crate::protocol::slot::{Drain, Owned, SlotRef};
+use crate::region::{Descriptor, Home, Region};
 use crate::stats::{Counters, Event, Stats};
 use registry::Registry;
 use residents::Residents;
@@ -140,37 +140,48 @@ impl Cache {
         Ok(())
     }
 
-    /// The region of a window, if it is mapped: the hit. A take, a touch, a count; no lock, no allocation, no call.
+    /// The region of a window, if it is mapped, and up to `end` bytes into it at least: the hit. A touch, a take, a count;
+    /// no lock, no allocation, no call.
     #[inline]
-    pub(crate) fn region(
-        &self,
-        file: &Arc<CachedFile>,
-        window: u64,
-        end: u64,
-        want: Want,
-    ) -> Result<Option<RegionRef>> {
+    pub(crate) fn hit(&self, file: &CachedFile, window: u64, end: u64) -> Option<SlotRef<Region>> {
         let slot = file.entry.slots().windows.at(window);
         self.regions.touch(slot);
-        match slot.take() {
-            Ok(client) => {
-                let region = RegionRef::new(client);
-                // All but the tail of a file that has grown reach as far as anyone can ask for.
-                if region.len() as u64 >= end {
-                    self.stats.count(Event::Hit);
-                    return Ok(Some(region));
-                }
-                drop(region);
-                self.miss(file, slot, window, end, want)
-            }
-            Err(_) => self.miss(file, slot, window, end, want),
+        let client = slot.take().ok()?;
+        // What crosses into the next window is never here; nor is the new tail of a file that has grown.
+        if client.get().len() as u64 >= end {
+            self.stats.count(Event::Hit);
+            Some(client)
+        } else {
+            None
         }
     }
 
     /// Opens by path: the path may lead to a file that is known by another name.
     pub(crate) fn open(self: &Arc<Self>, path: &Path) -> Result<Arc<CachedFile>> {
-        let reservation = self.reserve_descriptor(self.config.overcommit)?;
-        let file = self.open_descriptor(path).map_err(|error| error.at(Some(path)))?;
-        self.adopt(file, Some(path), reservation).map_err(|error| error.at(Some(path)))
+        let reservation = match self.reserve_descriptor(Overcommit::Fail) {
+            Ok(reservation) => reservation,
+            Err(_) => match self.open_again(path) {
+                Some(file) => return Ok(file),
+                None => self.reserve_descriptor(self.config.overcommit)?,
+            },
+        };
+        // Some things cannot even be opened (a socket); what they are says more than the system's number.
+        let refused = |error| os::stat_path(path).ok().and_then(|stat| not_a_file(&stat)).unwrap_or(error);
+        let file = self.open_descriptor(path).map_err(refused)?;
+        self.adopt(file, Some(path), reservation)
+    }
+
+    /// Opens once more what is open: that takes no other descriptor.
+    fn open_again(&self, path: &Path) -> Option<Arc<CachedFile>> {
+        let stat = os::stat_path(path).ok()?;
+        let file = self.registry.get(&FileKey::from(&stat))?;
+        let descriptor = file.entry.slots().descriptor.take().ok()?;
+        // As in `install`: counted while the descriptor has a client.
+        file.entry.handles.enter();
+        drop(descriptor);
+        file.entry.remember(path);
+        self.notice(&file, &stat);
+        Some(file)
     }
 
     /// Takes over a descriptor. One without a path is kept as long as a handle may need it.
@@ -278,7 +289,6 @@ impl Cache {
 
     pub(crate) fn collect(&self) -> Collected {
         let (regions, bytes) = self.regions.collect();
-        (0..regions).for_each(|_| self.stats.count(Event::Unmap));
         Collected { regions, bytes: bytes as u64 }
     }
 
@@ -325,9 +335,9 @@ impl Cache {
             hits: total(Event::Hit),
             misses: total(Event::Miss),
             maps: total(Event::Map),
-            unmaps: total(Event::Unmap),
+            unmaps: self.regions.given_back.total(),
             copies: total(Event::Copy),
-            evictions: total(Event::Eviction),
+            evictions: self.regions.evicted.total(),
             overcommits: total(Event::Overcommit),
             mapped_bytes: used.bytes as u64,
             peak_mapped_bytes: peak.bytes as u64,
@@ -351,28 +361,17 @@ impl Cache {
                 drop(self.descriptors.reclaim(owned));
             }
         }
-        self.retry_limbo();
+        self.regions.retry_limbo();
     }
 
     /// Unmaps what the caller owns. How many the system took back.
     fn unmap_all(&self, owned: Vec<Owned<Region>>) -> usize {
-        let unmapped = owned.into_iter().filter_map(|region| self.regions.reclaim(region)).count();
-        (0..unmapped).for_each(|_| self.stats.count(Event::Unmap));
-        unmapped
-    }
-
-    fn retry_limbo(&self) {
-        let unmapped = self.regions.retry_limbo();
-        (0..unmapped).for_each(|_| self.stats.count(Event::Unmap));
+        owned.into_iter().filter_map(|region| self.regions.reclaim(region)).count()
     }
 
     /// Brings what is used below the limits, less the headroom, as far as it is unused.
     fn trim(&self) {
-        let (unmapped, _) = self.regions.trim(collector::BATCH, || self.has_headroom(0));
-        (0..unmapped).for_each(|_| {
-            self.stats.count(Event::Unmap);
-            self.stats.count(Event::Eviction);
-        });
+        self.regions.trim(collector::BATCH, || self.has_headroom(0));
         self.descriptors.trim(1, || self.descriptors.budget.is_within());
     }
 
@@ -405,8 +404,8 @@ fn as_owned<P>(drained: Drain<P>) -> Option<Owned<P>> {
 
 /// Refuses what cannot be mapped: what is no regular file, and what is generated while it is read.
 fn check_kind(file: &fs::File, stat: &Stat) -> Result<()> {
-    if let Kind::Other(what) = stat.kind {
-        return Err(Error::new(ErrorKind::NotAFile, format!("is {what}, not a file that can be mapped")));
+    if let Some(error) = not_a_file(stat) {
+        return Err(error);
     }
     if stat.len == 0 {
         let read = os::read_at(file, &mut [0], 0).map_err(|error| Error::io("cannot read", error))?;
@@ -418,6 +417,13 @@ fn check_kind(file: &fs::File, stat: &Stat) -> Result<()> {
         }
     }
     Ok(())
+}
+
+fn not_a_file(stat: &Stat) -> Option<Error> {
+    match stat.kind {
+        Kind::File => None,
+        Kind::Other(what) => Some(Error::new(ErrorKind::NotAFile, format!("is {what}, not a file that can be mapped"))),
+    }
 }
 
 /// The name without links and dots, also of what does not exist any more, as long as its directory does.
@@ -437,7 +443,7 @@ impl Home<Mapping> for CachedFile {
     }
 
     fn reclaim(self: Arc<Self>, owned: Owned<Region>) {
-        if owned.payload().is_detached() {
+        if owned.is_detached() {
             // Nobody waits for the last one.
             let _ = self.entry.detached.leave();
         }

@@ -10,6 +10,7 @@ use crate::protocol::ring::Ring;
 use crate::protocol::slot::{Loading, Owned, Phase, Slot, SlotRef};
 use crate::protocol::words::Clock;
 use crate::region::{Home, Kept, Resource};
+use crate::stats::Tally;
 use crate::sync::epoch;
 
 #[derive(Debug)]
@@ -19,6 +20,12 @@ pub(crate) struct Residents<R: Resource> {
     clock: Clock,
     /// What is owned and could not be given back yet: still there, still counted.
     limbo: Mutex<Vec<Owned<Kept<R>>>>,
+    /// How many were given back to the system, and how many of those to make room.
+    pub(super) given_back: Tally,
+    pub(super) evicted: Tally,
+    /// What is in no slot of a table, and so on no seat: always in use.
+    detached_items: Tally,
+    detached_bytes: Tally,
 }
 
 impl<R: Resource> Residents<R> {
@@ -28,6 +35,10 @@ impl<R: Resource> Residents<R> {
             ring: Ring::default(),
             clock: Clock::default(),
             limbo: Mutex::default(),
+            given_back: Tally::default(),
+            evicted: Tally::default(),
+            detached_items: Tally::default(),
+            detached_bytes: Tally::default(),
         }
     }
 
@@ -44,7 +55,28 @@ impl<R: Resource> Residents<R> {
         loading.publish(Kept::new(resource, reservation, Some(seat), home))
     }
 
-    /// The opposite: it is about to be given back, and evictors are not to find it.
+    /// Publishes what is for its clients alone: no evictor finds it, and its last client gives it back.
+    pub(crate) fn admit_detached(
+        &self,
+        resource: R,
+        reservation: Reservation,
+        home: Arc<dyn Home<R>>,
+    ) -> SlotRef<Kept<R>> {
+        self.detached_items.add(1);
+        self.detached_bytes.add(reservation.bytes());
+        Slot::detached(Kept::new(resource, reservation, None, home))
+    }
+
+    /// It was given back: `bytes` of what was detached, or had a seat.
+    pub(super) fn note_given_back(&self, was_detached: bool, bytes: usize) {
+        self.given_back.add(1);
+        if was_detached {
+            self.detached_items.sub(1);
+            self.detached_bytes.sub(bytes);
+        }
+    }
+
+    /// It is about to be given back, and evictors are not to find it.
     pub(super) fn dismiss(&self, kept: &mut Kept<R>) {
         if let Some(seat) = kept.leave_seat() {
             self.ring.leave(seat);
@@ -66,52 +98,34 @@ impl<R: Resource> Residents<R> {
         Heat::from_word(slot.heat()).credit(self.clock.now())
     }
 
-    /// A touch of something that is not here, which makes the policy's time go on.
+    /// A touch of something that is not here makes the policy's time go on.
     pub(crate) fn tick(&self, items_in_budget: usize) {
         self.clock.tick(policy::clock_period(items_in_budget));
     }
 
     /// Wins one to give back: the coldest of a few that nobody uses. The policy proposes, the slot's word disposes. `None`
-    /// if all that could be seen is in use.
+    /// if all that could be seen is in use, or may not go.
     pub(super) fn victim(&self) -> Option<Owned<Kept<R>>> {
-        // What an evictor wins but may not have is put back, so each is asked once at most.
-        for _ in 0..=self.ring.len() {
-            let owned = self.propose()?;
-            if owned.payload().may_go() {
-                return Some(owned);
-            }
-            // It was drained meanwhile: then it goes after all.
-            if let Err(owned) = owned.restore() {
-                return Some(owned);
-            }
-        }
-        None
-    }
-
-    fn propose(&self) -> Option<Owned<Kept<R>>> {
         let guard = epoch::pin();
-        let mut sample: [Option<(u8, &Slot<Kept<R>>)>; policy::SAMPLE] = [None; policy::SAMPLE];
-        let mut found = 0;
+        let mut sample = Sample::with_capacity(policy::SAMPLE);
         for _ in 0..self.ring.len() {
             if let Some(slot) = self.ring.turn(&guard).filter(|slot| is_unused(slot)) {
-                sample[found] = Some((self.credit(slot), slot));
-                found += 1;
+                sample.push((self.credit(slot), slot));
             }
-            if found == sample.len() {
-                if let Some(owned) = retire_coldest(&mut sample[..found]) {
+            if sample.len() == policy::SAMPLE {
+                if let Some(owned) = retire_coldest(&mut sample) {
                     return Some(owned);
                 }
-                found = 0;
             }
         }
-        if let Some(owned) = retire_coldest(&mut sample[..found]) {
+        if let Some(owned) = retire_coldest(&mut sample) {
             return Some(owned);
         }
         // Others may have turned the same hand meanwhile: look at each seat once, alone.
         let mut owned = None;
         self.ring.for_each(&guard, |slot| {
             if owned.is_none() {
-                owned = slot.retire();
+                owned = retire_if_it_may_go(slot);
             }
         });
         owned
@@ -126,11 +140,8 @@ impl<R: Resource> Residents<R> {
 
     /// What clients hold, and what is in limbo. O(n).
     pub(crate) fn pinned(&self) -> Usage {
-        let mut pinned = Usage::default();
-        let mut add = |kept: &Kept<R>| {
-            pinned.bytes += kept.reserved();
-            pinned.items += 1;
-        };
+        let mut pinned =
+            Usage { bytes: self.detached_bytes.total() as usize, items: self.detached_items.total() as usize };
         let mut held = Vec::new();
         self.ring.for_each(&epoch::pin(), |slot| {
             // To look at a payload one has to be its client; one more does not matter where there is one.
@@ -138,8 +149,12 @@ impl<R: Resource> Residents<R> {
                 held.extend(slot.take());
             }
         });
-        held.iter().for_each(|client| add(client));
-        self.limbo().iter().for_each(|owned| add(owned.payload()));
+        let limbo = self.limbo();
+        let in_limbo = limbo.iter().filter(|owned| !owned.is_detached()).map(Owned::payload);
+        for kept in held.iter().map(|client| &**client).chain(in_limbo) {
+            pinned.bytes += kept.reserved();
+            pinned.items += 1;
+        }
         pinned
     }
 
@@ -163,7 +178,20 @@ fn is_unused<P>(slot: &Slot<P>) -> bool {
     now.phase() == Phase::Mapped && now.clients() == 0 && !now.is_draining()
 }
 
-fn retire_coldest<P>(sample: &mut [Option<(u8, &Slot<P>)>]) -> Option<Owned<P>> {
-    sample.sort_unstable_by_key(|candidate| candidate.map(|(credit, _)| credit));
-    sample.iter().flatten().find_map(|(_, slot)| slot.retire())
+/// The few that an evictor looks at, each with its credit.
+type Sample<'s, R> = Vec<(u8, &'s Slot<Kept<R>>)>;
+
+/// Empties the sample: what it did not win, or may not have, is looked at again when the hand comes round.
+fn retire_coldest<R: Resource>(sample: &mut Sample<'_, R>) -> Option<Owned<Kept<R>>> {
+    sample.sort_unstable_by_key(|(credit, _)| *credit);
+    sample.drain(..).find_map(|(_, slot)| retire_if_it_may_go(slot))
+}
+
+fn retire_if_it_may_go<R: Resource>(slot: &Slot<Kept<R>>) -> Option<Owned<Kept<R>>> {
+    let owned = slot.retire()?;
+    if owned.payload().may_go() {
+        return Some(owned);
+    }
+    // Put back; or it was drained meanwhile, and then it goes after all.
+    owned.restore().err()
 }

@@ -5,8 +5,10 @@
 
 #[cfg_attr(unix, path = "unix.rs")]
 #[cfg_attr(windows, path = "windows.rs")]
-#[cfg_attr(not(any(unix, windows)), path = "fallback.rs")]
 mod system;
+
+#[cfg(not(any(unix, windows)))]
+compile_error!("smmap runs on Unix and on Windows; for another system, `src/os/` is what a port has to write");
 
 use std::io;
 use std::time::SystemTime;

@@ -141,7 +141,9 @@ pub(crate) fn descriptor_limit() -> Option<usize> {
 }
 
 pub(crate) fn memory_limit() -> Option<u64> {
-    let mut status = MEMORYSTATUSEX { dwLength: size_of::<MEMORYSTATUSEX>() as u32, ..MEMORYSTATUSEX::default() };
+    // SAFETY: a structure of integers, for which all zeroes is a value.
+    let mut status: MEMORYSTATUSEX = unsafe { std::mem::zeroed() };
+    status.dwLength = size_of::<MEMORYSTATUSEX>() as u32;
     // SAFETY: it fills the structure, whose length it was told.
     let succeeded = unsafe { GlobalMemoryStatusEx(&mut status) } != 0;
     succeeded.then_some(status.ullTotalPhys.min(status.ullTotalVirtual))

@@ -45,10 +45,11 @@ impl Heat {
     }
 }
 
-/// Touches of unmapped windows after which the clock goes on by one: so that *lately* means the same for caches of any
-/// size, some tens of touches for each window that the budget holds.
+/// Touches of unmapped windows after which the clock goes on by one, and credits halve: twice [`WORTH_MAPPING`] for each
+/// window that the budget holds. So *lately* means the same for caches of any size, and a window is worth mapping that
+/// gets a quarter to a half of what it would get if all misses went to as many windows as the budget holds.
 pub(crate) fn clock_period(windows_in_budget: usize) -> u32 {
-    u32::try_from(windows_in_budget.max(16)).unwrap_or(u32::MAX).saturating_mul(32)
+    u32::try_from(windows_in_budget.max(1)).unwrap_or(u32::MAX).saturating_mul(2 * u32::from(WORTH_MAPPING))
 }
 
 /// Whether a small range of an unmapped window is to be mapped, and not read.

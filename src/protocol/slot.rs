@@ -355,6 +355,12 @@ impl<P> Owned<P> {
         }
     }
 
+    /// Whether the slot is in no table.
+    pub(crate) fn is_detached(&self) -> bool {
+        // Relaxed: the bit never changes.
+        self.slot().word.load(Ordering::Relaxed) & DETACHED != 0
+    }
+
     /// RETIRING → MAPPED(0): changed its mind. Fails, still owned, if a drain came meanwhile.
     ///
     /// The slot may be gone as soon as it succeeds: another owner may unmap it.
@@ -382,8 +388,7 @@ impl<P> Owned<P> {
         // SAFETY: as above; and nobody finds the cell empty before the word says VACANT.
         let payload = self.slot().payload.with_mut(|cell| unsafe { (*cell).take() });
         let Some(payload) = payload else { unreachable!("it was there a moment ago") };
-        // Relaxed: the bit never changes.
-        if self.slot().word.load(Ordering::Relaxed) & DETACHED != 0 {
+        if self.is_detached() {
             // SAFETY: a detached slot was leaked from a box by `Slot::detached`, and its last client is gone: the owner
             // is the only one who knows it.
             drop(unsafe { Box::from_raw(self.slot.as_ptr()) });

@@ -11,6 +11,9 @@ use crate::manager::MappedFile;
 use crate::os::Advice;
 use crate::window;
 
+/// Who enters the next window within so many bytes of its start is taken to read on and on.
+const GOING_ON: u64 = 4096;
+
 /// Reads a file as if all of it were mapped, holding one window at a time.
 ///
 /// The fast way: as long as it stays inside its window, a read costs what a slice costs, and writes nothing that another
@@ -34,7 +37,7 @@ use crate::window;
 /// # Ok::<(), smmap::Error>(())
 /// ```
 pub struct Cursor {
-    held: Option<Held>,
+    held: Held,
     /// For what is copied.
     scratch: Vec<u8>,
     position: u64,
@@ -55,7 +58,7 @@ impl MappedFile {
     /// # Ok::<(), smmap::Error>(())
     /// ```
     pub fn cursor(&self) -> Cursor {
-        Cursor { held: None, scratch: Vec::new(), position: 0, last: None, file: self.clone() }
+        Cursor { held: Held::nothing(), scratch: Vec::new(), position: 0, last: None, file: self.clone() }
     }
 }
 
@@ -85,33 +88,34 @@ impl Cursor {
     /// ```
     #[inline]
     pub fn window_at(&mut self, offset: u64) -> Result<&[u8]> {
-        let is_here = self.held.as_ref().is_some_and(|held| held.window.is_some() && held.get_from(offset).is_some());
-        if !is_here {
+        if self.held.get_from(offset).is_none() {
             self.move_to(offset)?;
         }
-        Ok(self.held.as_ref().and_then(|held| held.get_from(offset)).unwrap_or(&[]))
+        Ok(self.held.get_from(offset).unwrap_or(&[]))
     }
 
     /// Holds the window of `offset`; nothing, if the file ends before it.
     #[cold]
     fn move_to(&mut self, offset: u64) -> Result<()> {
-        self.held = None;
+        self.held = Held::nothing();
         if offset < self.file.len() {
-            let window = self.file.geometry().index(offset);
+            let (window, start) = self.file.geometry().locate(offset);
             let region = self.file.window(window, offset + 1)?;
-            self.hold(Held { start: self.file.geometry().span(window, u64::MAX).start, region, window: Some(window) });
+            self.hold(Held { start, region, window: Some(window) }, offset);
         }
         Ok(())
     }
 
-    fn hold(&mut self, held: Held) {
+    /// Holds what serves a read at `offset`.
+    fn hold(&mut self, held: Held, offset: u64) {
         if let (Some(window), Some(last)) = (held.window, self.last) {
-            if window == last.wrapping_add(1) {
+            // Goes on to the next window, and not to anywhere in there: who reads at random hardly ever does.
+            if window == last.wrapping_add(1) && offset - held.start < GOING_ON {
                 held.region.advise(Advice::Populate);
             }
         }
         self.last = held.window;
-        self.held = Some(held);
+        self.held = held;
     }
 
     /// Exactly the bytes of `range`, in one piece, also where windows meet.
@@ -138,14 +142,16 @@ impl Cursor {
     /// ```
     #[inline]
     pub fn slice(&mut self, range: impl RangeBounds<u64>) -> Result<&[u8]> {
-        // Resolved without the length of the file, which is for the slow way to look at: a range with two ends costs two
-        // comparisons, any other is as good as cold.
-        if let Ok(here) = window::resolve(&range, u64::MAX) {
-            if self.held.as_ref().is_some_and(|held| held.get(here.clone()).is_some()) {
-                return Ok(self.held.as_ref().and_then(|held| held.get(here)).unwrap_or(&[]));
-            }
+        // Without the length of the file, which is for the slow way to look at.
+        let (start, end) = window::ends(&range);
+        if self.held.get(start, end).is_some() {
+            return Ok(self.held.get(start, end).unwrap_or(&[]));
         }
-        self.slice_elsewhere(range)
+        // Taken apart and put together again, so that the bytes of the fast way need not pass through memory.
+        match self.slice_elsewhere(range) {
+            Ok(bytes) => Ok(bytes),
+            Err(error) => Err(error),
+        }
     }
 
     #[cold]
@@ -154,23 +160,20 @@ impl Cursor {
         if range.is_empty() {
             return Ok(&[]);
         }
-        if self.held.as_ref().is_some_and(|held| held.get(range.clone()).is_some()) {
-            return Ok(self.held.as_ref().and_then(|held| held.get(range)).unwrap_or(&[]));
+        if self.held.get(range.start, range.end).is_none() {
+            // One window at a time: the old one is not pinned while the new one is looked for.
+            self.held = Held::nothing();
+            let found = match self.file.hit(&range) {
+                None => self.file.miss(&range)?,
+                hit => hit,
+            };
+            let Some(held) = found else {
+                self.file.copied(range, &mut self.scratch)?;
+                return Ok(&self.scratch);
+            };
+            self.hold(held, range.start);
         }
-        // One window at a time: the old one is not pinned while the new one is looked for.
-        self.held = None;
-        match self.file.region_for(&range)? {
-            Some(held) => {
-                self.hold(held);
-                Ok(self.held.as_ref().and_then(|held| held.get(range)).unwrap_or(&[]))
-            }
-            None => {
-                self.scratch.clear();
-                self.scratch.resize((range.end - range.start) as usize, 0);
-                self.file.copy(range, &mut self.scratch)?;
-                Ok(&self.scratch)
-            }
-        }
+        Ok(self.held.get(range.start, range.end).unwrap_or(&[]))
     }
 
     /// Lets go of the window that it holds, so that it may be unmapped. The cursor goes on to be usable.
@@ -187,7 +190,7 @@ impl Cursor {
     /// # Ok::<(), smmap::Error>(())
     /// ```
     pub fn release(&mut self) {
-        self.held = None;
+        self.held = Held::nothing();
         self.scratch = Vec::new();
     }
 
@@ -252,19 +255,20 @@ impl Read for Cursor {
         if self.position >= len || buf.is_empty() {
             return Ok(0);
         }
-        let window = self.file.geometry().index(self.position);
+        let (window, start) = self.file.geometry().locate(self.position);
         let span = self.file.geometry().span(window, len);
         let end = self.position.saturating_add(buf.len() as u64).min(span.end);
         let buf = &mut buf[..(end - self.position) as usize];
-        if self.held.as_ref().is_none_or(|held| held.get(self.position..end).is_none()) {
-            self.held = None;
+        if self.held.get(self.position, end).is_none() {
+            self.held = Held::nothing();
             if let Some(region) = self.file.window_if(window, end, Want::IfWorth)? {
-                self.hold(Held { start: span.start, region, window: Some(window) });
+                self.hold(Held { start, region, window: Some(window) }, self.position);
             }
         }
-        match &self.held {
-            Some(held) => held.region.copy_to((self.position - held.start) as usize, buf),
-            None => self.file.read(self.position, buf)?,
+        if self.held.region.is_client() {
+            self.held.region.copy_to((self.position - self.held.start) as usize, buf);
+        } else {
+            self.file.read(self.position, buf)?;
         }
         self.position = end;
         Ok(buf.len())
@@ -303,7 +307,7 @@ impl Seek for Cursor {
 
 impl fmt::Debug for Cursor {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let held = self.held.as_ref().map(|held| held.start..held.start + held.region.len() as u64);
+        let held = self.held.start..self.held.start + self.held.region.len() as u64;
         f.debug_struct("Cursor")
             .field("file", &self.file)
             .field("position", &self.position)

@@ -4,8 +4,8 @@ use std::fmt;
 use std::hash::{Hash, Hasher};
 use std::ops::{Bound, Deref, Range, RangeBounds};
 use std::panic::{RefUnwindSafe, UnwindSafe};
-use std::sync::Arc;
 
+use super::Held;
 use crate::error::Result;
 use crate::manager::MappedFile;
 use crate::region::RegionRef;
@@ -32,29 +32,25 @@ use crate::region::RegionRef;
 /// ```
 #[derive(Clone)]
 pub struct Lease {
-    bytes: Bytes,
+    bytes: RegionRef,
     offset: u64,
 }
 
-#[derive(Clone)]
-enum Bytes {
-    Mapped(RegionRef),
-    Copied { bytes: Arc<Vec<u8>>, range: Range<usize> },
-    None,
-}
-
 impl Lease {
-    pub(super) fn mapped(region: RegionRef, offset: u64) -> Self {
-        Self { bytes: Bytes::Mapped(region), offset }
+    #[inline]
+    pub(super) fn new(bytes: RegionRef, offset: u64) -> Self {
+        Self { bytes, offset }
     }
 
-    fn copied(bytes: Vec<u8>, offset: u64) -> Self {
-        let range = 0..bytes.len();
-        Self { bytes: Bytes::Copied { bytes: Arc::new(bytes), range }, offset }
+    /// `range` of what is held, and inside of it.
+    #[inline]
+    fn of(held: Held, range: Range<u64>) -> Self {
+        let (start, end) = (range.start - held.start, range.end - held.start);
+        Self::new(held.region.narrow(start as usize..end as usize), range.start)
     }
 
     pub(super) fn empty(offset: u64) -> Self {
-        Self { bytes: Bytes::None, offset }
+        Self::new(RegionRef::empty(), offset)
     }
 
     /// A lease of some of its bytes, counted from its first. Nothing is copied; both keep the region.
@@ -75,19 +71,13 @@ impl Lease {
     #[track_caller]
     pub fn slice(&self, range: impl RangeBounds<usize>) -> Lease {
         let Range { start, end } = resolve(&range, self.len());
-        assert!(start <= end && end <= self.len(), "{start}..{end} of a lease of {} bytes", self.len());
+        let len = self.len();
+        assert!(start <= end && end <= len, "{start}..{end} of a lease of {len} bytes");
         let offset = self.offset + start as u64;
         if start == end {
             return Self::empty(offset);
         }
-        let bytes = match &self.bytes {
-            Bytes::Mapped(region) => Bytes::Mapped(region.clone().narrow(start..end)),
-            Bytes::Copied { bytes, range } => {
-                Bytes::Copied { bytes: Arc::clone(bytes), range: range.start + start..range.start + end }
-            }
-            Bytes::None => Bytes::None,
-        };
-        Self { bytes, offset }
+        Self::new(self.bytes.clone().narrow(start..end), offset)
     }
 
     /// Where in the file its first byte is.
@@ -115,7 +105,7 @@ impl Lease {
     /// # Ok::<(), smmap::Error>(())
     /// ```
     pub fn is_mapped(&self) -> bool {
-        matches!(self.bytes, Bytes::Mapped(_))
+        self.bytes.is_client()
     }
 }
 
@@ -163,12 +153,27 @@ impl MappedFile {
         if range.is_empty() {
             return Ok(Lease::empty(range.start));
         }
-        match self.region_for(&range)? {
-            Some(held) => {
-                let (start, end) = (range.start - held.start, range.end - held.start);
-                Ok(Lease::mapped(held.region.narrow(start as usize..end as usize), range.start))
+        let (window, start) = self.geometry().locate(range.start);
+        let hit = self.cache().hit(self.cached(), window, range.end - start);
+        match hit.and_then(|client| RegionRef::part(client, range.start - start, range.end - range.start)) {
+            Some(bytes) => Ok(Lease::new(bytes, range.start)),
+            // Taken apart and put together again, so that what the fast way makes need not pass through memory.
+            None => match self.lease_missed(range) {
+                Ok(lease) => Ok(lease),
+                Err(error) => Err(error),
+            },
+        }
+    }
+
+    #[cold]
+    fn lease_missed(&self, range: Range<u64>) -> Result<Lease> {
+        match self.miss(&range)? {
+            Some(held) => Ok(Lease::of(held, range)),
+            None => {
+                let mut bytes = Vec::new();
+                self.copied(range.clone(), &mut bytes)?;
+                Ok(Lease::new(RegionRef::copied(bytes), range.start))
             }
-            None => Ok(Lease::copied(self.copied(range.clone())?, range.start)),
         }
     }
 }
@@ -178,11 +183,7 @@ impl Deref for Lease {
 
     #[inline]
     fn deref(&self) -> &[u8] {
-        match &self.bytes {
-            Bytes::Mapped(region) => region,
-            Bytes::Copied { bytes, range } => &bytes[range.clone()],
-            Bytes::None => &[],
-        }
+        &self.bytes
     }
 }
 
@@ -257,7 +258,7 @@ mod tests {
 
     #[test]
     fn slices_of_copies_count_from_their_own_start() {
-        let lease = Lease::copied(b"hello world".to_vec(), 100);
+        let lease = Lease::new(RegionRef::copied(b"hello world".to_vec()), 100);
         let world = lease.slice(6..);
         let orl = world.slice(1..=3);
         assert_eq!((&orl[..], orl.offset()), (&b"orl"[..], 107));
@@ -267,6 +268,6 @@ mod tests {
     #[test]
     #[should_panic(expected = "3..12 of a lease of 11 bytes")]
     fn a_slice_past_the_end_panics() {
-        let _ = Lease::copied(b"hello world".to_vec(), 0).slice(3..12);
+        let _ = Lease::new(RegionRef::copied(b"hello world".to_vec()), 0).slice(3..12);
     }
 }

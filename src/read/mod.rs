@@ -1,6 +1,6 @@
 //! What a reader holds: a cursor, a lease, a buffer, an iterator over windows.
 //!
-//! Which ranges are served how is decided here, once, for all of them ([`MappedFile::region_for`]):
+//! Which ranges are served how is decided here, once, for all of them ([`MappedFile::hit`], [`MappedFile::miss`]):
 //!
 //! | a range | that lies in one window | that crosses windows |
 //! |---|---|---|
@@ -41,37 +41,44 @@ struct Held {
 }
 
 impl Held {
-    /// The bytes of `range`, if all of them are here.
-    #[inline(always)]
-    fn get(&self, range: Range<u64>) -> Option<&[u8]> {
-        // An offset before the first byte wraps, to more than any length.
-        let start = range.start.wrapping_sub(self.start);
-        let end = range.end.wrapping_sub(self.start);
-        if start <= end && end <= self.region.len() as u64 {
-            self.region.get(start as usize..end as usize)
-        } else {
-            None
-        }
+    fn nothing() -> Self {
+        Self { start: 0, region: RegionRef::empty(), window: None }
     }
 
-    /// The bytes from `offset` to the end, if `offset` is here.
-    #[inline(always)]
+    /// The bytes from `start` to `end`, if all of them are here.
+    #[inline]
+    fn get(&self, start: u64, end: u64) -> Option<&[u8]> {
+        // Without branches for what cannot be: a start before the first byte wraps to more than any region has, and so does
+        // the length of a reversed range, since no file reaches 2⁶³ bytes.
+        self.region.get(start.wrapping_sub(self.start), end.wrapping_sub(start))
+    }
+
+    /// The bytes from `offset` to the end of the window, if `offset` is here and this is a window.
+    #[inline]
     fn get_from(&self, offset: u64) -> Option<&[u8]> {
-        let at = offset.wrapping_sub(self.start);
-        if at < self.region.len() as u64 { self.region.get(at as usize..) } else { None }
+        let (at, len) = (offset.wrapping_sub(self.start), self.region.len() as u64);
+        if self.window.is_some() && at < len { self.region.get(at, len - at) } else { None }
     }
 }
 
 impl MappedFile {
-    /// The region that serves `range`: not empty, and inside the file. `None`: copy it.
-    fn region_for(&self, range: &Range<u64>) -> Result<Option<Held>> {
+    /// The region that serves `range`, if that is a window which is mapped already: the hit.
+    #[inline]
+    fn hit(&self, range: &Range<u64>) -> Option<Held> {
+        let (window, start) = self.geometry().locate(range.start);
+        let client = self.cache().hit(self.cached(), window, range.end - start)?;
+        Some(Held { start, region: RegionRef::new(client), window: Some(window) })
+    }
+
+    /// The region that serves `range`, which is not empty, inside the file, and no [`hit`](Self::hit). `None`: copy it.
+    fn miss(&self, range: &Range<u64>) -> Result<Option<Held>> {
         let geometry = self.geometry();
         let index = geometry.index(range.start);
         let span = geometry.span(index, u64::MAX);
         let is_small = range.end - range.start <= SMALL;
         if range.end <= span.end {
             let want = if is_small { Want::IfWorth } else { Want::Mapping };
-            match self.window_if(index, range.end, want) {
+            match self.missed(index, range.end, want) {
                 Ok(region) => return Ok(region.map(|region| Held { start: span.start, region, window: Some(index) })),
                 // The window is more than the budget holds; what was asked for may be less.
                 Err(error) if error.kind() == ErrorKind::OverBudget && !is_small => {}
@@ -85,9 +92,15 @@ impl MappedFile {
         Ok(Some(Held { start: range.start, region, window: None }))
     }
 
-    fn copied(&self, range: Range<u64>) -> Result<Vec<u8>> {
-        let mut bytes = vec![0; (range.end - range.start) as usize];
-        self.copy(range, &mut bytes)?;
-        Ok(bytes)
+    /// A copy of what [`miss`](Self::miss) has no region for.
+    fn copied(&self, range: Range<u64>, bytes: &mut Vec<u8>) -> Result<()> {
+        bytes.clear();
+        bytes.resize((range.end - range.start) as usize, 0);
+        if self.geometry().index(range.start) == self.geometry().index(range.end - 1) {
+            // Its window was asked, and is neither mapped nor worth it.
+            self.read(range.start, bytes)
+        } else {
+            self.copy(range, bytes)
+        }
     }
 }

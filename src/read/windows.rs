@@ -63,7 +63,7 @@ impl MappedFile {
         let region = self.window(index as u64, span.end)?;
         region.advise(Advice::Populate);
         let len = (span.end - span.start) as usize;
-        Ok(Lease::mapped(region.narrow(0..len), span.start))
+        Ok(Lease::new(region.narrow(0..len), span.start))
     }
 }
 
