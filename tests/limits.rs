@@ -4,7 +4,7 @@
 //! Unix only, because the limits are: a shell's `ulimit` lowers them for a child, which is this very binary told to
 //! run one of the ignored `child_…` tests, so that nothing here has to call the system unsafely. Not for the
 //! fallback, which has no maps.
-#![cfg(all(unix, not(smmap_fallback)))]
+#![cfg(unix)]
 
 #[path = "it/support.rs"]
 mod support;

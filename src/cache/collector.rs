@@ -14,9 +14,6 @@ use crate::os;
 use crate::protocol::signal::{Signal, Woken};
 use crate::sync::epoch;
 
-/// Regions won at once: their bytes are nobody's meanwhile.
-pub(super) const BATCH: usize = 8;
-
 /// Between two looks at what became of the files.
 const LOOK: Duration = Duration::from_secs(1);
 

@@ -21,6 +21,28 @@ use crate::region::{Kept, Resource};
 /// How long to wait for bytes that are only in flight.
 pub(super) const FLIGHT_MAX: Duration = Duration::from_millis(20);
 
+/// Regions won at once by who trims.
+const BATCH: usize = 8;
+
+/// How far a reader goes for room.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Effort {
+    /// What is free.
+    Spare,
+    /// The place of one that is unused and has no more credit than this, also where a place is free: the free ones are kept
+    /// for those who must have one. Without waiting.
+    Duel(u8),
+    /// All that is unused, also what is only in flight; then as is configured.
+    Demand(Overcommit),
+}
+
+impl Effort {
+    /// Whether there is no doing without.
+    pub(crate) fn is_demand(self) -> bool {
+        matches!(self, Self::Demand(_))
+    }
+}
+
 /// Why no room was made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Refused {
@@ -44,7 +66,7 @@ impl<R: Resource> Residents<R> {
         &'b self,
         flight: &mut Flight<'b>,
         bytes: usize,
-        overcommit: Overcommit,
+        effort: Effort,
     ) -> Result<Room, Refused> {
         if bytes > self.budget.limit().bytes {
             return Err(Refused::TooLarge);
@@ -52,16 +74,25 @@ impl<R: Resource> Residents<R> {
         let mut held: Option<Reservation> = None;
         let (mut for_flights, mut for_room) = (Wait::new(), Wait::new());
         loop {
-            if let Some(reservation) = self.complete(&mut held, bytes) {
-                return Ok(Room { reservation, over: false });
+            let may_be_free = held.is_some() || !matches!(effort, Effort::Duel(_));
+            if may_be_free {
+                if let Some(reservation) = self.complete(&mut held, bytes) {
+                    return Ok(Room { reservation, over: false });
+                }
             }
-            if let Some(owned) = self.victim() {
+            let victim = match effort {
+                Effort::Spare => None,
+                Effort::Duel(at_most) => self.victim_of_duel(at_most),
+                Effort::Demand(_) => self.victim(),
+            };
+            if let Some(owned) = victim {
                 if let Some(reservation) = self.reclaim(owned) {
                     self.evicted.add(1);
                     absorb(&mut held, reservation);
                 }
                 continue;
             }
+            let Effort::Demand(overcommit) = effort else { return Err(Refused::AllPinned) };
             if self.retry_limbo() > 0 {
                 continue;
             }
@@ -134,10 +165,12 @@ impl<R: Resource> Residents<R> {
         self.take_limbo().into_iter().filter_map(|owned| self.reclaim(owned)).count()
     }
 
-    /// Gives back what nobody uses, `batch` at a time, until `enough` says so or there is no more.
-    pub(crate) fn trim(&self, batch: usize, enough: impl Fn() -> bool) {
+    /// Gives back what nobody uses, until there is no more or `excess` says that nothing is left to go. In small batches:
+    /// what is won and not yet given back is nobody's meanwhile.
+    pub(crate) fn trim(&self, excess: impl Fn() -> usize) {
         self.retry_limbo();
-        while !enough() {
+        loop {
+            let batch = excess().min(BATCH);
             let _flight = self.budget.take_off();
             let victims: Vec<_> = (0..batch).map_while(|_| self.victim()).collect();
             if victims.is_empty() {

@@ -10,10 +10,10 @@ use std::sync::Arc;
 use std::time::Duration;
 use std::{fs, io};
 
-use super::evict::{FLIGHT_MAX, Refused, Room};
+use super::evict::{Effort, FLIGHT_MAX, Refused, Room};
 use super::wait::Wait;
 use super::{Cache, CachedFile};
-use crate::config::Overcommit;
+use crate::config::{Admission, Overcommit};
 use crate::error::{Error, ErrorKind, Result};
 use crate::file::FileKey;
 use crate::mapping::Mapping;
@@ -42,10 +42,12 @@ impl Cache {
     pub(crate) fn miss(&self, file: &Arc<CachedFile>, window: u64, end: u64, want: Want) -> Result<Option<RegionRef>> {
         let slot = file.entry.slots().windows.at(window);
         self.stats.count(Event::Miss);
-        let worth = self.is_worth(file, slot, window);
-        if want == Want::IfWorth && !worth {
-            return Ok(None);
-        }
+        let worth = self.worth(file, slot, window);
+        let effort = match (want, worth) {
+            (Want::Mapping, _) => Effort::Demand(self.config.overcommit),
+            (Want::IfWorth, Some(effort)) => effort,
+            (Want::IfWorth, None) => return Ok(None),
+        };
         let (mut for_loader, mut for_drain) = (Wait::new(), Wait::new());
         loop {
             let state = match slot.take() {
@@ -60,7 +62,7 @@ impl Cache {
                 Err(state) => state,
             };
             match slot.begin_load() {
-                Ok(loading) => return self.load(file, loading, window, want),
+                Ok(loading) => return self.load(file, loading, window, effort),
                 Err(_) if want == Want::IfWorth => return Ok(None),
                 Err(_) if state.phase() == Phase::Loading && !state.is_draining() => for_loader.once(),
                 Err(_) if for_drain.once_within(DRAIN_MAX) => {}
@@ -72,18 +74,25 @@ impl Cache {
         }
     }
 
-    /// Whether a small range of this window is to be mapped, and not read. The policy's time goes on with each miss.
-    fn is_worth(&self, file: &CachedFile, slot: &Slot<Region>, window: u64) -> bool {
-        let geometry = &self.config.geometry;
-        let Some(window_bytes) = geometry.window_bytes() else { return true };
+    /// What to do for it that a small range of this window is mapped; `None`: it is to be read. The policy's time goes on
+    /// with each miss.
+    fn worth(&self, file: &CachedFile, slot: &Slot<Region>, window: u64) -> Option<Effort> {
+        let (geometry, regions) = (&self.config.geometry, &self.regions);
+        let (admission, window_bytes) = match geometry.window_bytes() {
+            Some(bytes) => (self.config.admission, bytes),
+            None => (Admission::Always, u64::MAX),
+        };
         let span = geometry.span(window, file.entry.len());
         let pages = usize::try_from(span.end - span.start).map_or(usize::MAX, Mapping::pages);
-        let worth =
-            policy::is_worth_mapping(self.config.admission, self.has_headroom(pages), self.regions.credit(slot));
-        let limit = self.regions.budget.limit();
-        let windows_in_budget = (limit.bytes as u64 / window_bytes).min(limit.items as u64);
-        self.regions.tick(windows_in_budget as usize);
-        worth
+        let credit = regions.credit(slot);
+        let effort = if self.has_headroom(pages) {
+            Some(Effort::Spare)
+        } else {
+            policy::is_worth_a_duel(admission, credit, regions.floor()).map(Effort::Duel)
+        };
+        let limit = regions.budget.limit();
+        regions.tick((limit.bytes as u64 / window_bytes).min(limit.items as u64) as usize);
+        effort
     }
 
     /// Maps a window into its slot. Whatever goes wrong, dropping `loading` leaves the slot vacant.
@@ -92,20 +101,16 @@ impl Cache {
         file: &Arc<CachedFile>,
         loading: Loading<'_, Region>,
         window: u64,
-        want: Want,
+        effort: Effort,
     ) -> Result<Option<RegionRef>> {
         // Not before the slot is ours: whoever changes the length drains the slot afterwards.
         let span = self.config.geometry.span(window, file.entry.len());
-        let mapped = self.map(file, span, want, |mapping, reservation| {
+        let mapped = self.map(file, span, effort, |mapping, reservation| {
             self.regions.admit(loading, mapping, reservation, Arc::clone(file) as _)
         });
         match mapped {
             Ok(region) => Ok(Some(region)),
-            // No room for a descriptor is for want of room too: the reader opens one beyond the limit.
-            Err(Unmapped::Failed(error)) if want == Want::Mapping || error.kind() != ErrorKind::OverBudget => {
-                Err(error)
-            }
-            Err(_) if want == Want::IfWorth => Ok(None),
+            Err(Unmapped::NoRoom(..) | Unmapped::NoMaps(..)) if !effort.is_demand() => Ok(None),
             Err(unmapped) => Err(self.explain(unmapped)),
         }
     }
@@ -114,7 +119,8 @@ impl Cache {
     pub(crate) fn detached(&self, file: &Arc<CachedFile>, span: Range<u64>) -> Result<RegionRef> {
         let granule = os::mapping_granularity() as u64;
         let start = span.start / granule * granule;
-        let mapped = self.map(file, start..span.end, Want::Mapping, |mapping, reservation| {
+        let effort = Effort::Demand(self.config.overcommit);
+        let mapped = self.map(file, start..span.end, effort, |mapping, reservation| {
             file.entry.detached.enter();
             self.regions.admit_detached(mapping, reservation, Arc::clone(file) as _)
         });
@@ -128,15 +134,15 @@ impl Cache {
         &self,
         file: &Arc<CachedFile>,
         span: Range<u64>,
-        want: Want,
+        effort: Effort,
         publish: impl FnOnce(Mapping, Reservation) -> SlotRef<Region>,
     ) -> Result<RegionRef, Unmapped> {
-        let overcommit = match want {
-            Want::Mapping => self.config.overcommit,
-            // It may evict, but neither wait nor go over the budget.
-            Want::IfWorth => Overcommit::Fail,
+        let for_descriptor = match effort {
+            Effort::Demand(overcommit) => overcommit,
+            // Who may read instead needs it for that, and does not wait.
+            Effort::Spare | Effort::Duel(_) => Overcommit::Allow,
         };
-        let descriptor = self.descriptor(file, overcommit)?;
+        let descriptor = self.descriptor(file, for_descriptor)?;
         // A mapping beyond the end would fault when it is touched.
         let stat = os::stat(descriptor.get()).map_err(|error| Error::io("cannot look at the file", error))?;
         if stat.len < span.end || span.is_empty() {
@@ -147,12 +153,12 @@ impl Cache {
 
         let mut flight = self.regions.budget.take_off();
         let pages = Mapping::pages(len);
-        let room = self.regions.make_room(&mut flight, pages, overcommit);
+        let room = self.regions.make_room(&mut flight, pages, effort);
         let Room { reservation, over } = room.map_err(|refused| Unmapped::NoRoom(refused, pages as u64))?;
         if over {
             self.stats.count(Event::Overcommit);
         }
-        let mapping = self.map_or_collect(&descriptor, span.start, len, want)?;
+        let mapping = self.map_or_collect(&descriptor, span.start, len, effort)?;
         self.stats.count(Event::Map);
         let region = RegionRef::new(publish(mapping, reservation));
         drop(flight);
@@ -164,15 +170,18 @@ impl Cache {
     }
 
     /// Asks the system for a mapping; if it refuses for want of room, gives back everything unused and asks once more.
-    /// What other threads are unmapping at this moment is waited for, if the mapping has to be: it may be all there is.
+    ///
+    /// Where a mapping has to be, it goes on so for a short time: other threads may be unmapping at this moment what they
+    /// won, or have mapped at once what was given back, and are done with it already.
     fn map_or_collect(
         &self,
         descriptor: &DescriptorRef,
         start: u64,
         len: usize,
-        want: Want,
+        effort: Effort,
     ) -> Result<Mapping, Unmapped> {
-        let mut for_flights = Wait::new();
+        let mut wait = Wait::new();
+        let patience = if effort.is_demand() { FLIGHT_MAX } else { Duration::ZERO };
         let mut is_first = true;
         loop {
             let error = match Mapping::map(descriptor.get(), start, len) {
@@ -182,9 +191,7 @@ impl Cache {
             if !os::is_out_of_maps(&error) && !os::is_out_of_descriptors(&error) {
                 return Err(Error::io("cannot map", error).into());
             }
-            // One of those in flight is this thread.
-            let may_wait = want == Want::Mapping && self.regions.budget.flights() > 1;
-            if !(is_first || may_wait && for_flights.once_within(FLIGHT_MAX)) {
+            if !(is_first || wait.once_within(patience)) {
                 return Err(Unmapped::NoMaps(error, len));
             }
             is_first = false;
@@ -247,7 +254,7 @@ impl Cache {
         if !os::is_out_of_descriptors(&error) {
             return Err(Error::io("cannot open", error));
         }
-        self.descriptors.trim(1, || false);
+        self.descriptors.trim(|| usize::MAX);
         self.collect();
         os::open(path).map_err(|error| {
             let message = format!("cannot open, with nothing unused left; {}", os::descriptor_limit_hint());
@@ -257,7 +264,7 @@ impl Cache {
 
     pub(super) fn reserve_descriptor(&self, overcommit: Overcommit) -> Result<Reservation> {
         let mut flight: Flight<'_> = self.descriptors.budget.take_off();
-        let room = self.descriptors.make_room(&mut flight, 0, overcommit);
+        let room = self.descriptors.make_room(&mut flight, 0, Effort::Demand(overcommit));
         if let Ok(Room { over: true, .. }) = &room {
             self.stats.count(Event::Overcommit);
         }

@@ -371,17 +371,30 @@ impl Cache {
 
     /// Brings what is used below the limits, less the headroom, as far as it is unused.
     fn trim(&self) {
-        self.regions.trim(collector::BATCH, || self.has_headroom(0));
-        self.descriptors.trim(1, || self.descriptors.budget.is_within());
+        self.regions.trim(|| {
+            let (used, mark) = (self.regions.budget.used(), self.high_mark());
+            // No more than have to go: a place that is freed for nothing is taken by whatever comes next, worth it or not.
+            let window = self.config.geometry.window_bytes().map_or(usize::MAX, |bytes| bytes as usize);
+            used.bytes.saturating_sub(mark.bytes).div_ceil(window).max(used.items.saturating_sub(mark.items))
+        });
+        let open = &self.descriptors.budget;
+        self.descriptors.trim(|| open.used().items.saturating_sub(open.limit().items));
     }
 
-    /// Whether `bytes` more would leave the headroom free.
-    fn has_headroom(&self, bytes: usize) -> bool {
-        let (used, limit) = (self.regions.budget.used(), self.regions.budget.limit());
+    /// How much may be mapped without touching the headroom.
+    fn high_mark(&self) -> Usage {
+        let limit = self.regions.budget.limit();
         let window = self.config.geometry.window_bytes().map_or(0, |bytes| bytes as usize);
-        let items = if bytes == 0 { used.items } else { used.items + 1 };
-        used.bytes.saturating_add(bytes) <= limit.bytes - policy::headroom(limit.bytes, window)
-            && items <= limit.items - policy::headroom(limit.items, 1)
+        Usage {
+            bytes: limit.bytes - policy::headroom(limit.bytes, window),
+            items: limit.items - policy::headroom(limit.items, 1),
+        }
+    }
+
+    /// Whether one more of `bytes` would leave the headroom free.
+    fn has_headroom(&self, bytes: usize) -> bool {
+        let (used, mark) = (self.regions.budget.used(), self.high_mark());
+        used.bytes.saturating_add(bytes) <= mark.bytes && used.items < mark.items
     }
 }
 

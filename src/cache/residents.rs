@@ -8,7 +8,7 @@ use crate::policy::{self, Heat};
 use crate::protocol::budget::{Budget, Reservation, Usage};
 use crate::protocol::ring::Ring;
 use crate::protocol::slot::{Loading, Owned, Phase, Slot, SlotRef};
-use crate::protocol::words::Clock;
+use crate::protocol::words::{Clock, Published};
 use crate::region::{Home, Kept, Resource};
 use crate::stats::Tally;
 use crate::sync::epoch;
@@ -18,6 +18,8 @@ pub(crate) struct Residents<R: Resource> {
     pub(crate) budget: Arc<Budget>,
     ring: Ring<Slot<Kept<R>>>,
     clock: Clock,
+    /// The heat of the victim that a newcomer last failed to beat.
+    floor: Published,
     /// What is owned and could not be given back yet: still there, still counted.
     limbo: Mutex<Vec<Owned<Kept<R>>>>,
     /// How many were given back to the system, and how many of those to make room.
@@ -34,6 +36,7 @@ impl<R: Resource> Residents<R> {
             budget: Arc::new(Budget::new(limit)),
             ring: Ring::default(),
             clock: Clock::default(),
+            floor: Published::new(0),
             limbo: Mutex::default(),
             given_back: Tally::default(),
             evicted: Tally::default(),
@@ -103,23 +106,20 @@ impl<R: Resource> Residents<R> {
         self.clock.tick(policy::clock_period(items_in_budget));
     }
 
+    /// What the victim is worth that a newcomer last failed to beat: it need not try again before it is worth more.
+    pub(crate) fn floor(&self) -> u8 {
+        Heat::from_word(self.floor.get() as u32).credit(self.clock.now())
+    }
+
     /// Wins one to give back: the coldest of a few that nobody uses. The policy proposes, the slot's word disposes. `None`
     /// if all that could be seen is in use, or may not go.
     pub(super) fn victim(&self) -> Option<Owned<Kept<R>>> {
         let guard = epoch::pin();
-        let mut sample = Sample::with_capacity(policy::SAMPLE);
-        for _ in 0..self.ring.len() {
-            if let Some(slot) = self.ring.turn(&guard).filter(|slot| is_unused(slot)) {
-                sample.push((self.credit(slot), slot));
+        let mut left = self.ring.len();
+        while left > 0 {
+            if let Some(owned) = self.sample(&mut left, &guard).into_iter().find_map(retire_if_it_may_go) {
+                return Some(owned);
             }
-            if sample.len() == policy::SAMPLE {
-                if let Some(owned) = retire_coldest(&mut sample) {
-                    return Some(owned);
-                }
-            }
-        }
-        if let Some(owned) = retire_coldest(&mut sample) {
-            return Some(owned);
         }
         // Others may have turned the same hand meanwhile: look at each seat once, alone.
         let mut owned = None;
@@ -129,6 +129,32 @@ impl<R: Resource> Residents<R> {
             }
         });
         owned
+    }
+
+    /// The same, for a newcomer: only one that has no more credit than `at_most`, and among the first few.
+    pub(super) fn victim_of_duel(&self, at_most: u8) -> Option<Owned<Kept<R>>> {
+        let guard = epoch::pin();
+        for slot in self.sample(&mut self.ring.len(), &guard) {
+            if self.credit(slot) > at_most {
+                self.floor.set(slot.heat().into());
+                return None;
+            }
+            if let Some(owned) = retire_if_it_may_go(slot) {
+                return Some(owned);
+            }
+        }
+        None
+    }
+
+    /// The next few that nobody uses, the coldest first; `left` counts the seats that may be looked at.
+    fn sample<'g>(&self, left: &mut u32, guard: &'g epoch::Guard) -> Vec<&'g Slot<Kept<R>>> {
+        let mut sample = Vec::with_capacity(policy::SAMPLE);
+        while *left > 0 && sample.len() < policy::SAMPLE {
+            *left -= 1;
+            sample.extend(self.ring.turn(guard).filter(|slot| is_unused(slot)));
+        }
+        sample.sort_by_cached_key(|slot| self.credit(slot));
+        sample
     }
 
     /// Wins all that nobody uses.
@@ -176,15 +202,6 @@ impl<R: Resource> Residents<R> {
 fn is_unused<P>(slot: &Slot<P>) -> bool {
     let now = slot.snapshot();
     now.phase() == Phase::Mapped && now.clients() == 0 && !now.is_draining()
-}
-
-/// The few that an evictor looks at, each with its credit.
-type Sample<'s, R> = Vec<(u8, &'s Slot<Kept<R>>)>;
-
-/// Empties the sample: what it did not win, or may not have, is looked at again when the hand comes round.
-fn retire_coldest<R: Resource>(sample: &mut Sample<'_, R>) -> Option<Owned<Kept<R>>> {
-    sample.sort_unstable_by_key(|(credit, _)| *credit);
-    sample.drain(..).find_map(|(_, slot)| retire_if_it_may_go(slot))
 }
 
 fn retire_if_it_may_go<R: Resource>(slot: &Slot<Kept<R>>) -> Option<Owned<Kept<R>>> {

@@ -1,13 +1,17 @@
 //! Decisions: what is worth mapping, and who goes first. No atomics, no I/O, no clock: values in, values out.
 //!
 //! The rule of now is a simple one. Each window has a credit: how often it was touched lately. A window without credit is
-//! mapped where there is room; where there is none, once its credit reaches [`WORTH_MAPPING`]; and the coldest of a few
-//! that the evictor looks at goes.
+//! mapped where there is room. Where there is none, it takes a credit of [`WORTH_MAPPING`], and a duel: the coldest of a few
+//! that the evictor looks at goes, if the newcomer's credit is the higher one by [`MARGIN`]. Without the margin, windows
+//! that are about as hot as each other would take turns, and each turn costs a mapping.
 
 use crate::config::Admission;
 
 /// Touches, lately, that make a window worth the mapping: about what a mapping costs in small reads.
 pub(crate) const WORTH_MAPPING: u8 = 16;
+
+/// By how much a window has to be hotter than the one that goes for it.
+pub(crate) const MARGIN: u8 = 16;
 
 /// How many unused regions an evictor looks at before it takes the coldest.
 pub(crate) const SAMPLE: usize = 8;
@@ -52,11 +56,15 @@ pub(crate) fn clock_period(windows_in_budget: usize) -> u32 {
     u32::try_from(windows_in_budget.max(1)).unwrap_or(u32::MAX).saturating_mul(2 * u32::from(WORTH_MAPPING))
 }
 
-/// Whether a small range of an unmapped window is to be mapped, and not read.
-pub(crate) fn is_worth_mapping(admission: Admission, has_room: bool, credit: u8) -> bool {
+/// Whether a window with this credit is to be mapped where there is no room for it, and how much credit the victim may have
+/// that goes for it. `floor` is the credit of the victim that a newcomer last failed to beat.
+pub(crate) fn is_worth_a_duel(admission: Admission, credit: u8, floor: u8) -> Option<u8> {
     match admission {
-        Admission::Always => true,
-        Admission::Adaptive => has_room || credit >= WORTH_MAPPING,
+        Admission::Always => Some(u8::MAX),
+        Admission::Adaptive => {
+            let beats = credit.saturating_sub(MARGIN);
+            (credit >= WORTH_MAPPING && floor <= beats).then_some(beats)
+        }
     }
 }
 
@@ -90,12 +98,13 @@ mod tests {
     }
 
     #[test]
-    fn cold_windows_are_mapped_only_where_there_is_room() {
+    fn a_newcomer_has_to_be_hot_and_hotter_than_its_victim_by_a_margin() {
         use Admission::{Adaptive, Always};
-        assert!(is_worth_mapping(Adaptive, true, 0));
-        assert!(!is_worth_mapping(Adaptive, false, WORTH_MAPPING - 1));
-        assert!(is_worth_mapping(Adaptive, false, WORTH_MAPPING));
-        assert!(is_worth_mapping(Always, false, 0));
+        assert_eq!(is_worth_a_duel(Adaptive, WORTH_MAPPING - 1, 0), None);
+        assert_eq!(is_worth_a_duel(Adaptive, WORTH_MAPPING, 0), Some(WORTH_MAPPING.saturating_sub(MARGIN)));
+        assert_eq!(is_worth_a_duel(Adaptive, 100, 100 - MARGIN), Some(100 - MARGIN));
+        assert_eq!(is_worth_a_duel(Adaptive, 100, 101 - MARGIN), None);
+        assert_eq!(is_worth_a_duel(Always, 0, 255), Some(u8::MAX));
     }
 
     #[test]
