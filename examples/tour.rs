@@ -158,7 +158,8 @@ fn parallel_analytics(plan: &Plan, findings: &mut Findings) -> Result<()> {
     let files = plan.open_all(&maps)?;
 
     // The unit of work is a window and not a file, so that all threads share in the large files too.
-    let spans = spans(&plan.files, maps.window_bytes().unwrap_or(u64::MAX));
+    let window = maps.window_bytes().unwrap_or(u64::MAX);
+    let spans = spans(&plan.files, window);
     let with_plain_reads = |span: &Span, buffer: &mut Vec<u8>| {
         let path = &plan.files[span.file].path;
         analyse_plain(span, path, buffer).map_err(in_file(path))
@@ -167,7 +168,7 @@ fn parallel_analytics(plan: &Plan, findings: &mut Findings) -> Result<()> {
         analyse("warming the page cache", plan, &spans, with_plain_reads)?; // so that all comes from there below
     }
     let (plain, plain_time) = analyse("plain reads", plan, &spans, with_plain_reads)?;
-    let (mapped, time) = analyse("smmap", plan, &spans, |span, _| analyse_mapped(span, &files[span.file]))?;
+    let (mapped, time) = analyse("smmap", plan, &spans, |span, _| analyse_mapped(span, window, &files[span.file]))?;
 
     let rates = [time, plain_time].map(|time| plan.total as f64 / time.as_secs_f64());
     let [with, without] = rates.map(|rate| format!("{}/s", size(rate as u64)));
@@ -215,10 +216,10 @@ fn analyse(
     Ok((all, time))
 }
 
-/// With smmap: a lease keeps the window mapped while it lives, and is a slice of bytes.
-fn analyse_mapped(span: &Span, file: &MappedFile) -> io::Result<Totals> {
-    let lease = file.lease(span.start..span.start + span.len)?;
+/// With smmap: one window, mapped as long as its lease lives, and a slice of bytes.
+fn analyse_mapped(span: &Span, window: u64, file: &MappedFile) -> io::Result<Totals> {
     let mut totals = Totals::new();
+    let Some(lease) = file.windows().nth((span.start / window) as usize).transpose()? else { return Ok(totals) };
     for (place, piece) in (span.start..).step_by(Totals::PIECE).zip(lease.chunks(Totals::PIECE)) {
         totals.add(span.file, place, piece);
     }
@@ -604,7 +605,8 @@ fn toolchain() -> Result<PathBuf> {
     let sysroot = output.ok().and_then(|output| String::from_utf8(output.stdout).ok()).unwrap_or_default();
     match sysroot.trim() {
         "" => Err("`rustc --print sysroot` tells no directory here: name the files to read".into()),
-        sysroot => Ok(sysroot.into()),
+        // The libraries: every toolchain has them, and among them is the compiler itself.
+        sysroot => Ok(Path::new(sysroot).join("lib")),
     }
 }
 
