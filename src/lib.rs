@@ -1,4 +1,98 @@
 //! A lock-free concurrent cache of read-only, memory-mapped file regions, for many threads.
+//!
+//! A [`MapManager`] maps *windows* of files, shares every mapped region between all threads, counts its clients, and stays
+//! inside a budget (bytes, regions, open files) by unmapping what nobody uses. A program reads files of any size through it,
+//! in whatever memory it is given. It is the Rust successor of Python's `smmap`.
+//!
+//! ```
+//! use smmap::{MapManager, Window};
+//!
+//! // SAFETY: nobody changes or truncates the files of this example.
+//! let maps = unsafe {
+//!     MapManager::builder()
+//!         .window(Window::Sliding { bytes: 1 << 20 })
+//!         .max_mapped_bytes(64 << 20)
+//!         .build()?
+//! };
+//! let file = maps.open("src/lib.rs")?;
+//!
+//! // One thread that reads here and there: no copy, and in its window no more than a slice costs.
+//! let mut cursor = file.cursor();
+//! assert_eq!(cursor.slice(4..10)?, b"A lock");
+//!
+//! // Bytes to keep and to hand to other threads.
+//! let lease = file.lease(4..10)?;
+//! std::thread::spawn(move || assert_eq!(&lease[..], b"A lock")).join().unwrap();
+//!
+//! // A small record: copied, from what is mapped or from the file, whichever is cheaper.
+//! let mut record = [0; 6];
+//! file.read_exact_at(&mut record, 4)?;
+//! assert_eq!(&record, b"A lock");
+//! # Ok::<(), smmap::Error>(())
+//! ```
+//!
+//! # Who holds what
+//!
+//! | | gives | keeps its region mapped | may copy instead of mapping |
+//! |---|---|---|---|
+//! | [`Cursor`] | `&[u8]` until its next call; `Read`, `BufRead`, `Seek` | one window, until it moves on | `slice`, `Read`: yes; `window_at`, `BufRead`: no |
+//! | [`Lease`] | owned bytes at a fixed address, [`Send`], [`Sync`], `'static` | until it is dropped | up to 256 KiB |
+//! | [`MappedFile::read_at`] | bytes in your buffer | no | yes |
+//! | [`Windows`], `par_windows` | a lease of each window | as leases do | no |
+//! | [`Buffer`] | bytes, slices, searches, lines | one window, as a cursor | `slice`, `get`: yes |
+//!
+//! A range that crosses windows comes in one piece all the same: up to 256 KiB are copied, more gets a mapping of its own.
+//! All of it counts in the budget; [`Admission`] says when a small range of a cold window is read rather than mapped, and
+//! [`Overcommit`] what happens when everything in the budget is in use.
+//!
+//! # What is promised
+//!
+//! - What the kernel has mapped for a manager never exceeds [`Limits`], wherever they have room for what clients hold and
+//!   one window for each thread that is mapping; beyond that `Overcommit` decides. Regions are unmapped when they are given
+//!   up, not when a list forgets them.
+//! - In user space, after a thread's first, a hit takes no lock, allocates nothing and makes no system call; within its
+//!   window a cursor writes nothing that another thread can see. A miss waits for the loader of its own window and for
+//!   nobody else. What copies never waits for room, and never fails for it.
+//! - Whatever was handed out stays valid for its own life, whatever becomes of the manager, the limits, the file's handles
+//!   and its name.
+//!
+//! And what is not: the *files* must hold still while they are borrowed, which is what the one `unsafe` function,
+//! [`MapManagerBuilder::build`], is about.
+//!
+//! # The house
+//!
+//! ```text
+//!  7  integrations/   bytes · rayon · stable_deref_trait                  guests: the public face only
+//!  6  read/           cursor · lease · buffer · windows                   what a reader holds
+//!  5  manager         MapManager · its builder · MappedFile               the front door
+//!  4  cache/          load · copy · evict · residents · registry ·        the one floor that decides
+//!                     collector · wait
+//!  3  file/           key · FileEntry                                     one file and its slots
+//!  2  region          Region (a slot's payload) · RegionRef               where the columns meet
+//!  1  protocol/ (slot · table · ring · budget · signal · words)
+//!     | mapping | policy/ | window                                        the pure columns
+//!  0  sync · os/ (unix · windows) · error · config · stats                plain values and the platform
+//! ```
+//!
+//! Dependencies point down only. `protocol/` is concurrency without I/O, and what the models in `loom-tests/` compile;
+//! `mapping` and `os/` are I/O without concurrency; `policy/` and `window` decide without either. Each dependency has one
+//! door: memmap2 in `mapping`, dashmap in `cache/registry`, arc-swap in `config`, the epoch in `sync`, libc and
+//! windows-sys in `os/`. `unsafe` is in `os/`, `mapping`, `region`, `protocol/slot`, `protocol/ring`, and in two places
+//! that only make a promise: `build`, and the impls of `stable_deref_trait`. `tests/it/architecture.rs` holds the sources
+//! to this.
+//!
+//! ```text
+//! open   manager ─▶ identity (device, inode) ─▶ registry ─▶ MappedFile
+//! hit    cursor: inside the region it holds? ─▶ bytes
+//!        else the window's slot ─▶ touch, take ─▶ bytes
+//! miss   worth mapping? ─▶ begin_load ─▶ reserve [make room] ─▶ map ─▶ publish      (not worth it: read)
+//! evict  the policy proposes ─▶ the slot's word disposes ─▶ unmap ─▶ the reservation pays back
+//! ```
+//!
+//! # Features
+//!
+//! None is on by default. `rayon`: [`MappedFile`]`::par_windows`. `bytes`: `From<Lease> for bytes::Bytes`.
+//! `stable_deref_trait`: its traits for [`Lease`]. `serde`: [`Limits`] and [`Stats`].
 
 mod config;
 mod error;

@@ -9,6 +9,7 @@ use crate::cache::Want;
 use crate::error::Result;
 use crate::manager::MappedFile;
 use crate::os::Advice;
+use crate::region::RegionRef;
 use crate::window;
 
 /// Who enters the next window within so many bytes of its start is taken to read on and on.
@@ -41,8 +42,8 @@ pub struct Cursor {
     /// For what is copied.
     scratch: Vec<u8>,
     position: u64,
-    /// The window held last, to notice a reader who goes on to the next.
-    last: Option<u64>,
+    /// The window after the one held last, to notice a reader who goes on.
+    next: Option<u64>,
     file: MappedFile,
 }
 
@@ -58,7 +59,7 @@ impl MappedFile {
     /// # Ok::<(), smmap::Error>(())
     /// ```
     pub fn cursor(&self) -> Cursor {
-        Cursor { held: Held::nothing(), scratch: Vec::new(), position: 0, last: None, file: self.clone() }
+        Cursor { held: Held::nothing(), scratch: Vec::new(), position: 0, next: None, file: self.clone() }
     }
 }
 
@@ -101,21 +102,23 @@ impl Cursor {
         if offset < self.file.len() {
             let (window, start) = self.file.geometry().locate(offset);
             let region = self.file.window(window, offset + 1)?;
-            self.hold(Held { start, region, window: Some(window) }, offset);
+            self.hold(region, start, Some(window), offset);
         }
         Ok(())
     }
 
-    /// Holds what serves a read at `offset`.
-    fn hold(&mut self, held: Held, offset: u64) {
-        if let (Some(window), Some(last)) = (held.window, self.last) {
-            // Goes on to the next window, and not to anywhere in there: who reads at random hardly ever does.
-            if window == last.wrapping_add(1) && offset - held.start < GOING_ON {
-                held.region.advise(Advice::Populate);
-            }
+    /// Holds what serves a read at `offset`; it held nothing before. In place, and not by way of memory.
+    #[inline(always)]
+    fn hold(&mut self, region: RegionRef, start: u64, window: Option<u64>, offset: u64) {
+        // Goes on to the next window, and not to anywhere in there: who reads at random hardly ever does.
+        let goes_on = window.is_some() && window == self.next && offset - start < GOING_ON;
+        self.next = window.map(|window| window + 1);
+        self.held.region = region;
+        self.held.start = start;
+        self.held.window = window;
+        if goes_on {
+            self.held.region.advise(Advice::Populate);
         }
-        self.last = held.window;
-        self.held = held;
     }
 
     /// Exactly the bytes of `range`, in one piece, also where windows meet.
@@ -154,7 +157,7 @@ impl Cursor {
         }
     }
 
-    #[cold]
+    #[inline(never)]
     fn slice_elsewhere(&mut self, range: impl RangeBounds<u64>) -> Result<&[u8]> {
         let range = self.file.resolve(&range)?;
         if range.is_empty() {
@@ -163,15 +166,15 @@ impl Cursor {
         if self.held.get(range.start, range.end).is_none() {
             // One window at a time: the old one is not pinned while the new one is looked for.
             self.held = Held::nothing();
-            let found = match self.file.hit(&range) {
-                None => self.file.miss(&range)?,
-                hit => hit,
-            };
-            let Some(held) = found else {
+            let (window, start) = self.file.geometry().locate(range.start);
+            if let Some(client) = self.file.cache().hit(self.file.cached(), window, range.end - start) {
+                self.hold(RegionRef::new(client), start, Some(window), range.start);
+            } else if let Some(held) = self.file.miss(&range)? {
+                self.hold(held.region, held.start, held.window, range.start);
+            } else {
                 self.file.copied(range, &mut self.scratch)?;
                 return Ok(&self.scratch);
-            };
-            self.hold(held, range.start);
+            }
         }
         Ok(self.held.get(range.start, range.end).unwrap_or(&[]))
     }
@@ -262,7 +265,7 @@ impl Read for Cursor {
         if self.held.get(self.position, end).is_none() {
             self.held = Held::nothing();
             if let Some(region) = self.file.window_if(window, end, Want::IfWorth)? {
-                self.hold(Held { start, region, window: Some(window) }, self.position);
+                self.hold(region, start, Some(window), self.position);
             }
         }
         if self.held.region.is_client() {

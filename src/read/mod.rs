@@ -1,6 +1,6 @@
 //! What a reader holds: a cursor, a lease, a buffer, an iterator over windows.
 //!
-//! Which ranges are served how is decided here, once, for all of them ([`MappedFile::hit`], [`MappedFile::miss`]):
+//! Which ranges are served how is decided here, once, for all of them ([`MappedFile::miss`]):
 //!
 //! | a range | that lies in one window | that crosses windows |
 //! |---|---|---|
@@ -62,15 +62,7 @@ impl Held {
 }
 
 impl MappedFile {
-    /// The region that serves `range`, if that is a window which is mapped already: the hit.
-    #[inline]
-    fn hit(&self, range: &Range<u64>) -> Option<Held> {
-        let (window, start) = self.geometry().locate(range.start);
-        let client = self.cache().hit(self.cached(), window, range.end - start)?;
-        Some(Held { start, region: RegionRef::new(client), window: Some(window) })
-    }
-
-    /// The region that serves `range`, which is not empty, inside the file, and no [`hit`](Self::hit). `None`: copy it.
+    /// The region that serves `range`, which is not empty, inside the file, and no hit. `None`: copy it.
     fn miss(&self, range: &Range<u64>) -> Result<Option<Held>> {
         let geometry = self.geometry();
         let index = geometry.index(range.start);
