@@ -125,3 +125,8 @@ pub use integrations::rayon::ParWindows;
 pub use manager::{MapManager, MapManagerBuilder, MappedFile};
 pub use read::{Buffer, Cursor, FindIter, Lease, Lines, Split, Windows};
 pub use stats::Stats;
+
+/// The front page's example, run as a test.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;
