@@ -1,5 +1,6 @@
 //! What is fixed when a manager is built ([`Config`]), and what may change while it runs ([`Limits`]).
 
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -180,19 +181,25 @@ impl Config {
 
 /// The limits in force: read without a lock, replaced whole, so that nobody sees half of a change.
 #[derive(Debug)]
-pub(crate) struct LiveLimits(ArcSwap<Limits>);
+pub(crate) struct LiveLimits {
+    limits: ArcSwap<Limits>,
+    changing: Mutex<()>,
+}
 
 impl LiveLimits {
     pub(crate) fn new(limits: Limits) -> Self {
-        Self(ArcSwap::from_pointee(limits))
+        Self { limits: ArcSwap::from_pointee(limits), changing: Mutex::default() }
     }
 
     pub(crate) fn get(&self) -> Limits {
-        **self.0.load()
+        **self.limits.load()
     }
 
-    pub(crate) fn set(&self, limits: Limits) {
-        self.0.store(limits.into());
+    /// Puts new ones in force, of which `apply` is the rest; one after the other, so that both tell of the same.
+    pub(crate) fn set(&self, limits: Limits, apply: impl FnOnce()) {
+        let _changing = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
+        self.limits.store(limits.into());
+        apply();
     }
 }
 

@@ -62,7 +62,7 @@
 //! # The house
 //!
 //! ```text
-//!  7  integrations/   bytes · rayon · stable_deref_trait                  guests: the public face only
+//!  7  integrations/   bytes · rayon · stable_deref_trait                  guests, in by the front
 //!  6  read/           cursor · lease · buffer · windows                   what a reader holds
 //!  5  manager         MapManager · its builder · MappedFile               the front door
 //!  4  cache/          load · copy · evict · residents · registry ·        the one floor that decides
@@ -70,8 +70,8 @@
 //!  3  file/           key · FileEntry                                     one file and its slots
 //!  2  region          Region (a slot's payload) · RegionRef               where the columns meet
 //!  1  protocol/ (slot · table · ring · budget · signal · words)
-//!     | mapping | policy/ | window                                        the pure columns
-//!  0  sync · os/ (unix · windows) · error · config · stats                plain values and the platform
+//!     | mapping | policy/                                                 the pure columns
+//!  0  sync · os/ (unix · windows) · error · window · config · stats       plain values and the platform
 //! ```
 //!
 //! Dependencies point down only. `protocol/` is concurrency without I/O, and what the models in `loom-tests/` compile;

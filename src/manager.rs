@@ -22,7 +22,9 @@ use crate::window::{self, Geometry};
 /// When the last of the manager's handles goes (managers, files, cursors, buffers), the collector thread is stopped and
 /// joined, and everything is unmapped and closed but what leases hold; those go when they are dropped.
 ///
-/// In a child of `fork` the cache may go on to be read and dropped; the child has no collector.
+/// A child of `fork` has no collector, and none of the parent's other threads: if one of those was in a call of this crate
+/// at that moment, what it was about to finish stays unfinished. So a child may drop the cache, and read only if no other
+/// thread was using it; better it opens its own.
 ///
 /// ```
 /// use smmap::MapManager;

@@ -68,6 +68,11 @@ impl Mapping {
         self.len
     }
 
+    /// `bytes` as a length in memory, if there can be one: no mapping is longer than half of the address space.
+    pub(crate) fn addressable(bytes: u64) -> Option<usize> {
+        isize::try_from(bytes).ok()?.try_into().ok()
+    }
+
     /// What it takes of the budget: whole pages.
     pub(crate) fn pages(len: usize) -> usize {
         len.next_multiple_of(os::page_size())
@@ -115,5 +120,11 @@ mod tests {
     fn the_budget_counts_whole_pages() {
         let page = os::page_size();
         assert_eq!([1, page, page + 1].map(Mapping::pages), [page, page, 2 * page]);
+        assert_eq!(Mapping::addressable(u64::MAX), None);
+        assert!(
+            Mapping::addressable(isize::MAX as u64)
+                .map(Mapping::pages)
+                .is_some_and(|pages| pages > isize::MAX as usize)
+        );
     }
 }

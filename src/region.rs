@@ -28,17 +28,24 @@ pub(crate) type DescriptorRef = SlotRef<Descriptor>;
 
 /// Something of the system's that is limited, counted and given back.
 pub(crate) trait Resource: Send + Sync + Sized + 'static {
+    /// Whether a home may ever need one that nobody uses at the moment.
+    const MAY_BE_NEEDED: bool;
+
     /// Gives it back, before its reservation goes. If that is refused, it is all there still.
     fn give_back(&mut self) -> io::Result<()>;
 }
 
 impl Resource for Mapping {
+    const MAY_BE_NEEDED: bool = false;
+
     fn give_back(&mut self) -> io::Result<()> {
         self.unmap()
     }
 }
 
 impl Resource for File {
+    const MAY_BE_NEEDED: bool = true;
+
     /// A `File` closes when it is dropped, which [`Kept`] does before its reservation goes.
     fn give_back(&mut self) -> io::Result<()> {
         Ok(())
@@ -47,8 +54,11 @@ impl Resource for File {
 
 /// The file that a resource belongs to: it keeps the slot, and knows what to do with an owned one.
 pub(crate) trait Home<R: Resource>: Send + Sync {
-    /// Whether an evictor may have it. Asked by the owner, who puts it back otherwise.
-    fn may_go(&self, resource: &R) -> bool;
+    /// Whether somebody needs it who could not get it back.
+    fn is_needed(&self) -> bool;
+
+    /// Whether it could be had again. May ask the system.
+    fn is_replaceable(&self) -> bool;
 
     /// Takes the duty of an owner over.
     fn reclaim(self: Arc<Self>, owned: Owned<Kept<R>>);
@@ -88,8 +98,12 @@ impl<R: Resource> Kept<R> {
         self.reservation.bytes()
     }
 
-    pub(crate) fn may_go(&self) -> bool {
-        self.home.may_go(&self.resource)
+    pub(crate) fn is_needed(&self) -> bool {
+        self.home.is_needed()
+    }
+
+    pub(crate) fn is_replaceable(&self) -> bool {
+        self.home.is_replaceable()
     }
 
     pub(crate) fn leave_seat(&mut self) -> Option<Seat> {

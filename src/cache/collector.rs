@@ -17,6 +17,9 @@ use crate::sync::epoch;
 /// Between two looks at what became of the files.
 const LOOK: Duration = Duration::from_secs(1);
 
+/// Between two looks whether there are files.
+const IDLE: Duration = Duration::from_secs(10);
+
 /// Files looked at in one go; the next go continues.
 const LOOKS_MAX: usize = 1024;
 
@@ -43,19 +46,25 @@ impl Collector {
 impl Drop for Collector {
     /// Stops the thread and waits for its end.
     fn drop(&mut self) {
+        let Some(thread) = self.thread.take() else { return };
+        if self.process != std::process::id() {
+            // There is no such thread here; to let go of its handle would be to detach whoever has its number by now.
+            std::mem::forget(thread);
+            return;
+        }
         self.signal.stop();
-        if let Some(thread) = self.thread.take() {
-            if self.process == std::process::id() {
-                // If it panicked, the message is out already, and the readers have done its work since.
-                let _ = thread.join();
-            }
+        // On the thread itself (the epoch runs what other crates deferred, and that may own the last handle) there is nobody
+        // to wait for.
+        if thread.thread().id() != thread::current().id() {
+            // If it panicked, the message is out already, and the readers have done its work since.
+            let _ = thread.join();
         }
     }
 }
 
 fn run(cache: &Weak<Cache>, signal: &Signal) {
     let mut round = Round { next: 0, last: Instant::now() };
-    let mut at_most = None;
+    let mut at_most = Some(IDLE);
     while signal.sleep(at_most) != Woken::Stop {
         let Some(cache) = cache.upgrade() else { return };
         cache.trim();
@@ -63,8 +72,8 @@ fn run(cache: &Weak<Cache>, signal: &Signal) {
             round.look(&cache);
             epoch::flush();
         }
-        // Without files there is nothing to look after; the first one wakes.
-        at_most = (cache.registry.len() > 0).then_some(LOOK);
+        // Without files there is nothing to look after; the first one wakes, unless two are the first at once.
+        at_most = Some(if cache.registry.len() > 0 { LOOK } else { IDLE });
     }
 }
 
@@ -95,9 +104,10 @@ impl Cache {
             self.close_unneeded(file);
         }
         if is_gone(file) {
-            let mut unused = Vec::new();
-            file.entry.slots().windows.for_each_from(0, |_, slot| unused.extend(slot.retire()));
-            self.unmap_all(unused);
+            let _flight = self.regions.budget.take_off();
+            file.entry.slots().windows.for_each_from(0, |_, slot| {
+                self.unmap_all(slot.retire().into_iter().collect());
+            });
         }
     }
 }

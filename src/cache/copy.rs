@@ -5,9 +5,9 @@
 use std::ops::Range;
 use std::sync::Arc;
 
+use super::evict::Effort;
 use super::load::truncated;
 use super::{Cache, CachedFile, Want};
-use crate::config::Overcommit;
 use crate::error::{Error, Result};
 use crate::os;
 use crate::region::RegionRef;
@@ -37,7 +37,7 @@ impl Cache {
     /// Fills `buf` from the file.
     pub(crate) fn read(&self, file: &Arc<CachedFile>, offset: u64, buf: &mut [u8]) -> Result<()> {
         self.stats.count(Event::Copy);
-        let descriptor = self.descriptor(file, Overcommit::Allow)?;
+        let descriptor = self.descriptor(file, Effort::Force)?;
         let read = os::read_fully_at(descriptor.get(), buf, offset).map_err(|error| Error::io("cannot read", error))?;
         if read < buf.len() {
             return Err(truncated(offset + read as u64, file.entry.len()));

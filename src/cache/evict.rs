@@ -1,4 +1,4 @@
-//! Giving back: making room in a budget, and what an owner does. Nothing is retired anywhere else.
+//! Giving back: making room in a budget, and what an owner does. Whoever wins a region, here or elsewhere, brings it here.
 //!
 //! Making room, as a reader does it when its window needs more than is free:
 //!
@@ -32,6 +32,8 @@ pub(crate) enum Effort {
     /// The place of one that is unused and has no more credit than this, also where a place is free: the free ones are kept
     /// for those who must have one. Without waiting.
     Duel(u8),
+    /// All that is unused; else beyond the limit. Without waiting.
+    Force,
     /// All that is unused, also what is only in flight; then as is configured.
     Demand(Overcommit),
 }
@@ -67,12 +69,14 @@ impl<R: Resource> Residents<R> {
         flight: &mut Flight<'b>,
         bytes: usize,
         effort: Effort,
+        for_room: &mut Wait,
     ) -> Result<Room, Refused> {
         if bytes > self.budget.limit().bytes {
             return Err(Refused::TooLarge);
         }
         let mut held: Option<Reservation> = None;
-        let (mut for_flights, mut for_room) = (Wait::new(), Wait::new());
+        let mut for_flights = Wait::new();
+        let mut is_last_look = false;
         loop {
             let may_be_free = held.is_some() || !matches!(effort, Effort::Duel(_));
             if may_be_free {
@@ -83,7 +87,7 @@ impl<R: Resource> Residents<R> {
             let victim = match effort {
                 Effort::Spare => None,
                 Effort::Duel(at_most) => self.victim_of_duel(at_most),
-                Effort::Demand(_) => self.victim(),
+                Effort::Force | Effort::Demand(_) => self.victim(),
             };
             if let Some(owned) = victim {
                 if let Some(reservation) = self.reclaim(owned) {
@@ -92,26 +96,33 @@ impl<R: Resource> Residents<R> {
                 }
                 continue;
             }
-            let Effort::Demand(overcommit) = effort else { return Err(Refused::AllPinned) };
+            if matches!(effort, Effort::Spare | Effort::Duel(_)) {
+                return Err(Refused::AllPinned);
+            }
             if self.retry_limbo() > 0 {
                 continue;
             }
             // Nothing to evict. What this thread holds is nobody's while it waits.
             held = None;
+            let Effort::Demand(overcommit) = effort else { return Ok(self.reserve_over(bytes)) };
             if self.could_land(bytes) && flight.pause(|| for_flights.once_within(FLIGHT_MAX)) {
                 continue;
             }
             match overcommit {
                 Overcommit::Wait(time) if flight.pause(|| for_room.once_within(time)) => {}
-                Overcommit::Allow => {
-                    // Whatever came free since is taken before the limit is passed.
-                    return Ok(match self.complete(&mut held, bytes) {
-                        Some(reservation) => Room { reservation, over: false },
-                        None => Room { reservation: self.budget.reserve_over(bytes), over: true },
-                    });
-                }
+                Overcommit::Allow => return Ok(self.reserve_over(bytes)),
+                // Somebody may have unmapped all that this thread did not find, and landed before it looked who flies.
+                Overcommit::Fail | Overcommit::Wait(_) if !is_last_look => is_last_look = true,
                 Overcommit::Fail | Overcommit::Wait(_) => return Err(Refused::AllPinned),
             }
+        }
+    }
+
+    /// What came free since, or beyond the limit.
+    fn reserve_over(&self, bytes: usize) -> Room {
+        match self.budget.reserve(bytes) {
+            Some(reservation) => Room { reservation, over: false },
+            None => Room { reservation: self.budget.reserve_over(bytes), over: true },
         }
     }
 
@@ -184,12 +195,15 @@ impl<R: Resource> Residents<R> {
     pub(crate) fn collect(&self) -> (usize, usize) {
         let _flight = self.budget.take_off();
         let (mut items, mut bytes) = (0, 0);
-        for owned in self.take_limbo().into_iter().chain(self.unused()) {
+        let mut reclaim = |owned| {
             if let Some(reservation) = self.reclaim(owned) {
                 items += 1;
                 bytes += reservation.bytes();
             }
-        }
+        };
+        self.take_limbo().into_iter().for_each(&mut reclaim);
+        // One at a time: a window that was won and not yet unmapped is one that nobody can read.
+        self.for_each_unused(reclaim);
         (items, bytes)
     }
 }

@@ -13,7 +13,7 @@ use std::{fs, io};
 use super::evict::{Effort, FLIGHT_MAX, Refused, Room};
 use super::wait::Wait;
 use super::{Cache, CachedFile};
-use crate::config::{Admission, Overcommit};
+use crate::config::Admission;
 use crate::error::{Error, ErrorKind, Result};
 use crate::file::FileKey;
 use crate::mapping::Mapping;
@@ -48,13 +48,14 @@ impl Cache {
             (Want::IfWorth, Some(effort)) => effort,
             (Want::IfWorth, None) => return Ok(None),
         };
-        let (mut for_loader, mut for_drain) = (Wait::new(), Wait::new());
-        loop {
+        // What is waited for another loader counts towards what may be waited for room.
+        let (mut patience, mut for_drain) = (Wait::new(), Wait::new());
+        let mapped = loop {
             let state = match slot.take() {
                 Ok(client) => {
                     let region = RegionRef::new(client);
                     if region.len() as u64 >= end {
-                        return Ok(Some(region));
+                        break region;
                     }
                     // The tail of a file that has grown since. Whoever noticed that drains it, in a moment.
                     slot.snapshot()
@@ -62,16 +63,25 @@ impl Cache {
                 Err(state) => state,
             };
             match slot.begin_load() {
-                Ok(loading) => return self.load(file, loading, window, effort),
+                Ok(loading) => match self.load(file, loading, window, effort, &mut patience)? {
+                    Some(region) => break region,
+                    None => return Ok(None),
+                },
                 Err(_) if want == Want::IfWorth => return Ok(None),
-                Err(_) if state.phase() == Phase::Loading && !state.is_draining() => for_loader.once(),
+                Err(_) if state.phase() == Phase::Loading && !state.is_draining() => patience.once(),
                 Err(_) if for_drain.once_within(DRAIN_MAX) => {}
                 Err(_) => {
                     let span = self.config.geometry.span(window, file.entry.len());
-                    return self.detached(file, span).map(Some);
+                    break self.detached(file, span)?;
                 }
             }
+        };
+        // Somebody may have noticed, since the caller looked, that the file is shorter.
+        let start = self.config.geometry.span(window, u64::MAX).start;
+        if (mapped.len() as u64) < end {
+            return Err(truncated(start + mapped.len() as u64, start + end));
         }
+        Ok(Some(mapped))
     }
 
     /// What to do for it that a small range of this window is mapped; `None`: it is to be read. The policy's time goes on
@@ -83,7 +93,7 @@ impl Cache {
             None => (Admission::Always, u64::MAX),
         };
         let span = geometry.span(window, file.entry.len());
-        let pages = usize::try_from(span.end - span.start).map_or(usize::MAX, Mapping::pages);
+        let pages = Mapping::addressable(span.end - span.start).map_or(usize::MAX, Mapping::pages);
         let credit = regions.credit(slot);
         let effort = if self.has_headroom(pages) {
             Some(Effort::Spare)
@@ -102,10 +112,11 @@ impl Cache {
         loading: Loading<'_, Region>,
         window: u64,
         effort: Effort,
+        patience: &mut Wait,
     ) -> Result<Option<RegionRef>> {
         // Not before the slot is ours: whoever changes the length drains the slot afterwards.
-        let span = self.config.geometry.span(window, file.entry.len());
-        let mapped = self.map(file, span, effort, |mapping, reservation| {
+        let span = self.config.geometry.span(window, file.entry.len_to_map());
+        let mapped = self.map(file, span, effort, patience, |mapping, reservation| {
             self.regions.admit(loading, mapping, reservation, Arc::clone(file) as _)
         });
         match mapped {
@@ -120,7 +131,7 @@ impl Cache {
         let granule = os::mapping_granularity() as u64;
         let start = span.start / granule * granule;
         let effort = Effort::Demand(self.config.overcommit);
-        let mapped = self.map(file, start..span.end, effort, |mapping, reservation| {
+        let mapped = self.map(file, start..span.end, effort, &mut Wait::new(), |mapping, reservation| {
             file.entry.detached.enter();
             self.regions.admit_detached(mapping, reservation, Arc::clone(file) as _)
         });
@@ -135,25 +146,22 @@ impl Cache {
         file: &Arc<CachedFile>,
         span: Range<u64>,
         effort: Effort,
+        patience: &mut Wait,
         publish: impl FnOnce(Mapping, Reservation) -> SlotRef<Region>,
     ) -> Result<RegionRef, Unmapped> {
-        let for_descriptor = match effort {
-            Effort::Demand(overcommit) => overcommit,
-            // Who may read instead needs it for that, and does not wait.
-            Effort::Spare | Effort::Duel(_) => Overcommit::Allow,
-        };
-        let descriptor = self.descriptor(file, for_descriptor)?;
+        // Who may read instead needs the descriptor for that, and does not wait for it.
+        let descriptor = self.descriptor(file, if effort.is_demand() { effort } else { Effort::Force })?;
         // A mapping beyond the end would fault when it is touched.
         let stat = os::stat(descriptor.get()).map_err(|error| Error::io("cannot look at the file", error))?;
         if stat.len < span.end || span.is_empty() {
             return Err(truncated(stat.len, file.entry.len()).into());
         }
         let bytes = span.end - span.start;
-        let Ok(len) = usize::try_from(bytes) else { return Err(Unmapped::NoRoom(Refused::TooLarge, bytes)) };
+        let Some(len) = Mapping::addressable(bytes) else { return Err(Unmapped::NoRoom(Refused::TooLarge, bytes)) };
 
         let mut flight = self.regions.budget.take_off();
         let pages = Mapping::pages(len);
-        let room = self.regions.make_room(&mut flight, pages, effort);
+        let room = self.regions.make_room(&mut flight, pages, effort, patience);
         let Room { reservation, over } = room.map_err(|refused| Unmapped::NoRoom(refused, pages as u64))?;
         if over {
             self.stats.count(Event::Overcommit);
@@ -181,7 +189,6 @@ impl Cache {
         effort: Effort,
     ) -> Result<Mapping, Unmapped> {
         let mut wait = Wait::new();
-        let patience = if effort.is_demand() { FLIGHT_MAX } else { Duration::ZERO };
         let mut is_first = true;
         loop {
             let error = match Mapping::map(descriptor.get(), start, len) {
@@ -191,7 +198,8 @@ impl Cache {
             if !os::is_out_of_maps(&error) && !os::is_out_of_descriptors(&error) {
                 return Err(Error::io("cannot map", error).into());
             }
-            if !(is_first || wait.once_within(patience)) {
+            // Who may read instead does so, and leaves what is mapped to those who use it.
+            if !effort.is_demand() || !(is_first || wait.once_within(FLIGHT_MAX)) {
                 return Err(Unmapped::NoMaps(error, len));
             }
             is_first = false;
@@ -200,7 +208,7 @@ impl Cache {
     }
 
     /// A client of the file's descriptor, which is reopened if it was given up.
-    pub(super) fn descriptor(&self, file: &Arc<CachedFile>, overcommit: Overcommit) -> Result<DescriptorRef> {
+    pub(super) fn descriptor(&self, file: &Arc<CachedFile>, effort: Effort) -> Result<DescriptorRef> {
         let slot = &file.entry.slots().descriptor;
         let mut wait = Wait::new();
         loop {
@@ -208,14 +216,18 @@ impl Cache {
                 self.descriptors.touch(slot);
                 return Ok(client);
             }
+            // Before the slot is this thread's: it may have to wait, and others are not to wait for it.
+            let reservation = self.reserve_descriptor(effort)?;
             match slot.begin_load() {
                 Ok(loading) => {
-                    let reservation = self.reserve_descriptor(overcommit)?;
                     let descriptor = self.reopen(file)?;
                     return Ok(self.descriptors.admit(loading, descriptor, reservation, Arc::clone(file) as _));
                 }
                 // Somebody else is reopening it, or closing it.
-                Err(_) => wait.once(),
+                Err(_) => {
+                    drop(reservation);
+                    wait.once();
+                }
             }
         }
     }
@@ -262,9 +274,9 @@ impl Cache {
         })
     }
 
-    pub(super) fn reserve_descriptor(&self, overcommit: Overcommit) -> Result<Reservation> {
+    pub(super) fn reserve_descriptor(&self, effort: Effort) -> Result<Reservation> {
         let mut flight: Flight<'_> = self.descriptors.budget.take_off();
-        let room = self.descriptors.make_room(&mut flight, 0, Effort::Demand(overcommit));
+        let room = self.descriptors.make_room(&mut flight, 0, effort, &mut Wait::new());
         if let Ok(Room { over: true, .. }) = &room {
             self.stats.count(Event::Overcommit);
         }

@@ -11,7 +11,8 @@
 //! | [`collector`] | the thread in the background |
 //! | [`wait`] | how a thread waits for others |
 //!
-//! Only `load` maps, only `evict` retires, only `registry` names dashmap, only `collector` spawns and only `wait` sleeps.
+//! Only `load` maps, only `evict` gives back, only `registry` names dashmap, only `collector` spawns and looks at the clock,
+//! only `wait` sleeps.
 
 mod collector;
 mod copy;
@@ -23,9 +24,10 @@ mod wait;
 
 use std::path::Path;
 use std::sync::{Arc, Weak};
-use std::{fmt, fs};
+use std::{fmt, fs, io};
 
 pub(crate) use collector::Collector;
+use evict::Effort;
 pub(crate) use load::Want;
 
 use crate::config::{Config, Limits, LiveLimits, Overcommit};
@@ -37,7 +39,7 @@ use crate::policy;
 use crate::protocol::budget::{Reservation, Usage};
 use crate::protocol::signal::Signal;
 use crate::protocol::slot::{Drain, Owned, SlotRef};
-use crate::region::{Descriptor, Home, Region};
+use crate::region::{Descriptor, DescriptorRef, Home, Region};
 use crate::stats::{Counters, Event, Stats};
 use registry::Registry;
 use residents::Residents;
@@ -132,9 +134,10 @@ impl Cache {
     pub(crate) fn set_limits(&self, limits: Limits) -> Result<()> {
         limits.validate()?;
         let (bytes, descriptors) = budgets(&limits);
-        self.limits.set(limits);
-        self.regions.budget.set_limit(bytes);
-        self.descriptors.budget.set_limit(descriptors);
+        self.limits.set(limits, || {
+            self.regions.budget.set_limit(bytes);
+            self.descriptors.budget.set_limit(descriptors);
+        });
         self.trim();
         self.signal.wake();
         Ok(())
@@ -158,17 +161,22 @@ impl Cache {
 
     /// Opens by path: the path may lead to a file that is known by another name.
     pub(crate) fn open(self: &Arc<Self>, path: &Path) -> Result<Arc<CachedFile>> {
-        let reservation = match self.reserve_descriptor(Overcommit::Fail) {
+        let reservation = match self.reserve_descriptor(Effort::Demand(Overcommit::Fail)) {
             Ok(reservation) => reservation,
             Err(_) => match self.open_again(path) {
                 Some(file) => return Ok(file),
-                None => self.reserve_descriptor(self.config.overcommit)?,
+                None => self.reserve_descriptor(self.demand())?,
             },
         };
         // Some things cannot even be opened (a socket); what they are says more than the system's number.
         let refused = |error| os::stat_path(path).ok().and_then(|stat| not_a_file(&stat)).unwrap_or(error);
         let file = self.open_descriptor(path).map_err(refused)?;
-        self.adopt(file, Some(path), reservation)
+        self.adopt(reservation, file, Some(path))
+    }
+
+    /// What is done for who must have it.
+    fn demand(&self) -> Effort {
+        Effort::Demand(self.config.overcommit)
     }
 
     /// Opens once more what is open: that takes no other descriptor.
@@ -178,9 +186,13 @@ impl Cache {
         let descriptor = file.entry.slots().descriptor.take().ok()?;
         // As in `install`: counted while the descriptor has a client.
         file.entry.handles.enter();
-        drop(descriptor);
         file.entry.remember(path);
-        self.notice(&file, &stat);
+        let noticed = self.notice(&file, || os::stat(descriptor.get()));
+        drop(descriptor);
+        if noticed.is_err() {
+            self.release(&file);
+            return None;
+        }
         Some(file)
     }
 
@@ -191,17 +203,17 @@ impl Cache {
             let message = "the descriptor was not opened for reading: open the file with read access";
             return Err(Error::io(message, std::io::ErrorKind::PermissionDenied.into()));
         }
-        let reservation = self.reserve_descriptor(self.config.overcommit)?;
-        self.adopt(file, None, reservation)
+        let reservation = self.reserve_descriptor(self.demand())?;
+        self.adopt(reservation, file, None)
     }
 
     fn adopt(
         self: &Arc<Self>,
+        reservation: Reservation,
         descriptor: fs::File,
         name: Option<&Path>,
-        reservation: Reservation,
     ) -> Result<Arc<CachedFile>> {
-        let stat = os::stat(&descriptor).map_err(|error| Error::io("cannot look at the file", error))?;
+        let stat = os::stat(&descriptor).map_err(cannot_look)?;
         check_kind(&descriptor, &stat)?;
         let key = FileKey::from(&stat);
         let file = self
@@ -210,10 +222,14 @@ impl Cache {
         if let Some(name) = name {
             file.entry.remember(name);
         }
-        self.install(&file, descriptor, reservation);
-        self.notice(&file, &stat);
+        let client = self.install(&file, reservation, descriptor);
+        if let Err(error) = self.notice(&file, || os::stat(client.get())) {
+            drop(client);
+            self.release(&file);
+            return Err(error);
+        }
         if self.registry.len() == 1 {
-            // The collector sleeps without end while there is no file to look after.
+            // The collector sleeps for long while there is no file to look after.
             self.signal.wake();
         }
         Ok(file)
@@ -223,7 +239,9 @@ impl Cache {
     ///
     /// The handle is counted while the descriptor has a client. So whoever lets go of the last handle and then wins the
     /// descriptor (a retire: it comes after that client's release) sees the new handle, and puts the descriptor back.
-    fn install(&self, file: &Arc<CachedFile>, descriptor: fs::File, reservation: Reservation) {
+    ///
+    /// (The reservation is the first parameter, so that a descriptor that is not needed is closed before it goes.)
+    fn install(&self, file: &Arc<CachedFile>, reservation: Reservation, descriptor: fs::File) -> DescriptorRef {
         let slot = &file.entry.slots().descriptor;
         let mut wait = Wait::new();
         let client = loop {
@@ -236,7 +254,7 @@ impl Cache {
             }
         };
         file.entry.handles.enter();
-        drop(client);
+        client
     }
 
     /// A handle is gone. With the last one the descriptor goes; the mapped windows stay.
@@ -248,6 +266,7 @@ impl Cache {
 
     /// Closes the descriptor of a file without handles.
     fn close_unneeded(&self, file: &CachedFile) {
+        let _flight = self.descriptors.budget.take_off();
         if let Some(owned) = file.entry.slots().descriptor.retire() {
             if file.entry.handles.count() == 0 {
                 drop(self.descriptors.reclaim(owned));
@@ -259,22 +278,22 @@ impl Cache {
     }
 
     /// Takes notice of what the system says of a file. What is mapped from a changed end on goes.
-    fn notice(&self, file: &CachedFile, stat: &Stat) -> Content {
+    fn notice(&self, file: &CachedFile, look: impl FnOnce() -> io::Result<Stat>) -> Result<(Content, Stat)> {
+        let _flight = self.regions.budget.take_off();
         let mut owned = Vec::new();
-        let content = file.entry.notice(stat, |from| {
+        let noticed = file.entry.notice(look, |from| {
             let first = self.config.geometry.index(from);
             drain(file, first, |drained| owned.extend(as_owned(drained)));
         });
         self.unmap_all(owned);
-        content
+        noticed.map_err(cannot_look)
     }
 
     /// Looks at the file again, and at where `path` leads.
     pub(crate) fn refresh(&self, file: &Arc<CachedFile>, path: Option<&Path>) -> Result<Change> {
-        let descriptor = self.descriptor(file, self.config.overcommit)?;
-        let stat = os::stat(descriptor.get()).map_err(|error| Error::io("cannot look at the file", error))?;
+        let descriptor = self.descriptor(file, self.demand())?;
+        let (content, stat) = self.notice(file, || os::stat(descriptor.get()))?;
         drop(descriptor);
-        let content = self.notice(file, &stat);
         let leads_to = path.map(|path| os::stat_path(path).map(|stat| FileKey::from(&stat)));
         Ok(match (content, leads_to) {
             (Content::Truncated, _) => Change::Truncated,
@@ -296,14 +315,13 @@ impl Cache {
     pub(crate) fn close(&self, path: &Path) -> Closed {
         let mut closed = Closed::default();
         for file in self.files_at(path) {
-            let mut owned = Vec::new();
+            let _flight = self.regions.budget.take_off();
             drain(&file, 0, |drained| match drained {
-                Drain::Owned(region) => owned.push(region),
+                Drain::Owned(region) => closed.unmapped += self.unmap_all(vec![region]),
                 Drain::Held => closed.still_held += 1,
                 Drain::Nothing => {}
             });
             closed.still_held += file.entry.detached.count();
-            closed.unmapped += self.unmap_all(owned);
             // Windows does not let a file be deleted that is open. Elsewhere the descriptor keeps the handles reading,
             // whatever becomes of the path.
             if cfg!(windows) && file.entry.is_reachable() {
@@ -403,6 +421,10 @@ fn budgets(limits: &Limits) -> (Usage, Usage) {
     (Usage { bytes, items: limits.max_regions }, Usage { bytes: usize::MAX, items: limits.max_open_files })
 }
 
+fn cannot_look(error: io::Error) -> Error {
+    Error::io("cannot look at the file", error)
+}
+
 /// Drains all windows of a file from `first` on.
 fn drain(file: &CachedFile, first: u64, mut each: impl FnMut(Drain<Region>)) {
     file.entry.slots().windows.for_each_from(first, |_, slot| each(slot.drain()));
@@ -451,7 +473,11 @@ fn real_name(path: &Path) -> std::path::PathBuf {
 }
 
 impl Home<Mapping> for CachedFile {
-    fn may_go(&self, _: &Mapping) -> bool {
+    fn is_needed(&self) -> bool {
+        false
+    }
+
+    fn is_replaceable(&self) -> bool {
         true
     }
 
@@ -469,9 +495,13 @@ impl Home<Mapping> for CachedFile {
 }
 
 impl Home<fs::File> for CachedFile {
-    /// Not a descriptor that could not be reopened while a handle may need it.
-    fn may_go(&self, _: &fs::File) -> bool {
-        self.entry.handles.count() == 0 || self.entry.is_reachable()
+    fn is_needed(&self) -> bool {
+        self.entry.handles.count() > 0
+    }
+
+    /// By a name that still leads there.
+    fn is_replaceable(&self) -> bool {
+        self.entry.is_reachable()
     }
 
     fn reclaim(self: Arc<Self>, owned: Owned<Descriptor>) {

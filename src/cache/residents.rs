@@ -134,7 +134,9 @@ impl<R: Resource> Residents<R> {
     /// The same, for a newcomer: only one that has no more credit than `at_most`, and among the first few.
     pub(super) fn victim_of_duel(&self, at_most: u8) -> Option<Owned<Kept<R>>> {
         let guard = epoch::pin();
-        for slot in self.sample(&mut self.ring.len(), &guard) {
+        // Where nearly all is in use, a newcomer does not look for the exception.
+        let mut left = self.ring.len().min(8 * policy::SAMPLE as u32);
+        for slot in self.sample(&mut left, &guard) {
             if self.credit(slot) > at_most {
                 self.floor.set(slot.heat().into());
                 return None;
@@ -157,30 +159,30 @@ impl<R: Resource> Residents<R> {
         sample
     }
 
-    /// Wins all that nobody uses.
-    pub(super) fn unused(&self) -> Vec<Owned<Kept<R>>> {
-        let mut unused = Vec::new();
-        self.ring.for_each(&epoch::pin(), |slot| unused.extend(slot.retire()));
-        unused
+    /// Wins what nobody uses, one after the other, and hands it to `each`.
+    pub(super) fn for_each_unused(&self, mut each: impl FnMut(Owned<Kept<R>>)) {
+        self.ring.for_each(&epoch::pin(), |slot| {
+            if let Some(owned) = slot.retire() {
+                each(owned);
+            }
+        });
     }
 
     /// What clients hold, and what is in limbo. O(n).
     pub(crate) fn pinned(&self) -> Usage {
         let mut pinned =
             Usage { bytes: self.detached_bytes.total() as usize, items: self.detached_items.total() as usize };
-        let mut held = Vec::new();
-        self.ring.for_each(&epoch::pin(), |slot| {
-            // To look at a payload one has to be its client; one more does not matter where there is one.
-            if slot.snapshot().clients() > 0 {
-                held.extend(slot.take());
-            }
-        });
-        let limbo = self.limbo();
-        let in_limbo = limbo.iter().filter(|owned| !owned.is_detached()).map(Owned::payload);
-        for kept in held.iter().map(|client| &**client).chain(in_limbo) {
+        let mut add = |kept: &Kept<R>| {
             pinned.bytes += kept.reserved();
             pinned.items += 1;
-        }
+        };
+        // To look at a payload one has to be its client; one more does not matter where there is one.
+        self.ring.for_each(&epoch::pin(), |slot| {
+            if let Some(client) = slot.join() {
+                add(&client);
+            }
+        });
+        self.limbo().iter().filter(|owned| !owned.is_detached()).for_each(|owned| add(owned.payload()));
         pinned
     }
 
@@ -205,10 +207,22 @@ fn is_unused<P>(slot: &Slot<P>) -> bool {
 }
 
 fn retire_if_it_may_go<R: Resource>(slot: &Slot<Kept<R>>) -> Option<Owned<Kept<R>>> {
+    if !R::MAY_BE_NEEDED {
+        return slot.retire();
+    }
+    // Asked as a client, so that nobody else has to wait for the answer, which may take a while.
+    let was_needed = {
+        let client = slot.take().ok()?;
+        let is_needed = client.is_needed();
+        if is_needed && !client.is_replaceable() {
+            return None;
+        }
+        is_needed
+    };
     let owned = slot.retire()?;
-    if owned.payload().may_go() {
+    if was_needed || !owned.payload().is_needed() {
         return Some(owned);
     }
-    // Put back; or it was drained meanwhile, and then it goes after all.
+    // Needed since. Put back; or it was drained meanwhile, and then it goes after all.
     owned.restore().err()
 }

@@ -2,6 +2,7 @@
 
 mod key;
 
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
@@ -78,15 +79,27 @@ impl FileEntry {
         self.len.get()
     }
 
+    /// The same, for somebody who is going to map a window whose slot is his: whoever changes the length afterwards finds
+    /// that slot and drains it.
+    pub(crate) fn len_to_map(&self) -> u64 {
+        self.len.get_settled()
+    }
+
     #[inline]
     pub(crate) fn slots(&self) -> &Slots {
         &self.slots
     }
 
-    /// Takes notice of `stat`. If the length changed, `drain` is called with the smaller of the two, once the new one is
-    /// published and before anybody else can notice another: what is mapped from there on is out of date.
-    pub(crate) fn notice(&self, stat: &Stat, drain: impl FnOnce(u64)) -> Content {
+    /// Takes notice of what `look` sees. If the length changed, `drain` is called with the smaller of the two, once the new
+    /// one is published: what is mapped from there on is out of date. One at a time, looking included, so that what was seen
+    /// before never takes the place of what was seen later.
+    pub(crate) fn notice(
+        &self,
+        look: impl FnOnce() -> io::Result<Stat>,
+        drain: impl FnOnce(u64),
+    ) -> io::Result<(Content, Stat)> {
         let mut noticed = unpoisoned(&self.noticed);
+        let stat = look()?;
         let content = match (noticed.len, stat.len) {
             (old, new) if new > old => Content::Grown,
             (old, new) if new < old => Content::Truncated,
@@ -98,7 +111,7 @@ impl FileEntry {
             drain(noticed.len.min(stat.len));
         }
         *noticed = Noticed { len: stat.len, modified: stat.modified };
-        content
+        Ok((content, stat))
     }
 
     /// Learns a name that led here. Names are kept absolute, the newest first.

@@ -51,7 +51,7 @@ impl MappedFile {
 impl ParWindows {
     fn leases(self) -> impl IndexedParallelIterator<Item = Result<Lease>> {
         let Self { file, windows } = self;
-        windows.into_par_iter().map(move |index| file.whole_window(index))
+        windows.into_par_iter().map(move |index| file.whole_window(index as u64))
     }
 }
 

@@ -30,6 +30,7 @@
 //! | `publish` | LOADING → MAPPED(1), keeps draining | the loader; addition | AcqRel | `take`, `retire`, `drain` |
 //! | abandon (drop of `Loading`) | LOADING → VACANT | the loader; swap | AcqRel | `begin_load` |
 //! | `take` | MAPPED(n) → MAPPED(n + 1), never while draining | anyone with the slot; exchange | Acquire | `publish` |
+//! | `join` | MAPPED(n) → MAPPED(n + 1), n ≥ 1, draining or not | anyone with the slot; exchange | Acquire | `publish` |
 //! | clone of a `SlotRef` | MAPPED(n) → MAPPED(n + 1), n ≥ 1 | a client; addition | Relaxed | – |
 //! | release (drop of a `SlotRef`) | n → n − 1; (draining, 1) → (draining, 0) *owns* | a client; subtraction | Release, and an Acquire fence if it owns | `retire`, `drain` |
 //! | `retire` | MAPPED(0), not draining → RETIRING | an evictor, pinned; exchange | AcqRel | release, `restore` |

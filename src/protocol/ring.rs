@@ -107,7 +107,7 @@ impl<T> Ring<T> {
     }
 
     fn pop(&self) -> Option<u32> {
-        // Acquire, here and below: pairs with the Release in `push`, which wrote `below`.
+        // Acquire: pairs with the Release in `push`, which wrote `below`.
         let mut head = self.free.load(Ordering::Acquire);
         loop {
             let top = (head as u32).checked_sub(1)?;
@@ -115,6 +115,7 @@ impl<T> Ring<T> {
             // counter has moved, and the exchange fails.
             let below = self.cells.at(top.into()).below.load(Ordering::Relaxed);
             let popped = (head >> 32).wrapping_add(1);
+            // Acquire, also on failure: as above, for the head that is looked at next.
             match self.free.compare_exchange_weak(
                 head,
                 (popped << 32) | u64::from(below),

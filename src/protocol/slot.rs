@@ -151,6 +151,22 @@ impl<P> Slot<P> {
         Ok(SlotRef { slot: NonNull::from(self), _payload: PhantomData })
     }
 
+    /// MAPPED(n) → MAPPED(n + 1) for n ≥ 1, draining or not: one more beside those who are clients already, to look at what
+    /// they hold. As safe as a clone, since the count was not 0.
+    pub(crate) fn join(&self) -> Option<SlotRef<P>>
+    where
+        P: Payload,
+    {
+        // Acquire, and Relaxed on failure: as in `take`.
+        let before = self
+            .transition(Ordering::Acquire, Ordering::Relaxed, |now| {
+                (now.phase() == Phase::Mapped && now.clients() > 0).then(|| now.0 + CLIENT)
+            })
+            .ok()?;
+        abort_if_too_many(before);
+        Some(SlotRef { slot: NonNull::from(self), _payload: PhantomData })
+    }
+
     /// MAPPED(0) → RETIRING: wins the unmap of what nobody uses.
     pub(crate) fn retire(&self) -> Option<Owned<P>> {
         // Acquire: pairs with the Release in `release`: the last client's reads are over. AcqRel and not less, since the

@@ -1,6 +1,6 @@
 //! Small words of one atomic each, with their orderings: [`Published`], [`Holders`], [`Clock`].
 
-use crate::sync::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use crate::sync::{AtomicU32, AtomicU64, AtomicUsize, Ordering, fence};
 
 /// A number that somebody publishes now and then, and everybody reads.
 #[derive(Debug)]
@@ -17,9 +17,20 @@ impl Published {
         self.0.load(Ordering::Acquire)
     }
 
+    /// The number as somebody must see it who has made a place that [`set`](Self::set)'s caller looks for afterwards: one
+    /// of the two sees what the other did.
+    pub(crate) fn get_settled(&self) -> u64 {
+        // SeqCst: pairs with the fence in `set`. Either this load comes after that store, or that caller's look after the
+        // making of our place.
+        fence(Ordering::SeqCst);
+        self.get()
+    }
+
     pub(crate) fn set(&self, value: u64) {
         // Release: pairs with the Acquire in `get`. A drain that follows carries it to the next loader of the slot.
         self.0.store(value, Ordering::Release);
+        // SeqCst: pairs with the fence in `get_settled`.
+        fence(Ordering::SeqCst);
     }
 }
 

@@ -515,7 +515,7 @@ impl Pieces {
             // The old one goes before the new one is asked for.
             self.window = Lease::default();
             let index = self.file.geometry().index(at);
-            self.window = self.file.whole_window(index as usize)?;
+            self.window = self.file.whole_window(index)?;
         }
         Ok(())
     }

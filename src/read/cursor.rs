@@ -42,6 +42,8 @@ pub struct Cursor {
     /// For what is copied.
     scratch: Vec<u8>,
     position: u64,
+    /// Whether the window it holds is shorter than a window can be, since the file ended there.
+    is_tail: bool,
     /// The window after the one held last, to notice a reader who goes on.
     next: Option<u64>,
     file: MappedFile,
@@ -59,7 +61,14 @@ impl MappedFile {
     /// # Ok::<(), smmap::Error>(())
     /// ```
     pub fn cursor(&self) -> Cursor {
-        Cursor { held: Held::nothing(), scratch: Vec::new(), position: 0, next: None, file: self.clone() }
+        Cursor {
+            held: Held::nothing(),
+            scratch: Vec::new(),
+            position: 0,
+            is_tail: false,
+            next: None,
+            file: self.clone(),
+        }
     }
 }
 
@@ -89,10 +98,16 @@ impl Cursor {
     /// ```
     #[inline]
     pub fn window_at(&mut self, offset: u64) -> Result<&[u8]> {
-        if self.held.get_from(offset).is_none() {
+        if self.held.get_from(offset).is_none() || self.is_outgrown() {
             self.move_to(offset)?;
         }
         Ok(self.held.get_from(offset).unwrap_or(&[]))
+    }
+
+    /// Whether it holds the last window of a file that was noticed to have grown since.
+    #[inline]
+    fn is_outgrown(&self) -> bool {
+        self.is_tail && self.held.start + (self.held.region.len() as u64) < self.file.len()
     }
 
     /// Holds the window of `offset`; nothing, if the file ends before it.
@@ -116,6 +131,8 @@ impl Cursor {
         self.held.region = region;
         self.held.start = start;
         self.held.window = window;
+        let full = self.file.geometry().window_bytes();
+        self.is_tail = window.is_some() && full != Some(self.held.region.len() as u64);
         if goes_on {
             self.held.region.advise(Advice::Populate);
         }

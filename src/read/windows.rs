@@ -54,13 +54,13 @@ impl MappedFile {
     }
 
     /// All of one window, for somebody who reads it all.
-    pub(crate) fn whole_window(&self, index: usize) -> Result<Lease> {
-        let span = self.geometry().span(index as u64, self.len());
+    pub(crate) fn whole_window(&self, index: u64) -> Result<Lease> {
+        let span = self.geometry().span(index, self.len());
         if span.is_empty() {
             // The file was noticed to have shrunk since.
             return Ok(Lease::empty(span.start));
         }
-        let region = self.window(index as u64, span.end)?;
+        let region = self.window(index, span.end)?;
         region.advise(Advice::Populate);
         let len = (span.end - span.start) as usize;
         Ok(Lease::new(region.narrow(0..len), span.start))
@@ -71,7 +71,7 @@ impl Iterator for Windows {
     type Item = Result<Lease>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        self.left.next().map(|index| self.file.whole_window(index))
+        self.left.next().map(|index| self.file.whole_window(index as u64))
     }
 
     fn size_hint(&self) -> (usize, Option<usize>) {
@@ -79,13 +79,13 @@ impl Iterator for Windows {
     }
 
     fn nth(&mut self, n: usize) -> Option<Self::Item> {
-        self.left.nth(n).map(|index| self.file.whole_window(index))
+        self.left.nth(n).map(|index| self.file.whole_window(index as u64))
     }
 }
 
 impl DoubleEndedIterator for Windows {
     fn next_back(&mut self) -> Option<Self::Item> {
-        self.left.next_back().map(|index| self.file.whole_window(index))
+        self.left.next_back().map(|index| self.file.whole_window(index as u64))
     }
 }
 

@@ -7,6 +7,7 @@ mod support;
 
 mod architecture;
 mod bad_input;
+mod changes;
 mod leases;
 mod model;
 mod python;

@@ -1,4 +1,4 @@
-//! What users of such caches have suffered (DESIGN.md, section 7), each as a test.
+//! What users of such caches have suffered, each as a test.
 //!
 //! Nothing here knows how the cache is built: only the public interface is used, and, on Linux, what the kernel
 //! itself says about this process (`/proc/self/maps`, `/proc/self/fd`), looked up by the files' names, because other

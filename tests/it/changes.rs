@@ -1,0 +1,116 @@
+//! Files that change, and limits that are reached, in the middle of a call.
+
+use std::fs::OpenOptions;
+use std::io::Write as _;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use smmap::{Change, ErrorKind, MapManager, Overcommit, Window};
+
+use crate::support::{Dir, manager};
+
+const WINDOW: u64 = 64 << 10;
+
+/// A file is cut and grown again, and each time noticed, while others ask for ranges that come and go. Each gets all of
+/// its range, or an error that says why not. Nobody touches mapped bytes, since they may be behind the end.
+#[test]
+fn a_change_of_length_in_the_middle_of_a_call_is_an_error_or_nothing() {
+    let dir = Dir::new();
+    let path = dir.file("changing", 8 * WINDOW, 1).path;
+    let maps = manager(MapManager::builder().window(Window::Sliding { bytes: WINDOW }));
+    let (file, done) = (maps.open(&path).unwrap(), AtomicBool::new(false));
+    let is_allowed = |kind| matches!(kind, ErrorKind::Truncated | ErrorKind::OutOfBounds);
+
+    thread::scope(|scope| {
+        for thread in 0..3_u64 {
+            let (file, done) = (&file, &done);
+            scope.spawn(move || {
+                let mut cursor = file.cursor();
+                for step in thread.. {
+                    if done.load(Ordering::Relaxed) {
+                        return;
+                    }
+                    let start = step % 8 * WINDOW + step % 7;
+                    let range = start..start + WINDOW / 2;
+                    match file.lease(range.clone()) {
+                        Ok(lease) => assert_eq!(lease.len() as u64, WINDOW / 2),
+                        Err(error) => assert!(is_allowed(error.kind()), "{error}"),
+                    }
+                    match cursor.slice(range) {
+                        Ok(slice) => {
+                            assert_eq!(slice.len() as u64, WINDOW / 2, "a slice that is not what was asked for")
+                        }
+                        Err(error) => assert!(is_allowed(error.kind()), "{error}"),
+                    }
+                    for window in file.windows().take(2) {
+                        if let Err(error) = window {
+                            assert!(is_allowed(error.kind()), "{error}");
+                        }
+                    }
+                }
+            });
+        }
+        let on_disk = OpenOptions::new().write(true).open(&path).unwrap();
+        for step in 0..40_000_u64 {
+            on_disk.set_len(step % 3 * 3 * WINDOW + step % 5 * 1_000).unwrap();
+            file.refresh().unwrap();
+        }
+        done.store(true, Ordering::Relaxed);
+    });
+}
+
+#[test]
+fn a_reader_of_the_tail_sees_what_was_appended() {
+    let dir = Dir::new();
+    let path = dir.write("log", *b"aaa\n").path;
+    let maps = manager(MapManager::builder());
+    let file = maps.open(&path).unwrap();
+    let (mut cursor, mut buffer) = (file.cursor(), file.buffer());
+    assert_eq!(cursor.window_at(0).unwrap(), b"aaa\n");
+    assert_eq!(buffer.get(0).unwrap(), Some(b'a'));
+
+    OpenOptions::new().append(true).open(&path).unwrap().write_all(b"bbb\n").unwrap();
+    assert_eq!(file.refresh().unwrap(), Change::Grown);
+    assert_eq!(buffer.rfind(b"bbb").unwrap(), Some(4));
+    assert_eq!(buffer.find(b"a\nb").unwrap(), Some(2));
+    assert_eq!(cursor.window_at(0).unwrap(), b"aaa\nbbb\n");
+    drop((cursor, buffer));
+    maps.collect();
+    assert_eq!(maps.stats().regions, 0, "the old tail was leaked");
+}
+
+/// A thread waits for a descriptor's place, which takes long; another reads a copy of the same file meanwhile.
+#[test]
+fn who_copies_does_not_wait_for_who_waits_for_a_descriptor() {
+    const PATIENCE: Duration = Duration::from_secs(20);
+    let dir = Dir::new();
+    let (named, nameless) = (dir.file("named", 100, 1), dir.file("nameless", 100, 2));
+    let maps = manager(MapManager::builder().max_open_files(1).overcommit(Overcommit::Wait(PATIENCE)));
+    let named = maps.open(&named.path).unwrap();
+    // It takes the place of the other's descriptor, which could be had again, and never gives it back.
+    let nameless = maps.open_file(nameless.descriptor()).unwrap();
+
+    let began = Instant::now();
+    thread::scope(|scope| {
+        let waiting = scope.spawn(|| named.cursor().window_at(0).map(<[u8]>::len));
+        thread::sleep(Duration::from_millis(100));
+        named.read_exact_at(&mut [0; 10], 0).unwrap();
+        assert!(began.elapsed() < PATIENCE / 2, "it waited with the other");
+        drop(nameless);
+        assert_eq!(waiting.join().unwrap().unwrap(), 100);
+    });
+    assert!(began.elapsed() < PATIENCE / 2, "it waited although there was a place");
+}
+
+#[test]
+fn what_is_held_after_a_close_is_shown_as_pinned() {
+    let dir = Dir::new();
+    let file = dir.file("held", 100, 1);
+    let maps = manager(MapManager::builder());
+    let lease = maps.open(&file.path).unwrap().lease(..).unwrap();
+    assert_eq!(maps.close(&file.path).still_held, 1);
+    assert_eq!((maps.stats().pinned_regions, maps.stats().regions), (1, 1));
+    drop(lease);
+    assert_eq!((maps.stats().pinned_regions, maps.stats().regions), (0, 0));
+}
