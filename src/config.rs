@@ -18,6 +18,10 @@ use crate::window::Geometry;
 /// assert!(maps.window_bytes().is_some_and(|bytes| bytes >= 100_000 && bytes % 4096 == 0));
 /// # Ok::<(), smmap::Error>(())
 /// ```
+///
+/// How large: several times the largest record. The budget should hold one window for each thread that reads, all that cursors
+/// and leases hold, and a sixteenth more. It limits what is mapped, which is address space; the pages behind it belong to the
+/// system's page cache.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Window {
     /// Aligned windows of so many bytes, rounded up to the system's mapping granularity (the page; 64 KiB on Windows).
@@ -26,7 +30,8 @@ pub enum Window {
         /// Bytes of one window. More than zero.
         bytes: u64,
     },
-    /// Each file is one window. Python smmap's `StaticWindowMapManager`. For files that fit the budget.
+    /// Each file is one window. Python smmap's `StaticWindowMapManager`. For files that fit the budget; of larger ones only
+    /// ranges are mapped. [`Admission`] does not apply: any small read maps the whole file if it can.
     WholeFile,
 }
 
@@ -41,8 +46,8 @@ impl Default for Window {
 ///
 /// It applies to calls that always map ([`Cursor::window_at`](crate::Cursor::window_at),
 /// [`MappedFile::windows`](crate::MappedFile::windows), large ranges, …). What may copy never waits and never fails for the
-/// budget: it reads. Whatever is chosen, a mapping larger than the *whole* budget is refused with
-/// [`OverBudget`](ErrorKind::OverBudget).
+/// budget: it reads. It applies to descriptors as well, in calls that need one and cannot do without. Whatever is chosen, a
+/// mapping larger than the *whole* budget is refused with [`OverBudget`](ErrorKind::OverBudget).
 ///
 /// ```
 /// # use smmap::{ErrorKind, MapManager, Overcommit, Window};
@@ -59,13 +64,13 @@ impl Default for Window {
 /// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Overcommit {
-    /// Map all the same. The budget is exceeded by what is pinned and in flight, and [`Stats`](crate::Stats) shows it. A
-    /// single mapping that is larger than the whole budget is refused all the same.
+    /// Map all the same. The budget is exceeded by what is pinned and in flight, and [`Stats`](crate::Stats) shows it. What
+    /// other threads are just unmapping is waited for first, for 20 ms at most.
     #[default]
     Allow,
     /// Fail with [`OverBudget`](ErrorKind::OverBudget).
     Fail,
-    /// Look again every few milliseconds for so long, then fail as [`Fail`](Self::Fail) does. A thread that waits for what
+    /// Look again, every 2 ms at least, for so long, then fail as [`Fail`](Self::Fail) does. A thread that waits for what
     /// it holds itself waits in vain: let go of leases first.
     Wait(Duration),
 }
@@ -82,11 +87,13 @@ pub enum Overcommit {
 /// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Admission {
-    /// With room in the budget a window is mapped at once. Without, small ranges of it are read (`pread`) until it was
-    /// touched 16 times lately: mapping and unmapping costs as much as a dozen small reads.
+    /// With room in the budget a window is mapped at once; a sixteenth of each limit (of budgets of 16 windows or more) is
+    /// kept for calls that must map. Without room, small ranges are read (`pread`) until the window was touched 16 times
+    /// lately, and 16 times more than the one that would have to go for it: mapping and unmapping costs as much as a dozen
+    /// small reads.
     #[default]
     Adaptive,
-    /// Every touch of a window maps it.
+    /// A touch maps its window if that can be had at once; else small ranges are read all the same.
     Always,
 }
 
@@ -111,7 +118,8 @@ pub struct Limits {
     /// Regions (mapped windows, and mappings of their own for large ranges) that may exist at once.
     pub max_regions: usize,
     /// Descriptors that may be open at once. A descriptor that could not be reopened by its path is never given up while
-    /// a handle may need it.
+    /// a handle may need it. A read that may copy reopens its file beyond this limit rather than fail, whatever
+    /// [`Overcommit`] says.
     pub max_open_files: usize,
 }
 

@@ -56,16 +56,19 @@ pub enum ErrorKind {
     /// The path now leads to another file, and the descriptor of the old one had been closed for `max_open_files`. Open
     /// the path again.
     Replaced,
-    /// The budget has no room: everything in it is in use by clients, or the mapping is larger than the whole budget.
+    /// The budget has no room: everything in it is in use by clients, or the mapping is larger than the whole budget; or all
+    /// of `max_open_files` are in use. Drop leases, release cursors, raise the limit, or allow overcommit.
     OverBudget,
-    /// The system refused a mapping, also after everything unused was unmapped.
+    /// The system refused a mapping, also after everything unused was unmapped. Raise the limit that the message names, or
+    /// lower `max_regions` or `max_mapped_bytes`.
     OutOfMaps,
     /// Not a regular file with a length of its own: a directory, a pipe, a socket, a device, or a file that is generated
     /// when it is read.
     NotAFile,
     /// A limit or a window of zero, or a budget too small for the smallest window.
     InvalidConfig,
-    /// Anything else that the system reported; the [`source`](error::Error::source) is its error.
+    /// Anything else that the system reported; the [`source`](error::Error::source) is its error. Also for want of
+    /// descriptors: raise the system's limit (`ulimit -n`), or lower `max_open_files`.
     Io,
 }
 
@@ -99,13 +102,14 @@ impl Error {
         self.0.kind
     }
 
-    /// The file that it happened to, as it was opened; `None` for a file opened from a descriptor, and for what is not
-    /// about a file.
+    /// The file that it happened to: as it was opened, or by another name that is known; `None` if there is none, and for
+    /// what is not about a file.
     pub fn path(&self) -> Option<&Path> {
         self.0.path.as_deref()
     }
 
-    /// The bytes of the file that were asked for; `start > end` if that is what was wrong with them.
+    /// The bytes of the file that it was about: those asked for, or from the start of their window; `start > end` if that is
+    /// what was wrong with them.
     pub fn range(&self) -> Option<Range<u64>> {
         self.0.range.clone()
     }

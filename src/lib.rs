@@ -41,8 +41,13 @@
 //! | [`Windows`], `par_windows` | a lease of each window | as leases do | no |
 //! | [`Buffer`] | bytes, slices, searches, lines | one window, as a cursor | `slice`, `get`: yes |
 //!
+//! All of them are [`Send`] and [`Sync`]. Managers, files and leases are used through `&self`; cursors, buffers and iterators
+//! through `&mut self`, so one for each thread. Any call may wait for the disk, and so may touching mapped bytes: in async
+//! code, use a thread that may block.
+//!
 //! A range that crosses windows comes in one piece all the same: up to 256 KiB are copied, more gets a mapping of its own.
-//! All of it counts in the budget; [`Admission`] says when a small range of a cold window is read rather than mapped, and
+//! What is mapped counts in the budget. Copies do not: a copying lease takes up to 256 KiB of memory for as long as it lives, a
+//! cursor one buffer of that size until it is released. [`Admission`] says when a small range of a cold window is read rather than mapped, and
 //! [`Overcommit`] what happens when everything in the budget is in use.
 //!
 //! # What is promised
@@ -50,9 +55,11 @@
 //! - What the kernel has mapped for a manager never exceeds [`Limits`], wherever they have room for what clients hold and
 //!   one window for each thread that is mapping; beyond that `Overcommit` decides. Regions are unmapped when they are given
 //!   up, not when a list forgets them.
-//! - In user space, after a thread's first, a hit takes no lock, allocates nothing and makes no system call; within its
-//!   window a cursor writes nothing that another thread can see. A miss waits for the loader of its own window and for
-//!   nobody else. What copies never waits for room, and never fails for it.
+//! - In user space, after a thread's first, a hit takes no lock, allocates nothing and makes no system call (who reads window
+//!   after window also advises the system, once for each); within its window a cursor writes nothing that another thread can
+//!   see. A miss that has to map waits for the loader of its window, for other threads that are just unmapping (20 ms at
+//!   most), and for room if `Overcommit::Wait` says so. What may copy does not wait for a loader, nor for room: it reads.
+//!   Opening a file takes a short lock of a table of files.
 //! - Whatever was handed out stays valid for its own life, whatever becomes of the manager, the limits, the file's handles
 //!   and its name.
 //!

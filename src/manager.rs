@@ -19,12 +19,15 @@ use crate::window::{self, Geometry};
 /// It opens files ([`MappedFile`]), through which windows of them are read; each window is mapped once, whoever reads it,
 /// and unmapped when nobody uses it and the budget ([`Limits`]) wants it. Cloning is one atomic increment.
 ///
-/// When the last of the manager's handles goes (managers, files, cursors, buffers), the collector thread is stopped and
-/// joined, and everything is unmapped and closed but what leases hold; those go when they are dropped.
+/// A background thread, the collector (`smmap-collector`), unmaps ahead of need. Each second it asks the system whether up to
+/// 1024 of the files still have their names, and unmaps what is unused of deleted and replaced ones.
 ///
-/// A child of `fork` has no collector, and none of the parent's other threads: if one of those was in a call of this crate
-/// at that moment, what it was about to finish stays unfinished. So a child may drop the cache, and read only if no other
-/// thread was using it; better it opens its own.
+/// When the last of the manager's handles goes (managers, files, cursors, buffers, iterators), the collector is stopped and
+/// joined, and everything is unmapped and closed but what leases hold; those go when they are dropped. That drop returns when
+/// all this is done.
+///
+/// Do not use it, nor drop it, in a child of `fork`: another thread may have held a lock at that moment, which is then never
+/// released. `exec`, `_exit`, or `std::mem::forget` it, and open a manager of the child's own.
 ///
 /// ```
 /// use smmap::MapManager;
@@ -77,8 +80,8 @@ impl MapManager {
     /// Opens a file by its path.
     ///
     /// The same file through another name, a link or a descriptor is the same entry of the cache. Opening a file that is
-    /// known takes notice of its growth, as [`refresh`](MappedFile::refresh) does. Nothing is mapped yet. O(1): an `open`,
-    /// a `stat` and a look-up; it takes a lock of the table of files for the look-up only.
+    /// known takes notice of a new length, as [`refresh`](MappedFile::refresh) does. Nothing is mapped yet. O(1): an `open`,
+    /// two `stat`s and a look-up; it takes a lock of the table of files for the look-up only.
     ///
     /// # Errors
     ///
@@ -102,14 +105,15 @@ impl MapManager {
         Ok(MappedFile::new(&self.shared, file, Some(path.to_path_buf())))
     }
 
-    /// Opens a file from a descriptor, which the cache keeps; the file may have no name any more.
+    /// Opens a file from a descriptor, which the cache keeps, or closes if it has one of that file already. The file may have
+    /// no name any more.
     ///
     /// Since it has no path to be reopened by, the descriptor stays open as long as a handle may need it, also beyond
     /// [`max_open_files`](Limits::max_open_files). The descriptor's own position is of no importance.
     ///
     /// # Errors
     ///
-    /// As [`open`](Self::open); [`Io`](ErrorKind::Io) if it was not opened for reading.
+    /// As [`open`](Self::open); [`Io`](ErrorKind::Io) if it was not opened for reading (on Windows the first read tells).
     ///
     /// ```
     /// # use smmap::MapManager;
@@ -129,7 +133,8 @@ impl MapManager {
         Ok(MappedFile::new(&self.shared, file, None))
     }
 
-    /// Unmaps everything that nobody uses, now. Descriptors stay. O(regions); waits for no reader, and no reader waits.
+    /// Unmaps everything that nobody uses, now. Descriptors stay. O(regions); waits for no reader, and no
+    /// reader waits but for a window that is being unmapped at the moment.
     ///
     /// ```
     /// # use smmap::MapManager;
@@ -153,8 +158,8 @@ impl MapManager {
     /// Handles stay usable and map again when they are asked. A directory is matched by whole components of its path. A
     /// path that leads to nothing that is known closes nothing; a file that was only ever opened from a descriptor has no
     /// path by which a directory could be known to hold it. Where the system does not let an open file be deleted
-    /// (Windows), the descriptor is closed too; once nothing is still held, the file can be deleted. O(windows of the
-    /// files); for a directory O(files).
+    /// (Windows), the descriptor is closed too; once nothing is still held, the file can be deleted. Of each file the four
+    /// newest names are remembered. O(windows of the files); for a directory O(files), with a few calls of the system each.
     ///
     /// ```
     /// # use smmap::{Closed, MapManager};
@@ -186,8 +191,8 @@ impl MapManager {
 
     /// Changes the limits of the running cache.
     ///
-    /// Lowered ones are reached at once as far as regions are unused, and else as clients let go. Below one window, what
-    /// maps fails with [`OverBudget`](ErrorKind::OverBudget), and what may copy goes on by reading.
+    /// Lowered ones are reached at once as far as regions are unused, and else as clients let go. Below one window, whole
+    /// windows fail with [`OverBudget`](ErrorKind::OverBudget); ranges that fit are mapped by themselves, or read.
     ///
     /// # Errors
     ///
@@ -326,11 +331,15 @@ impl MapManagerBuilder {
     /// # Safety
     ///
     /// A mapped file is memory that others can write to. For as long as bytes of a file are borrowed (from a [`Cursor`],
-    /// a [`Lease`], a [`Buffer`]), nobody, in this process or another, may change these bytes or make the file shorter.
-    /// Appending is fine; so is renaming, replacing by rename, and deleting. Bytes that are copied
-    /// ([`MappedFile::read_at`], [`Read`](std::io::Read)) may change before and after, but the file must not shrink while
-    /// they are. Where this is broken, a read can give different bytes each time, which Rust takes for impossible, and a
-    /// read beyond the end of a file that has shrunk kills the process (SIGBUS).
+    /// a [`Lease`], a [`Buffer`]), nobody, in this process or another, may change these bytes.
+    ///
+    /// And no file may become shorter while anything of it is held or read. A cursor or a buffer holds its window also
+    /// between calls, until it moves on, is released or is dropped; windows stay mapped when nobody holds them. So after a
+    /// file was made shorter, call [`MappedFile::refresh`] before anything else is read from it.
+    ///
+    /// Appending is fine; so is renaming, replacing by rename, and deleting. Where the promise is broken, a read can give
+    /// different bytes each time, which Rust takes for impossible, and a read past the end of a file that has shrunk kills the
+    /// process (SIGBUS).
     ///
     /// [`Cursor`]: crate::Cursor
     /// [`Lease`]: crate::Lease
@@ -364,7 +373,8 @@ impl MapManagerBuilder {
 /// A file that is open in a [`MapManager`].
 ///
 /// A handle: cloning it is one atomic increment, and all clones, and all other opens of the same file, share its windows
-/// and its length. It keeps the file readable, whatever becomes of its path. What it is read through:
+/// and its length. The file stays readable when its path goes, unless its descriptor had been given up before, for
+/// [`max_open_files`](Limits::max_open_files) or the system's own limit. What it is read through:
 ///
 /// | | gives | cost of a hit | for |
 /// |---|---|---|---|
@@ -392,6 +402,8 @@ pub struct MappedFile {
 /// One open. Fields drop in this order: the file before what may be the last handle of all.
 struct Handle {
     path: Option<PathBuf>,
+    /// The same, whatever the current directory is by now.
+    absolute: Option<PathBuf>,
     file: Arc<CachedFile>,
     shared: Arc<Shared>,
 }
@@ -404,7 +416,8 @@ impl Drop for Handle {
 
 impl MappedFile {
     fn new(shared: &Arc<Shared>, file: Arc<CachedFile>, path: Option<PathBuf>) -> Self {
-        Self { handle: Arc::new(Handle { path, file, shared: Arc::clone(shared) }) }
+        let absolute = path.as_deref().and_then(|path| std::path::absolute(path).ok());
+        Self { handle: Arc::new(Handle { path, absolute, file, shared: Arc::clone(shared) }) }
     }
 
     /// Bytes of the file, as last noticed: when it was opened, by anyone, or [refreshed](Self::refresh). O(1).
@@ -454,8 +467,9 @@ impl MappedFile {
     ///
     /// # Errors
     ///
-    /// [`Io`](ErrorKind::Io) if the file cannot be looked at; [`Replaced`](ErrorKind::Replaced) if its descriptor was given
-    /// up for `max_open_files` and no path leads to it any more.
+    /// [`Io`](ErrorKind::Io) if the file cannot be looked at, or its descriptor was given up for `max_open_files` and its path
+    /// leads nowhere; [`Replaced`](ErrorKind::Replaced) if that leads to another file by now;
+    /// [`OverBudget`](ErrorKind::OverBudget) for want of descriptors.
     ///
     /// ```
     /// # use smmap::{Change, MapManager};
@@ -474,7 +488,7 @@ impl MappedFile {
     /// # Ok::<(), smmap::Error>(())
     /// ```
     pub fn refresh(&self) -> Result<Change> {
-        self.cache().refresh(self.cached(), self.path()).map_err(|error| error.at(self.path()))
+        self.cache().refresh(self.cached(), self.handle.absolute.as_deref()).map_err(|error| error.at(self.path()))
     }
 
     /// Copies bytes from `offset` on into `buf`; how many: all that fit, fewer only at the end of the file, 0 at or past
@@ -535,8 +549,8 @@ impl MappedFile {
         self.copy(range, buf)
     }
 
-    /// Maps the windows of `range` and asks the system to read them ahead, without waiting for it. No more windows than
-    /// the budget holds, from the first on.
+    /// Maps the windows of `range` and asks the system to read them ahead, without waiting for that (on Windows, the mapping
+    /// is all). No more windows than the budget holds, from the first on. It may wait for room and evict, as what maps does.
     ///
     /// # Errors
     ///
@@ -555,8 +569,9 @@ impl MappedFile {
     /// ```
     pub fn prefetch(&self, range: impl RangeBounds<u64>) -> Result<()> {
         let range = self.resolve(&range)?;
-        let budget = self.cache().limits().max_mapped_bytes;
-        let windows = self.geometry().window_bytes().map_or(1, |bytes| (budget / bytes).max(1));
+        let budget = self.cache().limits();
+        let in_bytes = self.geometry().window_bytes().map_or(1, |bytes| (budget.max_mapped_bytes / bytes).max(1));
+        let windows = in_bytes.min(budget.max_regions as u64);
         for (window, piece) in self.geometry().pieces(range).take(usize::try_from(windows).unwrap_or(usize::MAX)) {
             self.window(window, piece.end)?.advise(Advice::WillNeed);
         }

@@ -30,7 +30,8 @@ pub struct Stats {
     /// Takes of a window that was mapped already. A cursor that goes on reading in its window takes nothing and is not
     /// counted.
     pub hits: u64,
-    /// Takes that found the window unmapped; it was then mapped, or read.
+    /// Takes that found the window unmapped; it was then mapped, or read. Ranges that get a mapping of their own are not
+    /// counted here, only in `maps`.
     pub misses: u64,
     /// Mappings made.
     pub maps: u64,
@@ -65,6 +66,10 @@ pub struct Stats {
 
 impl Stats {
     /// Hits among all takes, 0.0 to 1.0; 0.0 before the first.
+    ///
+    /// ```
+    /// assert_eq!(smmap::Stats::default().hit_ratio(), 0.0);
+    /// ```
     pub fn hit_ratio(&self) -> f64 {
         let takes = self.hits + self.misses;
         if takes == 0 { 0.0 } else { self.hits as f64 / takes as f64 }

@@ -82,6 +82,10 @@ pub struct Closed {
 
 /// What [`MappedFile::refresh`](crate::MappedFile::refresh) noticed.
 ///
+/// Length and modification are compared with what anyone last noticed, through any handle: a change is told once. If several
+/// apply, `Truncated` comes first, then `Replaced` or `Deleted`, then the others. A change that keeps the length, within one
+/// tick of the file's time, is not noticed.
+///
 /// ```
 /// # use smmap::{Change, MapManager};
 /// // SAFETY: nobody changes or truncates the files of this example.
@@ -97,13 +101,14 @@ pub enum Change {
     Unchanged,
     /// It is longer. [`len`](crate::MappedFile::len) tells by now, and what was read before is still right.
     Grown,
-    /// It is shorter: `len` tells by now. Leases and cursors that reach beyond must not be read there any more.
+    /// It is shorter: `len` tells by now. Release cursors and buffers before you use them again, and read no lease beyond the
+    /// new end.
     Truncated,
     /// Of the same length, but modified.
     Modified,
     /// The path leads to another file by now. This handle goes on reading the old one; open the path again for the new.
     Replaced,
-    /// The path leads nowhere by now. This handle goes on reading the file.
+    /// The path leads nowhere by now. This handle goes on reading the file, as long as its descriptor is open.
     Deleted,
 }
 

@@ -31,7 +31,7 @@ pub struct ParWindows {
 impl MappedFile {
     /// The windows of the file, as an indexed parallel iterator of [`Lease`]s.
     ///
-    /// # Panics
+    /// # Errors, panics
     ///
     /// As [`windows`](Self::windows).
     ///

@@ -14,7 +14,7 @@
 
 use std::mem;
 
-use crate::sync::{Arc, AtomicUsize, Ordering};
+use crate::sync::{Arc, AtomicUsize, Ordering, fence};
 
 /// One counted quantity with its limit and the most that it ever was.
 #[derive(Debug)]
@@ -135,6 +135,9 @@ impl Budget {
 
     /// Threads in flight.
     pub(crate) fn flights(&self) -> usize {
+        // Acquire: pairs with the Release of the exchange that won a victim, in whatever way the caller saw that it is won:
+        // its flight, which had begun before, is counted until it lands.
+        fence(Ordering::Acquire);
         // Acquire: pairs with the Release at the end of a flight: what landed is to be found, or given back.
         self.flights.load(Ordering::Acquire)
     }

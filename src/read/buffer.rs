@@ -15,12 +15,12 @@ use crate::manager::MappedFile;
 /// comparisons. One window is held at a time; what lies across windows is found all the same.
 ///
 /// Python smmap's `SlidingWindowMapBuffer`. Where Python counts from the end with negative numbers, there is
-/// [`get_back`](Self::get_back). Searching is memchr's, and linear.
+/// [`get_back`](Self::get_back). Searching is memchr's, and linear for needles no longer than a window.
 ///
 /// # Errors
 ///
 /// Each call may fail as [`Cursor::window_at`] does: for the budget where [`Overcommit`](crate::Overcommit) says so, and for
-/// what the system reports.
+/// what the system reports; [`slice`](Self::slice) as [`Cursor::slice`] does.
 ///
 /// ```
 /// # use smmap::MapManager;
@@ -326,6 +326,9 @@ impl Buffer {
     /// The lines of the file, without their `\n` or `\r\n`, as [`BufRead::lines`](std::io::BufRead::lines) gives them; each
     /// owned, and in one piece also where windows meet.
     ///
+    /// Each is a [`Lease`] that usually pins its whole window: to collect those of a large file is to pin all of it. Windows
+    /// are read in whole, also for their first line. Items fail as [`MappedFile::lease`] does.
+    ///
     /// ```
     /// # use smmap::MapManager;
     /// // SAFETY: nobody changes or truncates the files of this example.
@@ -339,7 +342,7 @@ impl Buffer {
     }
 
     /// The pieces between the bytes that equal `separator`, as `slice::split` gives them: one more than there are
-    /// separators, so one (and empty) of an empty file.
+    /// separators, so one (and empty) of an empty file. They pin and fail as [`lines`](Self::lines) do.
     ///
     /// ```
     /// # use smmap::MapManager;

@@ -76,7 +76,8 @@ impl Cursor {
     /// The bytes from `offset` to the end of its window (or of the file); none at or past the end of the file. Always maps,
     /// and holds the window until the cursor moves on or is [released](Self::release).
     ///
-    /// Who goes on to the next window after the last has its pages made present at once.
+    /// A cursor that goes on to the next window, at its start, has all of it read in at once: on Linux the call then returns
+    /// when the whole window is in memory; elsewhere it is a hint at most.
     ///
     /// # Errors
     ///
@@ -140,9 +141,9 @@ impl Cursor {
 
     /// Exactly the bytes of `range`, in one piece, also where windows meet.
     ///
-    /// At most 256 KiB may be copied, into memory of the cursor's own: if they cross windows, or if the window is cold and
-    /// the budget full ([`Admission`](crate::Admission)). More is always mapped: in its window, or by a mapping of its own
-    /// if it crosses windows.
+    /// At most 256 KiB may be copied, into memory of the cursor's own: if they cross windows; if the window is cold and the
+    /// budget full ([`Admission`](crate::Admission)); or if it is just being mapped or unmapped. More is always mapped: in its
+    /// window, or, if it crosses windows, by a mapping of its own, made anew for each call.
     ///
     /// # Errors
     ///

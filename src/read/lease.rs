@@ -15,7 +15,8 @@ use crate::region::RegionRef;
 /// copying; it is `'static`.
 ///
 /// A lease keeps its whole region mapped (or holds a small copy: see [`is_mapped`](Self::is_mapped)). That is a pin on the
-/// budget: a few bytes that are to be kept for long are better copied out.
+/// budget: a few bytes that are to be kept for long are better copied out. (A lease that is a copy is memory outside of the
+/// budget.)
 ///
 /// Taking one of a mapped window and dropping it are one shared write each. Cloning and slicing are one.
 ///
@@ -53,7 +54,8 @@ impl Lease {
         Self::new(RegionRef::empty(), offset)
     }
 
-    /// A lease of some of its bytes, counted from its first. Nothing is copied; both keep the region.
+    /// A lease of some of its bytes, counted from its first. Nothing is copied; both keep the region (an empty slice keeps
+    /// none).
     ///
     /// # Panics
     ///
@@ -126,9 +128,10 @@ fn resolve(range: &impl RangeBounds<usize>, len: usize) -> Range<usize> {
 impl MappedFile {
     /// Owned bytes: exactly this range.
     ///
-    /// At most 256 KiB may be copied instead of mapped: if they cross windows, or if the window is cold and the budget full
-    /// ([`Admission`](crate::Admission)). More is always mapped: in its window, or by a mapping of its own if it crosses
-    /// windows. A hit is a look-up in an array and one shared write; no lock, no allocation, no call of the system.
+    /// At most 256 KiB may be copied instead of mapped: if they cross windows; if the window is cold and the budget full
+    /// ([`Admission`](crate::Admission)); or if it is just being mapped or unmapped. More is always mapped: in its window, or,
+    /// if it crosses windows, by a mapping of its own, made anew for each call. A hit is a look-up in an array and one shared
+    /// write; no lock, no allocation, no call of the system.
     ///
     /// # Errors
     ///

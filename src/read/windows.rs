@@ -11,7 +11,8 @@ use crate::os::Advice;
 
 /// The windows of a file in order, each as a [`Lease`]; made by [`MappedFile::windows`].
 ///
-/// Each window is mapped when it is asked for, with its pages made present at once, since who asks reads it all. Windows
+/// Each window is mapped when it is asked for, and read in at once, since who asks reads it all (on Linux the call returns
+/// when the whole window is in memory). Windows
 /// that are not kept may be unmapped again: a file of any size passes through any budget. The number of windows is that of
 /// the moment when the iterator was made.
 ///
@@ -36,6 +37,11 @@ pub struct Windows {
 
 impl MappedFile {
     /// The windows of the file, in order.
+    ///
+    /// # Errors
+    ///
+    /// Each item fails as [`Cursor::window_at`](crate::Cursor::window_at) does; the iterator then goes on. Leases that are
+    /// kept stay pinned.
     ///
     /// # Panics
     ///
