@@ -198,11 +198,12 @@ impl RegionRef {
         self.len
     }
 
-    /// `len` bytes from `at` on, if all of them are here.
+    /// `len` bytes from `at` on, if all of them are here, and they are any.
     #[inline]
     pub(crate) fn get(&self, at: u64, len: u64) -> Option<&[u8]> {
-        let all = self.len as u64;
-        if at <= all && len <= all - at {
+        let left = (self.len as u64).saturating_sub(at);
+        // One comparison says `0 < len` (or it wraps to more than there is) and `len <= left`, and so that `at` is inside.
+        if len.wrapping_sub(1) < left {
             // SAFETY: inside the bytes it is about, by the condition.
             let start = unsafe { self.address.add(at as usize) };
             // SAFETY: as in `deref`; the condition holds the end inside as well.
