@@ -1,12 +1,13 @@
 //! What is fixed when a manager is built ([`Config`]), and what may change while it runs ([`Limits`]).
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::PoisonError;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::os;
+use crate::sync::Mutex;
 use crate::window::Geometry;
 
 /// How much of a file one mapping covers. Fixed when the manager is built.

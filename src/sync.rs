@@ -5,7 +5,8 @@
 //! [`UnsafeCell::with`] and [`UnsafeCell::with_mut`], and there is no `const fn new`.
 
 pub(crate) use std::sync::atomic::{AtomicPtr, AtomicU32, AtomicU64, AtomicUsize, Ordering, fence};
-pub(crate) use std::sync::{Arc, Condvar, Mutex, OnceLock};
+pub(crate) use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock};
+pub(crate) use std::thread;
 
 /// `std::cell::UnsafeCell` with loom's way of reaching in, so that a model sees each access.
 #[derive(Debug)]

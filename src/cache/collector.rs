@@ -6,13 +6,13 @@
 
 use std::io;
 use std::sync::{Arc, Weak};
-use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use super::{Cache, CachedFile};
 use crate::os;
 use crate::protocol::signal::{Signal, Woken};
 use crate::sync::epoch;
+use crate::sync::thread::{self, JoinHandle};
 
 /// Between two looks at what became of the files.
 const LOOK: Duration = Duration::from_secs(1);

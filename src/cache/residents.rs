@@ -2,7 +2,7 @@
 //!
 //! Two of them make a cache: one of mappings, one of descriptors. No hit comes here, and nobody waits here for a lock.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, PoisonError};
 
 use crate::policy::{self, Heat};
 use crate::protocol::budget::{Budget, Reservation, Usage};
@@ -11,7 +11,7 @@ use crate::protocol::slot::{Loading, Owned, Phase, Slot, SlotRef};
 use crate::protocol::words::{Clock, Published};
 use crate::region::{Home, Kept, Resource};
 use crate::stats::Tally;
-use crate::sync::epoch;
+use crate::sync::{Mutex, MutexGuard, epoch};
 
 #[derive(Debug)]
 pub(crate) struct Residents<R: Resource> {
@@ -196,7 +196,7 @@ impl<R: Resource> Residents<R> {
         std::mem::take(&mut *self.limbo())
     }
 
-    fn limbo(&self) -> std::sync::MutexGuard<'_, Vec<Owned<Kept<R>>>> {
+    fn limbo(&self) -> MutexGuard<'_, Vec<Owned<Kept<R>>>> {
         self.limbo.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

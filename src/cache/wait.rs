@@ -3,10 +3,11 @@
 //! No reader ever signals another; whoever waits looks again. Only the slow ways come here: waiting for the loader of
 //! one's own window, for an evictor to finish, for room in the budget.
 
-use std::thread;
 use std::time::Duration;
 
 use crossbeam_utils::Backoff;
+
+use crate::sync::thread;
 
 /// The longest nap between two looks.
 const NAP_MAX: Duration = Duration::from_millis(2);

@@ -4,7 +4,7 @@ mod key;
 
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::PoisonError;
 use std::time::SystemTime;
 
 pub(crate) use key::FileKey;
@@ -14,7 +14,7 @@ use crate::protocol::slot::Slot;
 use crate::protocol::table::Table;
 use crate::protocol::words::{Holders, Published};
 use crate::region::{Descriptor, Region};
-use crate::sync::Retired;
+use crate::sync::{Mutex, MutexGuard, Retired};
 
 /// Names kept for each file, the newest: a descriptor that was closed is reopened by the first that still leads to it.
 const NAMES_MAX: usize = 4;

@@ -37,8 +37,9 @@ impl Meter {
         let mut used = self.used.load(Ordering::Relaxed);
         loop {
             let Some(sum) = used.checked_add(n).filter(|&sum| sum <= limit) else { return false };
-            // Acquire: pairs with the Release in `sub`: what was given back is unmapped. Relaxed on failure: look again.
-            match self.used.compare_exchange_weak(used, sum, Ordering::Acquire, Ordering::Relaxed) {
+            // Acquire: pairs with the Release in `sub`: what was given back is unmapped. Release: pairs with the fence in
+            // `flights`: who finds the budget full of this sees the flight. Relaxed on failure: look again.
+            match self.used.compare_exchange_weak(used, sum, Ordering::AcqRel, Ordering::Relaxed) {
                 Ok(_) => {
                     self.note_peak(sum);
                     return true;
@@ -49,8 +50,8 @@ impl Meter {
     }
 
     fn add(&self, n: usize) {
-        // Acquire: as above.
-        let before = self.used.fetch_add(n, Ordering::Acquire);
+        // AcqRel: as above.
+        let before = self.used.fetch_add(n, Ordering::AcqRel);
         self.note_peak(before + n);
     }
 
@@ -135,8 +136,8 @@ impl Budget {
 
     /// Threads in flight.
     pub(crate) fn flights(&self) -> usize {
-        // Acquire: pairs with the Release of the exchange that won a victim, in whatever way the caller saw that it is won:
-        // its flight, which had begun before, is counted until it lands.
+        // Acquire: pairs with the Release of the exchange that won a victim or reserved its bytes, in whatever way the caller
+        // saw that: the flight, which had begun before, is counted until it lands.
         fence(Ordering::Acquire);
         // Acquire: pairs with the Release at the end of a flight: what landed is to be found, or given back.
         self.flights.load(Ordering::Acquire)

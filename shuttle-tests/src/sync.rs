@@ -1,0 +1,83 @@
+//! The machine as shuttle plays it: what `src/sync.rs` offers, with a choice of the scheduler at each step.
+#![allow(unsafe_code)]
+
+use std::sync::atomic::{AtomicIsize, Ordering as Real};
+
+pub(crate) use shuttle::sync::atomic::{AtomicPtr, AtomicU32, AtomicU64, AtomicUsize, Ordering};
+pub(crate) use shuttle::sync::{Condvar, Mutex, MutexGuard};
+pub(crate) use shuttle::thread;
+// Neither waits for another thread in a way that the scheduler would have to know of.
+pub(crate) use std::sync::{Arc, OnceLock};
+
+/// All of shuttle's threads take turns on one, so there is nothing to order; but somebody else may go on here.
+pub(crate) fn fence(_: Ordering) {
+    thread::yield_now();
+}
+
+/// A cell that lets others go on while somebody is in it, and notices if they come in.
+#[derive(Debug)]
+pub(crate) struct UnsafeCell<T> {
+    value: std::cell::UnsafeCell<T>,
+    /// How many read it now; −1: somebody writes.
+    inside: AtomicIsize,
+}
+
+impl<T> UnsafeCell<T> {
+    pub(crate) fn new(value: T) -> Self {
+        Self { value: std::cell::UnsafeCell::new(value), inside: AtomicIsize::new(0) }
+    }
+
+    pub(crate) fn with<R>(&self, read: impl FnOnce(*const T) -> R) -> R {
+        assert!(self.inside.fetch_add(1, Real::Relaxed) >= 0, "a cell is read while it is written");
+        thread::yield_now();
+        let result = read(self.value.get());
+        self.inside.fetch_sub(1, Real::Relaxed);
+        result
+    }
+
+    pub(crate) fn with_mut<R>(&self, write: impl FnOnce(*mut T) -> R) -> R {
+        assert_eq!(self.inside.swap(-1, Real::Relaxed), 0, "a cell is written while others are in it");
+        thread::yield_now();
+        let result = write(self.value.get());
+        self.inside.store(0, Real::Relaxed);
+        result
+    }
+}
+
+/// The real epoch. It takes all of shuttle's threads for one, and so frees when none of them is pinned.
+pub(crate) mod epoch {
+    pub(crate) use crossbeam_epoch::{Guard, pin};
+
+    pub(crate) fn retire<T: Send + 'static>(value: Box<T>) {
+        pin().defer(move || drop(value));
+    }
+
+    pub(crate) fn flush() {
+        pin().flush();
+    }
+}
+
+#[derive(Debug)]
+pub(crate) struct Retired<T: Send + 'static>(Option<Box<T>>);
+
+impl<T: Send + 'static> Retired<T> {
+    pub(crate) fn new(value: T) -> Self {
+        Self(Some(Box::new(value)))
+    }
+}
+
+impl<T: Send + 'static> std::ops::Deref for Retired<T> {
+    type Target = T;
+
+    fn deref(&self) -> &T {
+        self.0.as_ref().expect("taken in drop only")
+    }
+}
+
+impl<T: Send + 'static> Drop for Retired<T> {
+    fn drop(&mut self) {
+        if let Some(value) = self.0.take() {
+            epoch::retire(value);
+        }
+    }
+}
