@@ -8,6 +8,7 @@
 #[path = "../../src/protocol/mod.rs"]
 mod protocol;
 
+mod epoch;
 mod sync;
 
 pub mod models;

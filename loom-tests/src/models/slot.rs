@@ -1,86 +1,25 @@
 //! The life of a slot's payload, in pairs and threes of verbs.
-//!
-//! What is mapped is a loom cell: a client reads it, the unmapper writes it. So a client that reads what is unmapped, or
-//! two who unmap the same, fail in loom itself.
 
-use loom::cell::UnsafeCell;
 use loom::sync::Arc;
-use loom::sync::atomic::AtomicUsize;
-use loom::sync::atomic::Ordering::Relaxed;
 use loom::thread;
 
-use super::explore;
-use crate::protocol::slot::{Drain, Owned, Payload, Phase, Slot, SlotRef};
+use super::world::{Region, World, load_or_take, look, map, read, unmap};
+use super::{explore, explore_to};
+use crate::protocol::slot::{Drain, Phase, Slot};
 
-/// Counts of one execution.
-#[derive(Debug, Default)]
-struct World {
-    maps: AtomicUsize,
-    unmaps: AtomicUsize,
-}
-
-impl World {
-    fn mapped(&self) -> usize {
-        self.maps.load(Relaxed) - self.unmaps.load(Relaxed)
-    }
-}
-
-#[derive(Debug)]
-struct Region {
-    is_mapped: UnsafeCell<bool>,
-    world: Arc<World>,
-}
-
-// SAFETY: the slots of the models live longer than all their payloads: in an `Arc` that each thread holds.
-unsafe impl Payload for Region {
-    fn orphaned(owned: Owned<Self>) {
-        unmap(owned);
-    }
-}
-
-// SAFETY: loom's cell checks every access itself.
-unsafe impl Sync for Region {}
-
-fn map(world: &Arc<World>) -> Region {
-    world.maps.fetch_add(1, Relaxed);
-    Region { is_mapped: UnsafeCell::new(true), world: Arc::clone(world) }
-}
-
-fn read(client: &SlotRef<Region>) {
-    // SAFETY: this is what the models are there to find out.
-    assert!(client.is_mapped.with(|mapped| unsafe { *mapped }), "read after the unmap");
-}
-
-fn unmap(owned: Owned<Region>) {
-    let unmapped = owned.vacate(|region| {
-        // SAFETY: as above.
-        region.is_mapped.with_mut(|mapped| unsafe {
-            assert!(*mapped, "unmapped twice");
-            *mapped = false;
-        });
-        region.world.unmaps.fetch_add(1, Relaxed);
-        Ok::<(), ()>(())
-    });
-    drop(unmapped.expect("an unmap that succeeds"));
-}
-
-/// Loads if the slot is vacant; a client either way, or nothing.
-fn load_or_take(slot: &Slot<Region>, world: &Arc<World>) -> Option<SlotRef<Region>> {
-    match slot.begin_load() {
-        Ok(loading) => Some(loading.publish(map(world))),
-        Err(_) => slot.take().ok(),
-    }
-}
+type Verb = fn(&Slot<Region>, &Arc<World>);
 
 fn model(run: impl Fn(&Arc<Slot<Region>>, &Arc<World>) + Send + Sync + 'static) {
-    explore(move || {
+    model_to(3, run);
+}
+
+fn model_to(preemptions: usize, run: impl Fn(&Arc<Slot<Region>>, &Arc<World>) + Send + Sync + 'static) {
+    explore_to(preemptions, move || {
         let (slot, world) = (Arc::new(Slot::default()), Arc::new(World::default()));
         run(&slot, &world);
         // Whatever happened: what is left can be had by one who drains, and then nothing is mapped.
-        if let Drain::Owned(owned) = slot.drain() {
-            unmap(owned);
-        }
-        assert_eq!(world.mapped(), 0, "left mapped");
+        drain(&slot, &world);
+        world.assert_all_went();
         assert_eq!(slot.snapshot().clients(), 0, "left counted");
     });
 }
@@ -94,61 +33,146 @@ fn spawn(
     thread::spawn(move || run(&slot, &world))
 }
 
-/// Two want a cold window: one maps; never two mappings at once in one slot.
+fn join(threads: impl IntoIterator<Item = thread::JoinHandle<()>>) {
+    threads.into_iter().for_each(|thread| thread.join().expect("a thread that ends"));
+}
+
+fn take(slot: &Slot<Region>, _: &Arc<World>) {
+    slot.take().iter().for_each(read);
+}
+
+/// One more beside those who are clients.
+fn join_clients(slot: &Slot<Region>, _: &Arc<World>) {
+    slot.join().iter().for_each(read);
+}
+
+fn load(slot: &Slot<Region>, world: &Arc<World>) {
+    load_or_take(slot, world).iter().for_each(read);
+}
+
+fn retire(slot: &Slot<Region>, _: &Arc<World>) {
+    slot.retire().into_iter().for_each(unmap);
+}
+
+/// Wins it, looks at it, and puts it back unless it was drained meanwhile.
+fn reconsider(slot: &Slot<Region>, _: &Arc<World>) {
+    let Some(owned) = slot.retire() else { return };
+    look(&owned);
+    if let Err(owned) = owned.restore() {
+        unmap(owned);
+    }
+}
+
+fn drain(slot: &Slot<Region>, _: &Arc<World>) {
+    if let Drain::Owned(owned) = slot.drain() {
+        unmap(owned);
+    }
+}
+
+/// Rules 1 and 2. Two want a cold window that was drained before: one maps, the other takes what it published, or nothing;
+/// and the drain is over.
 pub fn one_loader() {
     model(|slot, world| {
-        let other = spawn(slot, world, |slot, world| {
-            load_or_take(slot, world).iter().for_each(read);
-        });
-        load_or_take(slot, world).iter().for_each(read);
-        other.join().unwrap();
-        assert_eq!(world.maps.load(Relaxed), 1);
+        drain(slot, world);
+        let other = spawn(slot, world, load);
+        load(slot, world);
+        join([other]);
+        assert_eq!(world.maps(), 1, "not one load");
+        assert!(slot.take().is_ok(), "loaded, and nobody can take it");
     });
 }
 
-/// A loader that gives up leaves the slot to the next.
+/// Rule 1. The same with three, and two preemptions.
+pub fn one_loader_of_three() {
+    model_to(2, |slot, world| {
+        let others = [spawn(slot, world, load), spawn(slot, world, load)];
+        load(slot, world);
+        join(others);
+        assert_eq!(world.maps(), 1);
+    });
+}
+
+/// Rule 1. A loader that gives up leaves the slot to the next.
 pub fn an_abandoned_load_leaves_the_slot_vacant() {
     model(|slot, world| {
         let other = spawn(slot, world, |slot, _| drop(slot.begin_load()));
-        load_or_take(slot, world).iter().for_each(read);
-        other.join().unwrap();
-        assert_ne!(slot.snapshot().phase(), Phase::Loading);
-        load_or_take(slot, world).iter().for_each(read);
+        load(slot, world);
+        join([other]);
+        assert_ne!(slot.snapshot().phase(), Phase::Loading, "left loading");
+        load(slot, world);
+        assert_eq!(world.maps(), 1);
     });
 }
 
-/// Two readers and an evictor: nobody reads what is unmapped, and it is unmapped once.
+/// Rules 1 and 3. Who loads after another gave up writes the cell after that one did.
+pub fn loaders_take_turns() {
+    model(|slot, world| {
+        let give_up = |slot: &Slot<Region>, world: &Arc<World>| {
+            if let Ok(loading) = slot.begin_load() {
+                world.memory.map();
+                world.memory.unmap();
+                drop(loading);
+            }
+        };
+        let other = spawn(slot, world, give_up);
+        load(slot, world);
+        join([other]);
+    });
+}
+
+/// Rule 3. Two readers and an evictor: nobody reads what is unmapped, and it is unmapped once.
 pub fn take_release_against_retire() {
     model(|slot, world| {
-        drop(load_or_take(slot, world));
-        let reader = |slot: &Slot<Region>, _: &Arc<World>| slot.take().iter().for_each(read);
-        let readers = [spawn(slot, world, reader), spawn(slot, world, reader)];
-        slot.retire().into_iter().for_each(unmap);
-        readers.into_iter().for_each(|reader| reader.join().unwrap());
+        load(slot, world);
+        let readers = [spawn(slot, world, take), spawn(slot, world, take)];
+        retire(slot, world);
+        join(readers);
     });
 }
 
-/// Evicted and loaded anew while a reader takes: the old mapping is unmapped before the new one is there.
+/// Rules 1 and 3. Evicted and loaded anew while a reader takes: the old mapping is unmapped before the new one is there.
 pub fn retire_and_load_again() {
     model(|slot, world| {
-        drop(load_or_take(slot, world));
-        let evictor = spawn(slot, world, |slot, _| slot.retire().into_iter().for_each(unmap));
-        load_or_take(slot, world).iter().for_each(read);
-        evictor.join().unwrap();
-        assert!(world.mapped() <= 1);
+        load(slot, world);
+        let others = [spawn(slot, world, retire), spawn(slot, world, take)];
+        load(slot, world);
+        join(others);
     });
 }
 
-/// Two evictors and a reader: one of them wins, or none.
+/// Rule 3. Two evictors and a reader: one of them wins, or none; it is dropped once, by the winner.
 pub fn two_evictors() {
     model(|slot, world| {
-        drop(load_or_take(slot, world));
-        let evict = |slot: &Slot<Region>, _: &Arc<World>| slot.retire().into_iter().for_each(unmap);
-        let (one, other) = (spawn(slot, world, evict), spawn(slot, world, evict));
-        slot.take().iter().for_each(read);
-        one.join().unwrap();
-        other.join().unwrap();
+        load(slot, world);
+        let evictors = [spawn(slot, world, retire), spawn(slot, world, retire)];
+        take(slot, world);
+        join(evictors);
         assert_eq!(world.mapped(), usize::from(slot.snapshot().phase() == Phase::Mapped));
+    });
+}
+
+/// Rule 3. A client makes another one, also while the slot drains, and lets go first: the count stays right.
+pub fn clone_against_drain() {
+    model(|slot, world| {
+        let client = load_or_take(slot, world).expect("a vacant slot");
+        let cloner = spawn(slot, world, move |_, _| {
+            let clone = client.clone();
+            drop(client);
+            read(&clone);
+        });
+        let others = spawn(slot, world, take);
+        drain(slot, world);
+        join([cloner, others]);
+        assert_eq!(world.mapped(), 0, "nobody unmapped it");
+    });
+}
+
+/// Rule 3. Who joins the loader reads what that one published.
+pub fn join_against_load() {
+    model(|slot, world| {
+        let other = spawn(slot, world, join_clients);
+        load(slot, world);
+        join([other]);
     });
 }
 
@@ -157,62 +181,59 @@ pub fn last_release_against_drain() {
     model(|slot, world| {
         let client = load_or_take(slot, world).expect("a vacant slot");
         let clone = client.clone();
-        let clients = [client, clone].map(|client| {
-            spawn(slot, world, move |_, _| {
-                read(&client);
-                drop(client);
-            })
-        });
-        if let Drain::Owned(owned) = slot.drain() {
-            unmap(owned);
-        }
-        clients.into_iter().for_each(|client| client.join().unwrap());
-        assert_eq!(world.mapped(), 0);
+        let clients = [client, clone].map(|client| spawn(slot, world, move |_, _| read(&client)));
+        drain(slot, world);
+        join(clients);
+        assert_eq!(world.mapped(), 0, "nobody unmapped it");
     });
 }
 
-/// A drain that comes while a window is loaded is kept: no new client, and the loader unmaps.
+/// Rule 2. A drain that comes while a window is loaded is kept: no new client, and the loader unmaps.
 pub fn drain_against_load() {
     model(|slot, world| {
-        let loader = spawn(slot, world, |slot, world| load_or_take(slot, world).iter().for_each(read));
+        let loader = spawn(slot, world, load);
         let drained = slot.drain();
         let was_held = matches!(drained, Drain::Held);
         if let Drain::Owned(owned) = drained {
             unmap(owned);
         }
-        loader.join().unwrap();
+        join([loader]);
         assert!(!was_held || world.mapped() == 0, "a load that was drained stayed");
     });
 }
 
-/// Takes that a draining slot refuses leave nothing in its word.
+/// Rule 2. Takes that a draining slot refuses leave nothing in its word, so that the last client finds that it is.
 pub fn a_refused_take_leaves_nothing() {
     model(|slot, world| {
         let client = load_or_take(slot, world).expect("a vacant slot");
         assert!(matches!(slot.drain(), Drain::Held));
-        let stranger = spawn(slot, world, |slot, _| assert!(slot.take().is_err()));
+        let stranger = spawn(slot, world, |slot, _| assert!(slot.take().is_err(), "took what drains"));
         drop(client);
-        stranger.join().unwrap();
-        assert_eq!(world.mapped(), 0);
+        join([stranger]);
+        assert_eq!(world.mapped(), 0, "nobody unmapped it");
         assert_eq!(slot.snapshot().phase(), Phase::Vacant);
     });
 }
 
-/// An evictor that changes its mind, against a drain: either it is mapped again and the drainer finds it, or the evictor
-/// keeps it and unmaps.
+/// Rule 2. An evictor that changes its mind, against a drain: either it is mapped again and the drainer finds it, or the
+/// evictor keeps it and unmaps.
 pub fn restore_against_drain() {
     model(|slot, world| {
-        drop(load_or_take(slot, world));
-        let drainer = spawn(slot, world, |slot, _| {
-            if let Drain::Owned(owned) = slot.drain() {
-                unmap(owned);
-            }
-        });
-        if let Some(Err(owned)) = slot.retire().map(Owned::restore) {
-            unmap(owned);
-        }
-        drainer.join().unwrap();
-        assert_eq!(world.mapped(), 0);
+        load(slot, world);
+        let others = [spawn(slot, world, drain), spawn(slot, world, take)];
+        reconsider(slot, world);
+        join(others);
+        assert_eq!(world.mapped(), 0, "nobody unmapped it");
+    });
+}
+
+/// Rule 3. Who restores has looked at the region before the next owner unmaps it.
+pub fn restore_against_retire() {
+    model(|slot, world| {
+        load(slot, world);
+        let others = [spawn(slot, world, retire), spawn(slot, world, take)];
+        reconsider(slot, world);
+        join(others);
     });
 }
 
@@ -221,14 +242,44 @@ pub fn detached_goes_with_its_last_client() {
     explore(|| {
         let world = Arc::new(World::default());
         let client = Slot::detached(map(&world));
-        let clone = client.clone();
-        let other = thread::spawn(move || {
-            read(&clone);
-            drop(clone);
-        });
+        let clients = [client.clone(), client.clone()].map(|client| thread::spawn(move || read(&client)));
         read(&client);
         drop(client);
-        other.join().unwrap();
-        assert_eq!(world.mapped(), 0);
+        join(clients);
+        world.assert_all_went();
     });
+}
+
+const VERBS: [Verb; 6] = [take, join_clients, load, retire, reconsider, drain];
+
+/// Each two verbs against each other, on a mapped slot, beside `third`, who may hold a client from before. With one
+/// preemption fewer, since they are so many.
+fn pairs(is_held: bool, third: Verb) {
+    for (at, one) in VERBS.into_iter().enumerate() {
+        for other in VERBS.into_iter().skip(at) {
+            model_to(2, move |slot, world| {
+                let client = load_or_take(slot, world).filter(|_| is_held);
+                let others = [spawn(slot, world, one), spawn(slot, world, other)];
+                client.iter().for_each(read);
+                drop(client);
+                third(slot, world);
+                join(others);
+            });
+        }
+    }
+}
+
+/// Rules 1 to 3. All pairs of verbs, beside a reader; two preemptions.
+pub fn all_pairs_beside_a_reader() {
+    pairs(false, take);
+}
+
+/// Rules 1 to 3. All pairs of verbs, beside an evictor; two preemptions.
+pub fn all_pairs_beside_an_evictor() {
+    pairs(false, retire);
+}
+
+/// Rules 1 to 3. All pairs of verbs while a client that was there before lets go; two preemptions.
+pub fn all_pairs_beside_a_client() {
+    pairs(true, |_, _| ());
 }

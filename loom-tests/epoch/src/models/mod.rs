@@ -1,0 +1,27 @@
+//! The same models as beside the modelled epoch, explored less far.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+#[path = "../../../src/models/file.rs"]
+pub mod file;
+#[path = "../../../src/models/world.rs"]
+mod world;
+
+/// With one preemption: with two, the real epoch takes more than a minute for two threads.
+fn explore(model: impl Fn() + Sync + Send + 'static) {
+    let executions = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&executions);
+    let start = std::time::Instant::now();
+    let mut builder = loom::model::Builder::new();
+    builder.preemption_bound = Some(1);
+    builder.max_branches = 10_000;
+    builder.check(move || {
+        count.fetch_add(1, Ordering::Relaxed);
+        model();
+    });
+    let executions = executions.load(Ordering::Relaxed);
+    assert!(executions > 1, "nothing was explored");
+    let freed = crate::epoch::FREED.load(Ordering::Relaxed);
+    println!("{executions} executions, {freed} freed by the epoch, {:.2} s", start.elapsed().as_secs_f64());
+}

@@ -1,0 +1,113 @@
+//! The small words.
+
+use loom::cell::UnsafeCell;
+use loom::sync::Arc;
+use loom::sync::atomic::AtomicU64;
+use loom::sync::atomic::Ordering::Relaxed;
+use loom::thread;
+
+use super::explore;
+use crate::protocol::words::{Holders, Published};
+
+/// What two threads write, each its own, and the last of them reads.
+struct Written([UnsafeCell<bool>; 2]);
+
+// SAFETY: loom's cells check every access themselves.
+unsafe impl Send for Written {}
+// SAFETY: as above.
+unsafe impl Sync for Written {}
+
+impl Written {
+    fn new() -> Self {
+        Self([UnsafeCell::new(false), UnsafeCell::new(false)])
+    }
+
+    fn write(&self, at: usize) {
+        // SAFETY: this is what the models are there to find out.
+        self.0[at].with_mut(|cell| unsafe { *cell = true });
+    }
+
+    fn assert_written(&self, at: usize) {
+        // SAFETY: as above.
+        assert!(self.0[at].with(|cell| unsafe { *cell }), "not written yet");
+    }
+}
+
+/// Exactly one of two holders is the last, and sees what the other did.
+pub fn the_last_holder_sees_all() {
+    explore(|| {
+        let (holders, written) = (Arc::new(Holders::default()), Arc::new(Written::new()));
+        holders.enter();
+        holders.enter();
+        let leave = |holders: &Holders, written: &Written, at: usize| {
+            written.write(at);
+            let is_last = holders.leave();
+            if is_last {
+                (0..2).for_each(|at| written.assert_written(at));
+            }
+            is_last
+        };
+        let other = thread::spawn({
+            let (holders, written) = (Arc::clone(&holders), Arc::clone(&written));
+            move || leave(&holders, &written, 1)
+        });
+        let (one, other) = (leave(&holders, &written, 0), other.join().expect("a thread that ends"));
+        assert!(one != other, "not one of the two was the last");
+    });
+}
+
+/// Who counts no holders sees what the last one did.
+pub fn who_counts_none_sees_all() {
+    explore(|| {
+        let (holders, written) = (Arc::new(Holders::default()), Arc::new(Written::new()));
+        holders.enter();
+        let other = thread::spawn({
+            let (holders, written) = (Arc::clone(&holders), Arc::clone(&written));
+            move || {
+                written.write(0);
+                assert!(holders.leave());
+            }
+        });
+        if holders.count() == 0 {
+            written.assert_written(0);
+        }
+        other.join().expect("a thread that ends");
+    });
+}
+
+/// Who makes a place and then asks for the number, against who sets it and then looks for places: one of the two sees what
+/// the other did.
+pub fn a_settled_number_or_a_place_that_is_found() {
+    explore(|| {
+        let (number, place) = (Arc::new(Published::new(1)), Arc::new(AtomicU64::new(0)));
+        let other = thread::spawn({
+            let (number, place) = (Arc::clone(&number), Arc::clone(&place));
+            move || {
+                number.set(2);
+                place.load(Relaxed) == 1
+            }
+        });
+        place.store(1, Relaxed);
+        let seen = number.get_settled();
+        let was_found = other.join().expect("a thread that ends");
+        assert!(seen == 2 || was_found, "an old number, and nobody knows");
+    });
+}
+
+/// Who sees a number sees what came before it.
+pub fn a_published_number_brings_what_came_before() {
+    explore(|| {
+        let (number, written) = (Arc::new(Published::new(0)), Arc::new(Written::new()));
+        let other = thread::spawn({
+            let (number, written) = (Arc::clone(&number), Arc::clone(&written));
+            move || {
+                written.write(0);
+                number.set(1);
+            }
+        });
+        if number.get() == 1 {
+            written.assert_written(0);
+        }
+        other.join().expect("a thread that ends");
+    });
+}
