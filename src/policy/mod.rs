@@ -91,6 +91,12 @@ mod tests {
     }
 
     #[test]
+    fn lately_is_as_long_for_caches_of_any_size() {
+        assert_eq!([0, 1, 10].map(clock_period), [32, 32, 320]);
+        assert_eq!(clock_period(usize::MAX), u32::MAX);
+    }
+
+    #[test]
     fn it_survives_its_word_and_the_clocks_wrap() {
         let heat = touched(5, u32::MAX);
         assert_eq!(Heat::from_word(heat.to_word()), heat);

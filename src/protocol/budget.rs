@@ -265,10 +265,21 @@ mod tests {
         a.absorb(budget.reserve(50).expect("room"));
         assert_eq!((a.bytes(), budget.used()), (80, Usage { bytes: 80, items: 1 }));
         a.shrink_to(70);
+        assert_eq!((a.bytes(), budget.used()), (70, Usage { bytes: 70, items: 1 }));
         assert!(a.try_grow_to(100) && !a.try_grow_to(101));
         assert_eq!(budget.used(), Usage { bytes: 100, items: 1 });
         drop(a);
         assert_eq!(budget.used(), Usage::default());
+    }
+
+    #[test]
+    fn who_is_in_flight_is_counted() {
+        let budget = budget(100, 10);
+        let mut flight = budget.take_off();
+        let other = budget.take_off();
+        assert_eq!((budget.flights(), flight.pause(|| budget.flights()), budget.flights()), (2, 1, 2));
+        drop((flight, other));
+        assert_eq!(budget.flights(), 0);
     }
 
     #[test]

@@ -178,6 +178,10 @@ mod tests {
         let seats: Vec<Seat> = ITEMS.iter().map(|item| seat(&ring, item)).collect();
         let round = |n: u32| (0..n).filter_map(|_| ring.turn(&epoch::pin()).copied()).collect::<BTreeSet<_>>();
         assert_eq!(round(40), ITEMS.iter().copied().collect());
+        let mut seen = BTreeSet::new();
+        ring.for_each(&epoch::pin(), |item| assert!(seen.insert(*item), "{item} twice"));
+        assert_eq!(seen, round(40));
+        assert!(format!("{ring:?}").contains("40"));
 
         for left in seats.into_iter().step_by(2) {
             ring.leave(left);
