@@ -80,7 +80,7 @@ const UNFINISHED: &str = "todo! unimplemented! dbg! print! println! eprint! epri
 
 /// What may lie at the top of the repository; the last line is what cargo adds to a package.
 const TOP_LEVEL: &str = "Cargo.toml Cargo.lock README.md CHANGELOG.md CONTRIBUTING.md LICENSE-* rustfmt.toml \
-    clippy.toml .ci .git .gitignore src tests benches examples loom-tests shuttle-tests docs fuzz issues* target \
+    clippy.toml .cargo .ci .git .gitignore src tests benches examples loom-tests shuttle-tests docs fuzz issues* target \
     Cargo.toml.orig .cargo_vcs_info.json .cargo-ok";
 
 /// File, what it does, and why it may.
