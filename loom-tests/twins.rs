@@ -288,9 +288,9 @@ pub const TWINS: &[Twin] = &[
         RACE,
     ),
     twin(
-        "release_without_the_fence",
+        "release_without_acquire",
         "protocol/slot.rs",
-        "            fence(Ordering::Acquire);\n",
+        "            let _ = self.slot().word.load(Ordering::Acquire);\n",
         "",
         "slot::last_release_against_drain",
         RACE,

@@ -32,7 +32,7 @@
 //! | `take` | MAPPED(n) → MAPPED(n + 1), never while draining | anyone with the slot; exchange | Acquire | `publish` |
 //! | `join` | MAPPED(n) → MAPPED(n + 1), n ≥ 1, draining or not | anyone with the slot; exchange | Acquire | `publish` |
 //! | clone of a `SlotRef` | MAPPED(n) → MAPPED(n + 1), n ≥ 1 | a client; addition | Relaxed | – |
-//! | release (drop of a `SlotRef`) | n → n − 1; (draining, 1) → (draining, 0) *owns* | a client; subtraction | Release, and an Acquire fence if it owns | `retire`, `drain` |
+//! | release (drop of a `SlotRef`) | n → n − 1; (draining, 1) → (draining, 0) *owns* | a client; subtraction | Release, and an Acquire load if it owns | `retire`, `drain` |
 //! | `retire` | MAPPED(0), not draining → RETIRING | an evictor, pinned; exchange | AcqRel | release, `restore` |
 //! | `restore` | RETIRING → MAPPED(0), from exactly that | the owner; exchange | Release | `retire`, `take` |
 //! | `drain` | + draining; on MAPPED(0) it *owns* | anyone with the slot; or | AcqRel | all |
@@ -71,7 +71,7 @@
 //!   its subtraction; the one that owns still has the payload, which keeps the slot until after `vacate`.
 //! - *A reader that acts on old bytes of the cell.* `publish` writes it before its Release; every way to see MAPPED is an
 //!   Acquire. `vacate` empties it before its Release; `begin_load` is an Acquire. A client's reads come before its
-//!   Release; `retire`, `drain` and the fence in release are Acquires, and a chain of subtractions in between does not
+//!   Release; `retire`, `drain` and the load in release are Acquires, and a chain of subtractions in between does not
 //!   break it, since each is a read-modify-write (a release sequence).
 //!
 //! Announcements, by which a cursor reads without a count, will stand beside `slot` as a file of their own: owners will
