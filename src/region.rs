@@ -54,11 +54,16 @@ impl Resource for File {
 
 /// The file that a resource belongs to: it keeps the slot, and knows what to do with an owned one.
 pub(crate) trait Home<R: Resource>: Send + Sync {
-    /// Whether somebody needs it who could not get it back.
-    fn is_needed(&self) -> bool;
+    /// Whether somebody may need it who is not its client at the moment. Asked only where that
+    /// [may be](Resource::MAY_BE_NEEDED).
+    fn is_needed(&self) -> bool {
+        false
+    }
 
     /// Whether it could be had again. May ask the system.
-    fn is_replaceable(&self) -> bool;
+    fn is_replaceable(&self) -> bool {
+        true
+    }
 
     /// Takes the duty of an owner over.
     fn reclaim(self: Arc<Self>, owned: Owned<Kept<R>>);

@@ -303,7 +303,7 @@ impl Cache {
         Ok(match (content, leads_to) {
             (Content::Truncated, _) => Change::Truncated,
             (_, Some(Ok(key))) if key != file.entry.key() => Change::Replaced,
-            (_, Some(Err(error))) if error.kind() == std::io::ErrorKind::NotFound => Change::Deleted,
+            (_, Some(Err(error))) if leads_nowhere(&error) => Change::Deleted,
             (_, None) if stat.links == 0 => Change::Deleted,
             (Content::Grown, _) => Change::Grown,
             (Content::Modified, _) => Change::Modified,
@@ -426,6 +426,11 @@ fn budgets(limits: &Limits) -> (Usage, Usage) {
     (Usage { bytes, items: limits.max_regions }, Usage { bytes: usize::MAX, items: limits.max_open_files })
 }
 
+/// Whether there is nothing at a path, as opposed to something that cannot be looked at.
+fn leads_nowhere(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory)
+}
+
 fn cannot_look(error: io::Error) -> Error {
     Error::io("cannot look at the file", error)
 }
@@ -478,14 +483,6 @@ fn real_name(path: &Path) -> std::path::PathBuf {
 }
 
 impl Home<Mapping> for CachedFile {
-    fn is_needed(&self) -> bool {
-        false
-    }
-
-    fn is_replaceable(&self) -> bool {
-        true
-    }
-
     fn reclaim(self: Arc<Self>, owned: Owned<Region>) {
         if owned.is_detached() {
             // Nobody waits for the last one.

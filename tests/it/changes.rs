@@ -114,3 +114,87 @@ fn what_is_held_after_a_close_is_shown_as_pinned() {
     drop(lease);
     assert_eq!((maps.stats().pinned_regions, maps.stats().regions), (0, 0));
 }
+
+/// Also where there is no room for another descriptor: what is open needs none.
+#[test]
+fn what_is_open_can_be_opened_again() {
+    let dir = Dir::new();
+    let (one, other) = (dir.file("one", 100, 1), dir.file("other", 100, 2));
+    let maps = manager(MapManager::builder().max_open_files(1).overcommit(Overcommit::Fail));
+    let nameless = maps.open_file(one.descriptor()).unwrap();
+    let named = maps.open(&one.path).unwrap();
+    assert_eq!((maps.stats().open_files, maps.stats().files), (1, 1));
+    drop(nameless);
+    assert_eq!(&named.lease(..).unwrap()[..], &one.bytes[..]);
+    OpenOptions::new().append(true).open(&one.path).unwrap().write_all(b"more").unwrap();
+    assert_eq!(maps.open(&one.path).unwrap().len(), 104, "opened again, and its growth not noticed");
+    drop(named);
+    assert_eq!(&maps.open(&other.path).unwrap().lease(..).unwrap()[..], &other.bytes[..]);
+}
+
+#[test]
+fn close_counts_what_is_mapped_by_itself_and_leaves_the_descriptor() {
+    let dir = Dir::new();
+    let long = dir.file("long", 20 * WINDOW, 1);
+    let maps = manager(MapManager::builder().window(Window::Sliding { bytes: WINDOW }));
+    let file = maps.open(&long.path).unwrap();
+    let across = file.lease(10..9 * WINDOW).unwrap();
+    let within = file.lease(15 * WINDOW..15 * WINDOW + 10).unwrap();
+    file.cursor().window_at(17 * WINDOW).unwrap();
+    let closed = maps.close(&long.path);
+    assert_eq!((closed.unmapped, closed.still_held), (1, 2));
+    #[cfg(unix)]
+    assert_eq!(maps.stats().open_files, 1);
+    drop((across, within));
+    assert_eq!(maps.stats().regions, 0);
+}
+
+/// A sixteenth is kept for those who must have a mapping.
+#[test]
+fn cold_reads_leave_the_headroom_free() {
+    let dir = Dir::new();
+    let long = dir.file("long", 40 * WINDOW, 1);
+    let windows = MapManager::builder().window(Window::Sliding { bytes: WINDOW });
+    for maps in [manager(windows.clone().max_regions(16)), manager(windows.max_mapped_bytes(16 * WINDOW))] {
+        let file = maps.open(&long.path).unwrap();
+        for window in 0..40 {
+            file.lease(window * WINDOW..window * WINDOW + 10).unwrap();
+        }
+        assert_eq!((maps.stats().maps, maps.stats().copies), (15, 25));
+        assert_eq!(file.cursor().window_at(39 * WINDOW).unwrap().len() as u64, WINDOW);
+        assert_eq!((maps.stats().maps, maps.stats().overcommits), (16, 0));
+    }
+}
+
+#[test]
+fn what_became_of_the_path_is_told() {
+    let dir = Dir::new();
+    let path = dir.file("path", 100, 1).path;
+    let maps = manager(MapManager::builder());
+    let (file, nameless) = (maps.open(&path).unwrap(), maps.open_file(std::fs::File::open(&path).unwrap()).unwrap());
+    let all = || (file.refresh().unwrap(), nameless.refresh().unwrap());
+    assert_eq!(all(), (Change::Unchanged, Change::Unchanged));
+
+    #[cfg(unix)]
+    {
+        // Another name, other permissions: no change.
+        std::fs::hard_link(&path, dir.path().join("link")).unwrap();
+        assert_eq!(all(), (Change::Unchanged, Change::Unchanged));
+        std::fs::remove_file(&path).unwrap();
+        assert_eq!(all(), (Change::Deleted, Change::Unchanged), "it has another name still");
+        std::fs::remove_file(dir.path().join("link")).unwrap();
+        assert_eq!(all(), (Change::Deleted, Change::Deleted));
+        dir.file("path", 50, 2);
+        assert_eq!(all(), (Change::Replaced, Change::Deleted));
+        std::fs::remove_file(&path).unwrap();
+        std::fs::remove_dir(dir.path()).unwrap();
+        std::fs::write(dir.path(), "no directory any more").unwrap();
+        assert_eq!(all(), (Change::Deleted, Change::Deleted));
+        std::fs::remove_file(dir.path()).unwrap();
+        // Something is there, but nobody can tell what.
+        std::fs::create_dir(dir.path()).unwrap();
+        std::os::unix::fs::symlink(&path, &path).unwrap();
+        assert_eq!(all(), (Change::Unchanged, Change::Deleted));
+    }
+    assert_eq!(file.len(), 100);
+}
