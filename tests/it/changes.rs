@@ -198,3 +198,36 @@ fn what_became_of_the_path_is_told() {
     }
     assert_eq!(file.len(), 100);
 }
+
+#[test]
+fn a_read_past_the_new_end_says_where_that_is() {
+    let dir = Dir::new();
+    let path = dir.file("cut", 4 * WINDOW, 1).path;
+    // No window fits, so that all is read, and nothing mapped is touched past the end.
+    let builder = MapManager::builder().window(Window::Sliding { bytes: WINDOW });
+    let maps = manager(builder.max_mapped_bytes(WINDOW));
+    let mut limits = maps.limits();
+    limits.max_mapped_bytes = 1;
+    maps.set_limits(limits).unwrap();
+    let file = maps.open(&path).unwrap();
+    file.read_exact_at(&mut [0; 100], 2 * WINDOW).unwrap();
+    OpenOptions::new().write(true).open(&path).unwrap().set_len(2 * WINDOW + 10).unwrap();
+    let error = file.read_exact_at(&mut [0; 100], 2 * WINDOW).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Truncated);
+    assert!(error.to_string().contains(&(2 * WINDOW + 10).to_string()), "{error}");
+    assert_eq!((maps.stats().maps, maps.stats().copies), (0, 2));
+}
+
+#[test]
+fn a_copy_of_what_is_mapped_is_a_hit() {
+    let dir = Dir::new();
+    let long = dir.file("long", 4 * WINDOW, 1);
+    let maps = manager(MapManager::builder().window(Window::Sliding { bytes: WINDOW }));
+    let file = maps.open(&long.path).unwrap();
+    file.prefetch(..).unwrap();
+    let (mut buf, before) = (vec![0; 3 * WINDOW as usize], maps.stats());
+    file.read_exact_at(&mut buf, 10).unwrap();
+    assert_eq!(buf[..], long.bytes[10..][..buf.len()]);
+    let after = maps.stats();
+    assert_eq!((after.hits - before.hits, after.misses - before.misses, after.copies), (4, 0, 0));
+}
