@@ -1,6 +1,10 @@
 //! The machine as shuttle plays it: what `src/sync.rs` offers, with a choice of the scheduler at each step.
 #![allow(unsafe_code)]
 
+/// The real epoch. It takes all of shuttle's threads for one, and so frees when none of them is pinned.
+#[path = "../../src/sync/epoch.rs"]
+pub(crate) mod epoch;
+
 use std::sync::atomic::{AtomicIsize, Ordering as Real};
 
 pub(crate) use shuttle::sync::atomic::{AtomicPtr, AtomicU32, AtomicU64, AtomicUsize, Ordering};
@@ -41,43 +45,5 @@ impl<T> UnsafeCell<T> {
         let result = write(self.value.get());
         self.inside.store(0, Real::Relaxed);
         result
-    }
-}
-
-/// The real epoch. It takes all of shuttle's threads for one, and so frees when none of them is pinned.
-pub(crate) mod epoch {
-    pub(crate) use crossbeam_epoch::{Guard, pin};
-
-    pub(crate) fn retire<T: Send + 'static>(value: Box<T>) {
-        pin().defer(move || drop(value));
-    }
-
-    pub(crate) fn flush() {
-        pin().flush();
-    }
-}
-
-#[derive(Debug)]
-pub(crate) struct Retired<T: Send + 'static>(Option<Box<T>>);
-
-impl<T: Send + 'static> Retired<T> {
-    pub(crate) fn new(value: T) -> Self {
-        Self(Some(Box::new(value)))
-    }
-}
-
-impl<T: Send + 'static> std::ops::Deref for Retired<T> {
-    type Target = T;
-
-    fn deref(&self) -> &T {
-        self.0.as_ref().expect("taken in drop only")
-    }
-}
-
-impl<T: Send + 'static> Drop for Retired<T> {
-    fn drop(&mut self) {
-        if let Some(value) = self.0.take() {
-            epoch::retire(value);
-        }
     }
 }

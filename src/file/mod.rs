@@ -14,7 +14,8 @@ use crate::protocol::slot::Slot;
 use crate::protocol::table::Table;
 use crate::protocol::words::{Holders, Published};
 use crate::region::{Descriptor, Region};
-use crate::sync::{Mutex, MutexGuard, Retired};
+use crate::sync::epoch::Retired;
+use crate::sync::{Mutex, MutexGuard};
 
 /// Names kept for each file, the newest: a descriptor that was closed is reopened by the first that still leads to it.
 const NAMES_MAX: usize = 4;
