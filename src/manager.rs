@@ -628,16 +628,16 @@ impl MappedFile {
 
     /// The same, or `None` if it is not worth mapping.
     pub(crate) fn window_if(&self, window: u64, end: u64, want: Want) -> Result<Option<RegionRef>> {
-        let start = self.geometry().span(window, u64::MAX).start;
+        let start = self.geometry().start(window);
         match self.cache().hit(self.cached(), window, end - start) {
             Some(client) => Ok(Some(RegionRef::new(client))),
-            None => self.missed(window, end, want),
+            None => self.missed_window(window, end, want),
         }
     }
 
     /// The same for a window that was no hit a moment ago.
-    pub(crate) fn missed(&self, window: u64, end: u64, want: Want) -> Result<Option<RegionRef>> {
-        let start = self.geometry().span(window, u64::MAX).start;
+    pub(crate) fn missed_window(&self, window: u64, end: u64, want: Want) -> Result<Option<RegionRef>> {
+        let start = self.geometry().start(window);
         self.cache().miss(self.cached(), window, end - start, want).map_err(|error| self.explain(error, start..end))
     }
 

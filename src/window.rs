@@ -48,6 +48,12 @@ impl Geometry {
         self.locate(offset).0
     }
 
+    /// Where window `index` starts.
+    #[inline]
+    pub(crate) fn start(&self, index: u64) -> u64 {
+        index.saturating_mul(self.window_bytes().unwrap_or(0))
+    }
+
     /// How many windows a file of `len` bytes has.
     pub(crate) fn count(&self, len: u64) -> u64 {
         match len.checked_sub(1) {
@@ -60,7 +66,7 @@ impl Geometry {
     #[inline]
     pub(crate) fn span(&self, index: u64, len: u64) -> Range<u64> {
         let Some(bytes) = self.window_bytes() else { return 0..len };
-        let start = index.saturating_mul(bytes).min(len);
+        let start = self.start(index).min(len);
         start..start.saturating_add(bytes).min(len)
     }
 

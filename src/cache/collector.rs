@@ -106,7 +106,7 @@ impl Cache {
         if is_gone(file) {
             let _flight = self.regions.budget.take_off();
             file.entry.slots().windows.for_each_from(0, |_, slot| {
-                self.unmap_all(slot.retire().into_iter().collect());
+                self.unmap_all(slot.retire());
             });
         }
     }

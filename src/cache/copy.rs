@@ -20,7 +20,8 @@ impl Cache {
         let geometry = &self.config.geometry;
         for (window, piece) in geometry.pieces(range) {
             let (part, rest) = buf.split_at_mut((piece.end - piece.start) as usize);
-            let start = geometry.span(window, u64::MAX).start;
+            let start = geometry.start(window);
+            // Not by way of one call that is both: what that returned would pass through memory, and cost a half more.
             let region = match self.hit(file, window, piece.end - start) {
                 Some(client) => Some(RegionRef::new(client)),
                 None => self.miss(file, window, piece.end - start, Want::IfWorth)?,

@@ -12,7 +12,7 @@ use std::{fs, io};
 
 use super::evict::{Effort, FLIGHT_MAX, Refused, Room};
 use super::wait::Wait;
-use super::{Cache, CachedFile};
+use super::{Cache, CachedFile, cannot_look};
 use crate::config::Admission;
 use crate::error::{Error, ErrorKind, Result};
 use crate::file::FileKey;
@@ -44,7 +44,7 @@ impl Cache {
         self.stats.count(Event::Miss);
         let worth = self.worth(file, slot, window);
         let effort = match (want, worth) {
-            (Want::Mapping, _) => Effort::Demand(self.config.overcommit),
+            (Want::Mapping, _) => self.demand(),
             (Want::IfWorth, Some(effort)) => effort,
             (Want::IfWorth, None) => return Ok(None),
         };
@@ -77,7 +77,7 @@ impl Cache {
             }
         };
         // Somebody may have noticed, since the caller looked, that the file is shorter.
-        let start = self.config.geometry.span(window, u64::MAX).start;
+        let start = self.config.geometry.start(window);
         if (mapped.len() as u64) < end {
             return Err(truncated(start + mapped.len() as u64, start + end));
         }
@@ -130,8 +130,7 @@ impl Cache {
     pub(crate) fn detached(&self, file: &Arc<CachedFile>, span: Range<u64>) -> Result<RegionRef> {
         let granule = os::mapping_granularity() as u64;
         let start = span.start / granule * granule;
-        let effort = Effort::Demand(self.config.overcommit);
-        let mapped = self.map(file, start..span.end, effort, &mut Wait::new(), |mapping, reservation| {
+        let mapped = self.map(file, start..span.end, self.demand(), &mut Wait::new(), |mapping, reservation| {
             file.entry.detached.enter();
             self.regions.admit_detached(mapping, reservation, Arc::clone(file) as _)
         });
@@ -152,7 +151,7 @@ impl Cache {
         // Who may read instead needs the descriptor for that, and does not wait for it.
         let descriptor = self.descriptor(file, if effort.is_demand() { effort } else { Effort::Force })?;
         // A mapping beyond the end would fault when it is touched.
-        let stat = os::stat(descriptor.get()).map_err(|error| Error::io("cannot look at the file", error))?;
+        let stat = os::stat(descriptor.get()).map_err(cannot_look)?;
         if stat.len < span.end || span.is_empty() {
             return Err(truncated(stat.len, file.entry.len()).into());
         }
@@ -239,7 +238,7 @@ impl Cache {
         for name in file.entry.names() {
             let (descriptor, stat) = match self.open_descriptor(&name) {
                 Ok(descriptor) => {
-                    let stat = os::stat(&descriptor).map_err(|error| Error::io("cannot look at the file", error))?;
+                    let stat = os::stat(&descriptor).map_err(cannot_look)?;
                     (descriptor, stat)
                 }
                 Err(error) => {

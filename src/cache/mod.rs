@@ -322,7 +322,7 @@ impl Cache {
         for file in self.files_at(path) {
             let _flight = self.regions.budget.take_off();
             drain(&file, 0, |drained| match drained {
-                Drain::Owned(region) => closed.unmapped += self.unmap_all(vec![region]),
+                Drain::Owned(region) => closed.unmapped += self.unmap_all([region]),
                 Drain::Held => closed.still_held += 1,
                 Drain::Nothing => {}
             });
@@ -388,7 +388,7 @@ impl Cache {
     }
 
     /// Unmaps what the caller owns. How many the system took back.
-    fn unmap_all(&self, owned: Vec<Owned<Region>>) -> usize {
+    fn unmap_all(&self, owned: impl IntoIterator<Item = Owned<Region>>) -> usize {
         owned.into_iter().filter_map(|region| self.regions.reclaim(region)).count()
     }
 
@@ -489,7 +489,7 @@ impl Home<Mapping> for CachedFile {
             let _ = self.entry.detached.leave();
         }
         match self.cache.upgrade() {
-            Some(cache) => drop(cache.unmap_all(vec![owned])),
+            Some(cache) => drop(cache.unmap_all([owned])),
             // No cache, no limbo. If the system refuses now, which it does only at its limit of mappings, the region stays.
             None => drop(owned.vacate(|region| region.give_back_now())),
         }

@@ -42,8 +42,6 @@ pub struct Cursor {
     /// For what is copied.
     scratch: Vec<u8>,
     position: u64,
-    /// Whether the window it holds is shorter than a window can be, since the file ended there.
-    is_tail: bool,
     /// The window after the one held last, to notice a reader who goes on.
     next: Option<u64>,
     file: MappedFile,
@@ -61,14 +59,7 @@ impl MappedFile {
     /// # Ok::<(), smmap::Error>(())
     /// ```
     pub fn cursor(&self) -> Cursor {
-        Cursor {
-            held: Held::nothing(),
-            scratch: Vec::new(),
-            position: 0,
-            is_tail: false,
-            next: None,
-            file: self.clone(),
-        }
+        Cursor { held: Held::nothing(), scratch: Vec::new(), position: 0, next: None, file: self.clone() }
     }
 }
 
@@ -105,10 +96,11 @@ impl Cursor {
         Ok(self.held.get_from(offset).unwrap_or(&[]))
     }
 
-    /// Whether it holds the last window of a file that was noticed to have grown since.
+    /// Whether the window it holds ends before the file and before a window would: the file has grown since.
     #[inline]
     fn is_outgrown(&self) -> bool {
-        self.is_tail && self.held.start + (self.held.region.len() as u64) < self.file.len()
+        let len = self.held.region.len() as u64;
+        self.held.start + len < self.file.len() && self.file.geometry().window_bytes() != Some(len)
     }
 
     /// Holds the window of `offset`; nothing, if the file ends before it.
@@ -132,8 +124,6 @@ impl Cursor {
         self.held.region = region;
         self.held.start = start;
         self.held.window = window;
-        let full = self.file.geometry().window_bytes();
-        self.is_tail = window.is_some() && full != Some(self.held.region.len() as u64);
         if goes_on {
             self.held.region.advise(Advice::Populate);
         }
@@ -187,7 +177,7 @@ impl Cursor {
             let (window, start) = self.file.geometry().locate(range.start);
             if let Some(client) = self.file.cache().hit(self.file.cached(), window, range.end - start) {
                 self.hold(RegionRef::new(client), start, Some(window), range.start);
-            } else if let Some(held) = self.file.miss(&range)? {
+            } else if let Some(held) = self.file.region_for(&range)? {
                 self.hold(held.region, held.start, held.window, range.start);
             } else {
                 self.file.copied(range, &mut self.scratch)?;

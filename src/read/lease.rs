@@ -170,7 +170,7 @@ impl MappedFile {
 
     #[cold]
     fn lease_missed(&self, range: Range<u64>) -> Result<Lease> {
-        match self.miss(&range)? {
+        match self.region_for(&range)? {
             Some(held) => Ok(Lease::of(held, range)),
             None => {
                 let mut bytes = Vec::new();

@@ -1,6 +1,6 @@
 //! What a reader holds: a cursor, a lease, a buffer, an iterator over windows.
 //!
-//! Which ranges are served how is decided here, once, for all of them ([`MappedFile::miss`]):
+//! Which ranges are served how is decided here, once, for all of them ([`MappedFile::region_for`]):
 //!
 //! | a range | that lies in one window | that crosses windows |
 //! |---|---|---|
@@ -63,14 +63,14 @@ impl Held {
 
 impl MappedFile {
     /// The region that serves `range`, which is not empty, inside the file, and no hit. `None`: copy it.
-    fn miss(&self, range: &Range<u64>) -> Result<Option<Held>> {
+    fn region_for(&self, range: &Range<u64>) -> Result<Option<Held>> {
         let geometry = self.geometry();
         let index = geometry.index(range.start);
         let span = geometry.span(index, u64::MAX);
         let is_small = range.end - range.start <= SMALL;
         if range.end <= span.end {
             let want = if is_small { Want::IfWorth } else { Want::Mapping };
-            match self.missed(index, range.end, want) {
+            match self.missed_window(index, range.end, want) {
                 Ok(region) => return Ok(region.map(|region| Held { start: span.start, region, window: Some(index) })),
                 // The window is more than the budget holds; what was asked for may be less.
                 Err(error) if error.kind() == ErrorKind::OverBudget && !is_small => {}
@@ -84,7 +84,7 @@ impl MappedFile {
         Ok(Some(Held { start: range.start, region, window: None }))
     }
 
-    /// A copy of what [`miss`](Self::miss) has no region for.
+    /// A copy of what [`region_for`](Self::region_for) has no region for.
     fn copied(&self, range: Range<u64>, bytes: &mut Vec<u8>) -> Result<()> {
         bytes.clear();
         bytes.resize((range.end - range.start) as usize, 0);
