@@ -125,7 +125,7 @@ mod read;
 mod integrations;
 
 pub use cache::{Change, Closed, Collected};
-pub use config::{Admission, Limits, Overcommit, Window};
+pub use config::{Admission, Limits, Overcommit, Revalidate, Window};
 pub use error::{Error, ErrorKind, Result};
 #[cfg(feature = "rayon")]
 pub use integrations::rayon::ParWindows;

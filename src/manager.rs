@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::cache::{Cache, CachedFile, Change, Closed, Collected, Collector, Want};
-use crate::config::{Admission, Config, Limits, Overcommit, Window};
+use crate::config::{Admission, Config, Limits, Overcommit, Revalidate, Window};
 use crate::error::{Error, ErrorKind, Result};
 use crate::os::Advice;
 use crate::region::RegionRef;
@@ -252,7 +252,7 @@ impl fmt::Debug for MapManager {
 }
 
 /// How a [`MapManager`] is going to be. What is not said is as the defaults are: windows of 16 MiB (4 MiB on 32 bit), the
-/// limits of [`Limits::default`], [`Overcommit::Allow`], [`Admission::Adaptive`].
+/// limits of [`Limits::default`], [`Overcommit::Allow`], [`Admission::Adaptive`], [`Revalidate::AtOpen`].
 ///
 /// ```
 /// use smmap::{Admission, MapManager, Overcommit, Window};
@@ -281,6 +281,7 @@ pub struct MapManagerBuilder {
     max_open_files: Option<usize>,
     overcommit: Overcommit,
     admission: Admission,
+    revalidate: Revalidate,
 }
 
 impl MapManagerBuilder {
@@ -326,6 +327,12 @@ impl MapManagerBuilder {
         self
     }
 
+    /// Whether files that are open are looked at again.
+    pub fn revalidate(mut self, revalidate: Revalidate) -> Self {
+        self.revalidate = revalidate;
+        self
+    }
+
     /// Builds the manager, and starts its collector thread.
     ///
     /// # Safety
@@ -362,7 +369,13 @@ impl MapManagerBuilder {
         limits.max_mapped_bytes = self.max_mapped_bytes.unwrap_or(limits.max_mapped_bytes);
         limits.max_regions = self.max_regions.unwrap_or(limits.max_regions);
         limits.max_open_files = self.max_open_files.unwrap_or(limits.max_open_files);
-        let config = Config::new(self.window, &limits, self.overcommit, self.admission)?;
+        limits.validate()?;
+        let config = Config {
+            geometry: self.window.geometry(limits.max_mapped_bytes)?,
+            overcommit: self.overcommit,
+            admission: self.admission,
+            revalidate: self.revalidate,
+        };
         let cache = Cache::new(config, limits);
         let collector =
             Collector::start(&cache).map_err(|error| Error::io("cannot start the collector thread", error))?;

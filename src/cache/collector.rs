@@ -9,6 +9,7 @@ use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use super::{Cache, CachedFile};
+use crate::config::Revalidate;
 use crate::os;
 use crate::protocol::signal::{Signal, Woken};
 use crate::sync::epoch;
@@ -103,7 +104,7 @@ impl Cache {
         if file.entry.handles.count() == 0 {
             self.close_unneeded(file);
         }
-        if is_gone(file) {
+        if self.config.revalidate == Revalidate::AtOpen && is_gone(file) {
             let _flight = self.regions.budget.take_off();
             file.entry.slots().windows.for_each_from(0, |_, slot| {
                 self.unmap_all(slot.retire());

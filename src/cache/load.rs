@@ -13,7 +13,7 @@ use std::{fs, io};
 use super::evict::{Effort, FLIGHT_MAX, Refused, Room};
 use super::wait::Wait;
 use super::{Cache, CachedFile, cannot_look};
-use crate::config::Admission;
+use crate::config::{Admission, Revalidate};
 use crate::error::{Error, ErrorKind, Result};
 use crate::file::FileKey;
 use crate::mapping::Mapping;
@@ -151,9 +151,12 @@ impl Cache {
         // Who may read instead needs the descriptor for that, and does not wait for it.
         let descriptor = self.descriptor(file, if effort.is_demand() { effort } else { Effort::Force })?;
         // A mapping beyond the end would fault when it is touched.
-        let stat = os::stat(descriptor.get()).map_err(cannot_look)?;
-        if stat.len < span.end || span.is_empty() {
-            return Err(truncated(stat.len, file.entry.len()).into());
+        let len = match self.config.revalidate {
+            Revalidate::AtOpen => os::stat(descriptor.get()).map_err(cannot_look)?.len,
+            Revalidate::Never => file.entry.len(),
+        };
+        if len < span.end || span.is_empty() {
+            return Err(truncated(len, file.entry.len()).into());
         }
         let bytes = span.end - span.start;
         let Some(len) = Mapping::addressable(bytes) else { return Err(Unmapped::NoRoom(Refused::TooLarge, bytes)) };

@@ -30,7 +30,7 @@ pub(crate) use collector::Collector;
 use evict::Effort;
 pub(crate) use load::Want;
 
-use crate::config::{Config, Limits, LiveLimits, Overcommit};
+use crate::config::{Config, Limits, LiveLimits, Overcommit, Revalidate};
 use crate::error::{Error, ErrorKind, Result};
 use crate::file::{Content, FileEntry, FileKey};
 use crate::mapping::Mapping;
@@ -82,9 +82,11 @@ pub struct Closed {
 
 /// What [`MappedFile::refresh`](crate::MappedFile::refresh) noticed.
 ///
-/// Length and modification are compared with what anyone last noticed, through any handle: a change is told once. If several
-/// apply, `Truncated` comes first, then `Replaced` or `Deleted`, then the others. A change that keeps the length, within one
-/// tick of the file's time, is not noticed.
+/// Length and times are compared with what anyone last noticed, through any handle: a change is told once. If several
+/// apply, `Truncated` comes first, then `Replaced` or `Deleted`, then the others. What is not noticed: a change that keeps
+/// the length within one tick of the file's times, or together with a change of its permissions, owner or number of links;
+/// and stores through a writable map of somebody else's into pages that are dirty already, of which the system knows nothing
+/// before it writes them back.
 ///
 /// ```
 /// # use smmap::{Change, MapManager};
@@ -96,15 +98,16 @@ pub struct Closed {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Change {
-    /// Nothing: the same file, the same length, the same time of modification. A new hard link, other permissions, or a
-    /// rename that leaves the path leading here are no change.
+    /// Nothing: the same file, the same length, the same times. A new hard link or other permissions are no change, nor is
+    /// that a link leads here by another way.
     Unchanged,
     /// It is longer. [`len`](crate::MappedFile::len) tells by now, and what was read before is still right.
     Grown,
     /// It is shorter: `len` tells by now. Release cursors and buffers before you use them again, and read no lease beyond the
     /// new end.
     Truncated,
-    /// Of the same length, but modified.
+    /// Of the same length, but modified: its time of modification is another, or (Unix) only its time of change, which
+    /// nobody can set back. That one moves on, too, when the file itself is renamed or its extended attributes change.
     Modified,
     /// The path leads to another file by now. This handle goes on reading the old one; open the path again for the new.
     Replaced,
@@ -192,7 +195,7 @@ impl Cache {
         // As in `install`: counted while the descriptor has a client.
         file.entry.handles.enter();
         file.entry.remember(path);
-        let noticed = self.notice(&file, || os::stat(descriptor.get()));
+        let noticed = self.revalidate(&file, descriptor.get());
         drop(descriptor);
         if noticed.is_err() {
             self.release(&file);
@@ -228,7 +231,7 @@ impl Cache {
             file.entry.remember(name);
         }
         let client = self.install(&file, reservation, descriptor);
-        if let Err(error) = self.notice(&file, || os::stat(client.get())) {
+        if let Err(error) = self.revalidate(&file, client.get()) {
             drop(client);
             self.release(&file);
             return Err(error);
@@ -279,6 +282,14 @@ impl Cache {
                 // Drained meanwhile: the cache is closing.
                 drop(self.descriptors.reclaim(owned));
             }
+        }
+    }
+
+    /// A look at a file that is opened, which may be known already.
+    fn revalidate(&self, file: &CachedFile, descriptor: &fs::File) -> Result<()> {
+        match self.config.revalidate {
+            Revalidate::AtOpen => self.notice(file, || os::stat(descriptor)).map(drop),
+            Revalidate::Never => Ok(()),
         }
     }
 

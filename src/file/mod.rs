@@ -2,10 +2,10 @@
 
 mod key;
 
+use std::cmp::Ordering;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::PoisonError;
-use std::time::SystemTime;
 
 pub(crate) use key::FileKey;
 
@@ -24,7 +24,8 @@ const NAMES_MAX: usize = 4;
 pub(crate) struct FileEntry {
     key: FileKey,
     len: Published,
-    noticed: Mutex<Noticed>,
+    /// What the file was like when it was last looked at.
+    noticed: Mutex<Stat>,
     names: Mutex<Vec<PathBuf>>,
     /// Opens that are still held.
     pub(crate) handles: Holders,
@@ -34,13 +35,6 @@ pub(crate) struct FileEntry {
     slots: Retired<Slots>,
 }
 
-/// What the file was like when it was last looked at.
-#[derive(Debug)]
-struct Noticed {
-    len: u64,
-    modified: Option<SystemTime>,
-}
-
 /// What became of a file's content since it was last looked at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Content {
@@ -48,6 +42,21 @@ pub(crate) enum Content {
     Grown,
     Truncated,
     Modified,
+}
+
+impl Content {
+    fn since(before: &Stat, now: &Stat) -> Self {
+        // The time of modification can be set to any value, also back; the time of change cannot, but it moves on for other
+        // reasons too. Those that can be told from a change of the bytes are.
+        let has_other_attributes = before.links != now.links || before.attributes != now.attributes;
+        match now.len.cmp(&before.len) {
+            Ordering::Greater => Self::Grown,
+            Ordering::Less => Self::Truncated,
+            Ordering::Equal if now.modified != before.modified => Self::Modified,
+            Ordering::Equal if now.changed != before.changed && !has_other_attributes => Self::Modified,
+            Ordering::Equal => Self::Same,
+        }
+    }
 }
 
 /// Where a file's mappings and its descriptor stand.
@@ -62,7 +71,7 @@ impl FileEntry {
         Self {
             key,
             len: Published::new(stat.len),
-            noticed: Mutex::new(Noticed { len: stat.len, modified: stat.modified }),
+            noticed: Mutex::new(stat.clone()),
             names: Mutex::default(),
             handles: Holders::default(),
             detached: Holders::default(),
@@ -101,17 +110,12 @@ impl FileEntry {
     ) -> io::Result<(Content, Stat)> {
         let mut noticed = unpoisoned(&self.noticed);
         let stat = look()?;
-        let content = match (noticed.len, stat.len) {
-            (old, new) if new > old => Content::Grown,
-            (old, new) if new < old => Content::Truncated,
-            _ if noticed.modified != stat.modified => Content::Modified,
-            _ => Content::Same,
-        };
+        let content = Content::since(&noticed, &stat);
         if noticed.len != stat.len {
             self.len.set(stat.len);
             drain(noticed.len.min(stat.len));
         }
-        *noticed = Noticed { len: stat.len, modified: stat.modified };
+        noticed.clone_from(&stat);
         Ok((content, stat))
     }
 

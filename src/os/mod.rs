@@ -28,8 +28,12 @@ pub(crate) struct Stat {
     pub(crate) born: Option<SystemTime>,
     pub(crate) len: u64,
     pub(crate) modified: Option<SystemTime>,
+    /// Moves on with each change of bytes or attributes, where the system keeps such a time, and nobody can set it back.
+    pub(crate) changed: Option<(i64, i64)>,
     /// How many names it has; 0 once it is deleted.
     pub(crate) links: u64,
+    /// Permissions and owners, or whatever else a system lets be changed beside the bytes.
+    pub(crate) attributes: [u32; 3],
     pub(crate) kind: Kind,
 }
 

@@ -72,7 +72,9 @@ fn from_metadata(metadata: &Metadata) -> Stat {
         born: metadata.created().ok(),
         len: metadata.len(),
         modified: metadata.modified().ok(),
+        changed: Some((metadata.ctime(), metadata.ctime_nsec())),
         links: metadata.nlink(),
+        attributes: [metadata.mode(), metadata.uid(), metadata.gid()],
         kind,
     }
 }

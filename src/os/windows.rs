@@ -74,7 +74,9 @@ pub(crate) fn stat(file: &File) -> io::Result<Stat> {
         born: time(info.ftCreationTime),
         len: wide(info.nFileSizeHigh, info.nFileSizeLow),
         modified: time(info.ftLastWriteTime),
+        changed: None,
         links: info.nNumberOfLinks.into(),
+        attributes: [info.dwFileAttributes, 0, 0],
         kind: match (is_disk, info.dwFileAttributes & FILE_ATTRIBUTE_DIRECTORY != 0) {
             (false, _) => Kind::Other("a pipe or a device"),
             (true, true) => Kind::Other("a directory"),

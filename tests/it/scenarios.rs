@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 
 use smmap::{
     Admission, Change, Collected, ErrorKind, Lease, Limits, MapManager, MapManagerBuilder, MappedFile, Overcommit,
-    Window,
+    Revalidate, Window,
 };
 
 use crate::support::{self, Dir, Mapped, Rng, manager, pattern};
@@ -675,6 +675,46 @@ fn a_rewrite_in_place_is_noticed() {
     visit(&file, SMALL, 15, 0..2);
     assert_reads(&file, 15, 0, 1000);
     assert_eq!(maps.stats().files, 1);
+}
+
+/// The time of modification can be set back; the time of change cannot.
+#[cfg(unix)]
+#[test]
+fn a_rewrite_that_sets_its_time_back_is_noticed() {
+    let dir = Dir::new();
+    let path = file_in(&dir, "backdated", 14, 2 * SMALL);
+    let maps = manager(small());
+    let file = maps.open(&path).unwrap();
+    visit(&file, SMALL, 14, 0..2);
+    let before = fs::metadata(&path).unwrap().modified().unwrap();
+    thread::sleep(TICK);
+    let mut again = OpenOptions::new().write(true).open(&path).unwrap();
+    again.write_all(&bytes(15, 0..2 * SMALL)).unwrap();
+    again.set_modified(before).unwrap();
+    drop(again);
+    assert_eq!(fs::metadata(&path).unwrap().modified().unwrap(), before);
+    assert_eq!(file.refresh().unwrap(), Change::Modified);
+    assert_eq!(file.refresh().unwrap(), Change::Unchanged);
+    visit(&file, SMALL, 15, 0..2);
+}
+
+/// Who says that files never change is believed until he asks: no open, and no map, looks at a length again.
+#[test]
+fn files_that_never_change_are_looked_at_once() {
+    let dir = Dir::new();
+    let path = file_in(&dir, "segment", 13, SMALL + 1000);
+    let maps = manager(small().revalidate(Revalidate::Never));
+    let old = maps.open(&path).unwrap();
+    visit(&old, SMALL, 13, 0..1);
+    let mut log = OpenOptions::new().append(true).open(&path).unwrap();
+    log.write_all(&bytes(13, SMALL + 1000..3 * SMALL)).unwrap();
+    drop(log);
+    let new = maps.open(&path).unwrap();
+    assert_eq!((old.len(), new.len()), (SMALL + 1000, SMALL + 1000));
+    visit(&new, SMALL, 13, 0..2);
+    assert_eq!(new.refresh().unwrap(), Change::Grown);
+    assert_eq!((old.len(), new.len()), (3 * SMALL, 3 * SMALL));
+    visit(&old, SMALL, 13, 0..3);
 }
 
 /// Replaced by rename (how git, editors and databases write): two files, each with its own bytes.
