@@ -64,21 +64,24 @@
 //!   and its name.
 //!
 //! And what is not: the *files* must hold still while they are borrowed, which is what the one `unsafe` function,
-//! [`MapManagerBuilder::build`], is about.
+//! [`MapManagerBuilder::build`], is about. [`guarantees`] has all of it, fault by fault, with the test that shows it.
 //!
 //! # The house
 //!
 //! ```text
-//!  7  integrations/   bytes · rayon · stable_deref_trait                  guests, in by the front
-//!  6  read/           cursor · lease · buffer · windows                   what a reader holds
-//!  5  manager         MapManager · its builder · MappedFile               the front door
-//!  4  cache/          load · copy · evict · residents · registry ·        the one floor that decides
+//!  9  integrations/   bytes · rayon · stable_deref_trait                  guests, in by the front
+//!  8  read/           cursor · lease · buffer · windows                   what a reader holds
+//!  7  manager         MapManager · its builder · MappedFile               the front door
+//!  6  cache/          load · copy · evict · residents · registry ·        the one floor that decides
 //!                     collector · wait
-//!  3  file/           key · FileEntry                                     one file and its slots
-//!  2  region          Region (a slot's payload) · RegionRef               where the columns meet
-//!  1  protocol/ (slot · table · ring · budget · signal · words)
-//!     | mapping | policy/                                                 the pure columns
-//!  0  sync · os/ (unix · windows) · error · window · config · stats       plain values and the platform
+//!  5  file/           key · FileEntry                                     one file and its slots
+//!  4  region          Region (a slot's payload) · RegionRef               where the columns meet
+//!  3  mapping         a span of a file, mapped                            I/O without concurrency
+//!  2  fault_guard/    holes in mappings, by way of SIGBUS
+//!  1  protocol/ (slot · table · ring · budget · signal · ranges · words)
+//!     | policy/                                                           the pure columns
+//!  0  sync · os/ (unix · sigbus · windows) · error · window · config ·    plain values and the platform
+//!     stats
 //! ```
 //!
 //! Dependencies point down only. `protocol/` is concurrency without I/O, and what the models in `loom-tests/` compile;
@@ -99,7 +102,8 @@
 //! # Features
 //!
 //! None is on by default. `rayon`: [`MappedFile`]`::par_windows`. `bytes`: `From<Lease> for bytes::Bytes`.
-//! `stable_deref_trait`: its traits for [`Lease`]. `serde`: [`Limits`] and [`Stats`].
+//! `stable_deref_trait`: its traits for [`Lease`]. `serde`: [`Limits`] and [`Stats`]. `fault-guard` (Unix): the module
+//! `fault_guard`, by which a file that is cut short under its map is an error and not the end of the process.
 
 mod config;
 mod error;
@@ -107,10 +111,17 @@ mod os;
 mod stats;
 mod sync;
 
-mod mapping;
 mod policy;
 mod protocol;
 mod window;
+
+#[cfg(all(unix, feature = "fault-guard"))]
+pub mod fault_guard;
+#[cfg(not(all(unix, feature = "fault-guard")))]
+#[path = "fault_guard/off.rs"]
+mod fault_guard;
+
+mod mapping;
 
 mod region;
 
@@ -123,6 +134,9 @@ mod manager;
 mod read;
 
 mod integrations;
+
+#[doc = include_str!("../docs/guarantees.md")]
+pub mod guarantees {}
 
 pub use cache::{Change, Closed, Collected};
 pub use config::{Admission, Limits, Overcommit, Revalidate, Window};

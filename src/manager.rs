@@ -9,6 +9,7 @@ use std::sync::Arc;
 use crate::cache::{Cache, CachedFile, Change, Closed, Collected, Collector, Want};
 use crate::config::{Admission, Config, Limits, Overcommit, Revalidate, Window};
 use crate::error::{Error, ErrorKind, Result};
+use crate::fault_guard;
 use crate::os::Advice;
 use crate::region::RegionRef;
 use crate::stats::Stats;
@@ -562,6 +563,30 @@ impl MappedFile {
         self.copy(range, buf)
     }
 
+    /// Whether all bytes of `range` can be had: touches each page of it without danger, as no touch of a mapping is. It waits
+    /// for the disk, maps nothing, and needs no [`fault_guard`]. Windows that are mapped have their pages
+    /// there afterwards, as far as memory allows (Linux 5.14; elsewhere they are read as the rest is). O(bytes).
+    ///
+    /// Nothing keeps the file from being cut short in the next moment.
+    ///
+    /// # Errors
+    ///
+    /// [`OutOfBounds`](ErrorKind::OutOfBounds); [`Truncated`](ErrorKind::Truncated) if the file ends before `range` does;
+    /// [`Io`](ErrorKind::Io) if the medium fails; [`Replaced`](ErrorKind::Replaced) as in [`refresh`](Self::refresh).
+    ///
+    /// ```
+    /// # use smmap::MapManager;
+    /// // SAFETY: nobody changes or truncates the files of this example.
+    /// let maps = unsafe { MapManager::builder().build()? };
+    /// let file = maps.open("Cargo.toml")?;
+    /// file.verify(..)?;
+    /// # Ok::<(), smmap::Error>(())
+    /// ```
+    pub fn verify(&self, range: impl RangeBounds<u64>) -> Result<()> {
+        let range = self.resolve(&range)?;
+        self.cache().verify(self.cached(), range.clone()).map_err(|error| self.explain(error, range))
+    }
+
     /// Maps the windows of `range` and asks the system to read them ahead, without waiting for that (on Windows, the mapping
     /// is all). No more windows than the budget holds, from the first on. It may wait for room and evict, as what maps does.
     ///
@@ -594,6 +619,27 @@ impl MappedFile {
 
 /// What the readers on the floor above build on.
 impl MappedFile {
+    /// Copies from a region, which `at` is the offset in, of what is at `offset` in the file.
+    pub(crate) fn copy_from(&self, region: &RegionRef, at: usize, offset: u64, buf: &mut [u8]) -> Result<()> {
+        let end = offset + buf.len() as u64;
+        self.cache().copy_from(self.cached(), region, at, offset, buf).map_err(|error| self.explain(error, offset..end))
+    }
+
+    /// Whether `len` bytes from `at` on, of a region that was read as the file from `offset` on, were all there. Asks the
+    /// system only if they may not have been.
+    pub(crate) fn confirm(&self, region: &RegionRef, at: usize, len: usize, offset: u64) -> Result<()> {
+        let is_torn = region.is_torn_at(at, len);
+        if is_torn || fault_guard::may_be_past_the_end(&region[at..at + len], offset) {
+            self.check(offset..offset + len as u64, is_torn)?;
+        }
+        Ok(())
+    }
+
+    #[cold]
+    fn check(&self, range: Range<u64>, is_torn: bool) -> Result<()> {
+        self.cache().check(self.cached(), range.clone(), is_torn).map_err(|error| self.explain(error, range))
+    }
+
     #[inline]
     pub(crate) fn cache(&self) -> &Cache {
         &self.handle.shared.cache

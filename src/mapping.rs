@@ -3,10 +3,12 @@
 
 use std::fs::File;
 use std::io;
+use std::ops::Range;
 use std::ptr::NonNull;
 
 use memmap2::{MmapOptions, MmapRaw};
 
+use crate::fault_guard;
 use crate::os::{self, Advice};
 
 /// A mapped span of a file. Never empty until it is [unmapped](Self::unmap); dropping it unmaps it as well.
@@ -36,7 +38,9 @@ impl Mapping {
         let Some(address) = NonNull::new(raw.as_mut_ptr()) else {
             return Err(io::Error::other("the system mapped the file at address 0"));
         };
-        Ok(Self::keep(raw, address, len))
+        let mapping = Self::keep(raw, address, len);
+        fault_guard::protect(mapping.addresses());
+        Ok(mapping)
     }
 
     #[cfg(unix)]
@@ -53,6 +57,8 @@ impl Mapping {
     /// Gives the bytes back to the system. If that is refused, they stay mapped, and it may be tried again.
     pub(crate) fn unmap(&mut self) -> io::Result<()> {
         if self.len > 0 {
+            // First, since afterwards the system may give the addresses to somebody else.
+            fault_guard::unprotect(self.addresses());
             // SAFETY: made by `map` and not unmapped yet (`len`). Nothing refers to it: references live at most as long
             // as a borrow of `self`, and this borrow is exclusive.
             unsafe { os::unmap(self.address.as_ptr(), self.len) }?;
@@ -84,9 +90,35 @@ impl Mapping {
         self.address
     }
 
+    fn addresses(&self) -> Range<usize> {
+        let start = self.address.as_ptr() as usize;
+        start..start + self.len
+    }
+
     pub(crate) fn advise(&self, advice: Advice) {
         // SAFETY: a mapping's own address and length.
         unsafe { os::advise(self.address.as_ptr(), self.len, advice) };
+    }
+
+    /// Has the pages of `range` there, which lies inside, without danger: what cannot be had is an error. `false` if the system
+    /// cannot do that.
+    pub(crate) fn populate(&self, range: Range<usize>) -> io::Result<bool> {
+        debug_assert!(range.start <= range.end && range.end <= self.len);
+        let start = range.start - range.start % os::page_size();
+        // SAFETY: from a page of the mapping up to its end at most.
+        unsafe { os::populate(self.address.as_ptr().wrapping_add(start), range.end - start) }
+    }
+
+    /// Whether a hole was found in it.
+    #[inline]
+    pub(crate) fn is_torn(&self) -> bool {
+        fault_guard::are_torn() && fault_guard::is_torn(self.addresses(), &self.addresses())
+    }
+
+    /// Whether a hole was found among `len` bytes at `address`, which are part of it. Ask after reading.
+    #[inline]
+    pub(crate) fn is_torn_at(&self, address: usize, len: usize) -> bool {
+        fault_guard::are_torn() && fault_guard::is_torn(self.addresses(), &(address..address + len))
     }
 }
 

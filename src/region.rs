@@ -13,6 +13,7 @@ use std::ptr::NonNull;
 use std::sync::Arc;
 use std::{fmt, io, slice};
 
+use crate::error::Result;
 use crate::mapping::Mapping;
 use crate::os::Advice;
 use crate::protocol::budget::Reservation;
@@ -63,6 +64,12 @@ pub(crate) trait Home<R: Resource>: Send + Sync {
     /// Whether it could be had again. May ask the system.
     fn is_replaceable(&self) -> bool {
         true
+    }
+
+    /// Whether all of `range` was there: the file reaches to its end, and no hole was found there; if one was (it `is_torn`),
+    /// what became of it.
+    fn check(self: Arc<Self>, _range: Range<u64>, _is_torn: bool) -> Result<()> {
+        Ok(())
     }
 
     /// Takes the duty of an owner over.
@@ -215,6 +222,24 @@ impl RegionRef {
             Some(unsafe { slice::from_raw_parts(start.as_ptr(), len as usize) })
         } else {
             None
+        }
+    }
+
+    /// Whether a hole was found among `len` bytes from `at` on. Ask after reading.
+    #[inline]
+    pub(crate) fn is_torn_at(&self, at: usize, len: usize) -> bool {
+        let address = self.address.as_ptr() as usize + at;
+        self.client.as_ref().is_some_and(|client| client.get().is_torn_at(address, len))
+    }
+
+    /// Whether its bytes, of which the first is at `offset` of the file, were all there when they were read.
+    pub(crate) fn check(&self, offset: u64) -> Result<()> {
+        match &self.client {
+            Some(client) => {
+                let range = offset..offset + self.len as u64;
+                Arc::clone(&client.home).check(range, self.is_torn_at(0, self.len))
+            }
+            None => Ok(()),
         }
     }
 

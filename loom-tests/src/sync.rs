@@ -94,6 +94,10 @@ macro_rules! word {
                 self.word().fetch_or(value, order)
             }
 
+            pub(crate) fn fetch_min(&self, value: $number, order: Ordering) -> $number {
+                self.word().fetch_min(value, order)
+            }
+
             pub(crate) fn fetch_max(&self, value: $number, order: Ordering) -> $number {
                 self.word().fetch_max(value, order)
             }

@@ -45,6 +45,12 @@ models! {
         new_seats_are_different,
         leave_against_seat,
         who_looks_sees_what_sits;
+    ranges:
+        what_is_nobodys_is_not_found,
+        a_look_up_beside_a_change,
+        two_meet_a_hole,
+        who_reads_what_was_filled_is_told,
+        a_note_goes_with_its_range;
     words:
         the_last_holder_sees_all,
         who_counts_none_sees_all,

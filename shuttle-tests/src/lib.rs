@@ -30,6 +30,9 @@ mod policy;
 #[path = "../../src/protocol/mod.rs"]
 mod protocol;
 
+#[path = "../../src/fault_guard/off.rs"]
+mod fault_guard;
+
 #[path = "../../src/region.rs"]
 mod region;
 
@@ -46,7 +49,7 @@ mod manager;
 mod read;
 
 pub use cache::{Change, Closed, Collected};
-pub use config::{Admission, Limits, Overcommit, Window};
+pub use config::{Admission, Limits, Overcommit, Revalidate, Window};
 pub use error::{Error, ErrorKind, Result};
 pub use manager::{MapManager, MapManagerBuilder, MappedFile};
 pub use read::{Buffer, Cursor, Lease, Windows};

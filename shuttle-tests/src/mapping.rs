@@ -3,6 +3,7 @@
 use std::cell::RefCell;
 use std::fs::File;
 use std::io;
+use std::ops::Range;
 use std::ptr::NonNull;
 
 use crate::os::{self, Advice};
@@ -115,6 +116,20 @@ impl Mapping {
 
     pub(crate) fn advise(&self, _: Advice) {
         shuttle::thread::yield_now();
+    }
+
+    pub(crate) fn populate(&self, _: Range<usize>) -> io::Result<bool> {
+        shuttle::thread::yield_now();
+        Ok(false)
+    }
+
+    /// Nothing is cut short here.
+    pub(crate) fn is_torn(&self) -> bool {
+        false
+    }
+
+    pub(crate) fn is_torn_at(&self, _: usize, _: usize) -> bool {
+        false
     }
 }
 

@@ -9,9 +9,9 @@ use super::evict::Effort;
 use super::load::truncated;
 use super::{Cache, CachedFile, Want};
 use crate::error::{Error, Result};
-use crate::os;
 use crate::region::RegionRef;
 use crate::stats::Event;
+use crate::{fault_guard, os};
 
 impl Cache {
     /// Fills `buf` with `range` of the file: of the same length, and inside it.
@@ -27,10 +27,30 @@ impl Cache {
                 None => self.miss(file, window, piece.end - start, Want::IfWorth)?,
             };
             match region {
-                Some(region) => region.copy_to((piece.start - start) as usize, part),
+                Some(region) => self.copy_from(file, &region, (piece.start - start) as usize, piece.start, part)?,
                 None => self.read(file, piece.start, part)?,
             }
             buf = rest;
+        }
+        Ok(())
+    }
+
+    /// Fills `buf` with what is in `region` from `at` on, and in the file from `offset` on.
+    #[inline]
+    pub(crate) fn copy_from(
+        &self,
+        file: &Arc<CachedFile>,
+        region: &RegionRef,
+        at: usize,
+        offset: u64,
+        buf: &mut [u8],
+    ) -> Result<()> {
+        region.copy_to(at, buf);
+        if region.is_torn_at(at, buf.len()) {
+            return self.read(file, offset, buf);
+        }
+        if fault_guard::may_be_past_the_end(buf, offset) {
+            self.check(file, offset..offset + buf.len() as u64, false)?;
         }
         Ok(())
     }

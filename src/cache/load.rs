@@ -12,7 +12,7 @@ use std::{fs, io};
 
 use super::evict::{Effort, FLIGHT_MAX, Refused, Room};
 use super::wait::Wait;
-use super::{Cache, CachedFile, cannot_look};
+use super::{Cache, CachedFile, as_owned, cannot_look};
 use crate::config::{Admission, Revalidate};
 use crate::error::{Error, ErrorKind, Result};
 use crate::file::FileKey;
@@ -53,9 +53,14 @@ impl Cache {
         let mapped = loop {
             let state = match slot.take() {
                 Ok(client) => {
+                    let is_torn = client.get().is_torn();
                     let region = RegionRef::new(client);
-                    if region.len() as u64 >= end {
+                    if region.len() as u64 >= end && !is_torn {
                         break region;
+                    }
+                    // What a hole was found in is for those who hold it already.
+                    if is_torn {
+                        self.unmap_all(as_owned(slot.drain()));
                     }
                     // The tail of a file that has grown since. Whoever noticed that drains it, in a moment.
                     slot.snapshot()
@@ -327,6 +332,14 @@ impl Cache {
 pub(super) fn truncated(now: u64, before: u64) -> Error {
     let message = format!("the file has shrunk to {now} bytes, from {before}; refresh the handle");
     Error::new(ErrorKind::Truncated, message)
+}
+
+/// Of a hole that is gone by now.
+pub(super) fn truncated_meanwhile() -> Error {
+    Error::new(
+        ErrorKind::Truncated,
+        "the file was cut short while it was mapped, and has grown again; read it once more",
+    )
 }
 
 /// Why a window was not mapped. Where a copy does as well, nobody asks for the words, some of which take long to find.

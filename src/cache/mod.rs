@@ -22,6 +22,7 @@ mod registry;
 mod residents;
 mod wait;
 
+use std::ops::Range;
 use std::path::Path;
 use std::sync::{Arc, Weak};
 use std::{fmt, fs, io};
@@ -29,6 +30,7 @@ use std::{fmt, fs, io};
 pub(crate) use collector::Collector;
 use evict::Effort;
 pub(crate) use load::Want;
+use load::{truncated, truncated_meanwhile};
 
 use crate::config::{Config, Limits, LiveLimits, Overcommit, Revalidate};
 use crate::error::{Error, ErrorKind, Result};
@@ -159,7 +161,7 @@ impl Cache {
         self.regions.touch(slot);
         let client = slot.take().ok()?;
         // What crosses into the next window is never here; nor is the new tail of a file that has grown.
-        if client.get().len() as u64 >= end {
+        if client.get().len() as u64 >= end && !client.get().is_torn() {
             self.stats.count(Event::Hit);
             Some(client)
         } else {
@@ -303,6 +305,41 @@ impl Cache {
         });
         self.unmap_all(owned);
         noticed.map_err(cannot_look)
+    }
+
+    /// Whether the file still reaches to the end of `range`; and if that `is_torn`, what a read says of it.
+    #[cold]
+    pub(crate) fn check(&self, file: &Arc<CachedFile>, range: Range<u64>, is_torn: bool) -> Result<()> {
+        if !is_torn && self.config.revalidate == Revalidate::Never {
+            return Ok(());
+        }
+        let descriptor = self.descriptor(file, Effort::Force)?;
+        let len = os::stat(descriptor.get()).map_err(cannot_look)?.len;
+        if len < range.end {
+            return Err(truncated(len, file.entry.len().max(range.end)));
+        }
+        if is_torn {
+            read_through(descriptor.get(), range)?;
+            return Err(truncated_meanwhile());
+        }
+        Ok(())
+    }
+
+    /// Has all of `range` there without danger: what is mapped, where it is mapped; the rest is read.
+    pub(crate) fn verify(&self, file: &Arc<CachedFile>, range: Range<u64>) -> Result<()> {
+        let geometry = &self.config.geometry;
+        for (window, piece) in geometry.pieces(range.clone()) {
+            let start = geometry.start(window);
+            let (at, end) = ((piece.start - start) as usize, piece.end - start);
+            let mapped = self.hit(file, window, end);
+            // What the system refused is read, which says why.
+            let is_populated = mapped.is_some_and(|client| client.get().populate(at..end as usize).unwrap_or(false));
+            if !is_populated {
+                let descriptor = self.descriptor(file, Effort::Force)?;
+                read_through(descriptor.get(), piece)?;
+            }
+        }
+        self.check(file, range, false)
     }
 
     /// Looks at the file again, and at where `path` leads.
@@ -458,6 +495,21 @@ fn as_owned<P>(drained: Drain<P>) -> Option<Owned<P>> {
     }
 }
 
+/// Reads `range`, for what the system says of it.
+fn read_through(file: &fs::File, range: Range<u64>) -> Result<()> {
+    let mut bytes = vec![0; (64 << 10).min(range.end - range.start) as usize];
+    let mut at = range.start;
+    while at < range.end {
+        let part = &mut bytes[..(64 << 10).min(range.end - at) as usize];
+        let read = os::read_fully_at(file, part, at).map_err(|error| Error::io("cannot read", error))?;
+        if read < part.len() {
+            return Err(truncated(at + read as u64, range.end));
+        }
+        at += read as u64;
+    }
+    Ok(())
+}
+
 /// Refuses what cannot be mapped: what is no regular file, and what is generated while it is read.
 fn check_kind(file: &fs::File, stat: &Stat) -> Result<()> {
     if let Some(error) = not_a_file(stat) {
@@ -494,6 +546,16 @@ fn real_name(path: &Path) -> std::path::PathBuf {
 }
 
 impl Home<Mapping> for CachedFile {
+    fn check(self: Arc<Self>, range: Range<u64>, is_torn: bool) -> Result<()> {
+        let checked = match self.cache.upgrade() {
+            Some(cache) => cache.check(&self, range.clone(), is_torn),
+            // Nobody is left who could look at the file.
+            None if is_torn => Err(truncated_meanwhile()),
+            None => Ok(()),
+        };
+        checked.map_err(|error| error.at(self.entry.names().first().map(|name| &**name)).within(range))
+    }
+
     fn reclaim(self: Arc<Self>, owned: Owned<Region>) {
         if owned.is_detached() {
             // Nobody waits for the last one.

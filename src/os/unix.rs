@@ -113,16 +113,39 @@ pub(crate) unsafe fn advise(address: *mut u8, len: usize, advice: Advice) {
     };
     match advice {
         Advice::WillNeed => will_need(),
-        #[cfg(any(target_os = "linux", target_os = "android"))]
         Advice::Populate => {
-            // SAFETY: the caller's promise; unlike a touch, this reports a page that is not there (EFAULT). Linux 5.14.
-            let refused = unsafe { libc::madvise(address.cast(), len, libc::MADV_POPULATE_READ) } != 0;
-            if refused {
+            // SAFETY: the caller's promise.
+            if !matches!(unsafe { populate(address, len) }, Ok(true)) {
                 will_need();
             }
         }
-        #[cfg(not(any(target_os = "linux", target_os = "android")))]
-        Advice::Populate => will_need(),
+    }
+}
+
+/// Has the pages there, as touching them would, but reports one that cannot be had. `false`: this system cannot do that, or
+/// not now (Linux can since 5.14).
+///
+/// # Safety
+///
+/// As for [`advise`].
+pub(crate) unsafe fn populate(address: *mut u8, len: usize) -> io::Result<bool> {
+    #[cfg(any(target_os = "linux", target_os = "android"))]
+    {
+        // SAFETY: the caller's promise; it changes no byte.
+        if unsafe { libc::madvise(address.cast(), len, libc::MADV_POPULATE_READ) } == 0 {
+            return Ok(true);
+        }
+        let error = io::Error::last_os_error();
+        match error.raw_os_error() {
+            // Past the end of the file, or of a bad medium.
+            Some(libc::EFAULT | libc::EHWPOISON | libc::EIO) => Err(error),
+            _ => Ok(false),
+        }
+    }
+    #[cfg(not(any(target_os = "linux", target_os = "android")))]
+    {
+        let _ = (address, len);
+        Ok(false)
     }
 }
 

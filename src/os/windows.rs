@@ -122,6 +122,15 @@ pub(crate) unsafe fn unmap(_address: *mut u8, _len: usize) -> io::Result<()> {
 /// None; `unsafe` because it is elsewhere.
 pub(crate) unsafe fn advise(_address: *mut u8, _len: usize, _advice: Advice) {}
 
+/// Cannot be done here.
+///
+/// # Safety
+///
+/// None; `unsafe` because it is elsewhere.
+pub(crate) unsafe fn populate(_address: *mut u8, _len: usize) -> io::Result<bool> {
+    Ok(false)
+}
+
 fn is_one_of(error: &io::Error, codes: &[u32]) -> bool {
     error.raw_os_error().is_some_and(|code| codes.iter().any(|&known| known as i32 == code))
 }

@@ -10,6 +10,7 @@
 //! | [`ring`] | [`Ring<T>`](ring::Ring): the slots that could be evicted; walked without a lock, under the epoch |
 //! | [`budget`] | [`Budget`](budget::Budget): reserve before mapping, give back after unmapping |
 //! | [`signal`] | [`Signal`](signal::Signal): wake, sleep and stop of the collector |
+//! | [`ranges`] | [`Ranges`](ranges::Ranges): the addresses that are ours, for a signal handler to ask |
 //! | [`words`] | small words of one atomic each: [`Published`](words::Published), [`Holders`](words::Holders), [`Clock`](words::Clock) |
 //!
 //! # The states of a slot
@@ -78,6 +79,8 @@
 //! scan them between winning and unmapping, which is where [`Owned`](slot::Owned) waits today for nobody.
 
 pub(crate) mod budget;
+#[cfg(all(unix, feature = "fault-guard"))]
+pub(crate) mod ranges;
 pub(crate) mod ring;
 pub(crate) mod signal;
 pub(crate) mod slot;

@@ -124,7 +124,9 @@ impl Buffer {
         if index >= self.len() {
             return Ok(None);
         }
-        Ok(self.cursor.slice(index..index + 1)?.first().copied())
+        let byte = self.cursor.slice(index..index + 1)?.first().copied();
+        self.cursor.confirm(index..index + 1)?;
+        Ok(byte)
     }
 
     /// The byte at `index` from the end, 0 being the last; `None` before the start.
@@ -192,13 +194,18 @@ impl Buffer {
         let geometry = *self.file().geometry();
         for window in (0..geometry.count(len)).rev() {
             let start = geometry.span(window, len).start;
-            if let Some(found) = finder.rfind(self.cursor.window_at(start)?) {
+            let bytes = self.cursor.window_at(start)?;
+            let (found, end) = (finder.rfind(bytes), start + bytes.len() as u64);
+            self.cursor.confirm(start + found.unwrap_or(0) as u64..end)?;
+            if let Some(found) = found {
                 return Ok(Some(start + found as u64));
             }
             // What begins in the windows before and ends in this one or later.
             let border = start.saturating_sub(needed - 1)..start.saturating_add(needed - 1).min(len);
             if start > 0 && border.end - border.start >= needed {
-                if let Some(found) = finder.rfind(self.cursor.slice(border.clone())?) {
+                let found = finder.rfind(self.cursor.slice(border.clone())?);
+                self.cursor.confirm(border.clone())?;
+                if let Some(found) = found {
                     return Ok(Some(border.start + found as u64));
                 }
             }
@@ -226,17 +233,20 @@ impl Buffer {
         let mut at = from;
         while len.checked_sub(at).is_some_and(|left| left >= needed) {
             let bytes = self.cursor.window_at(at)?;
-            if let Some(found) = finder.find(bytes) {
+            let (found, end) = (finder.find(bytes), at + bytes.len() as u64);
+            self.cursor.confirm(at..found.map_or(end, |found| at + found as u64 + needed))?;
+            if let Some(found) = found {
                 return Ok(Some(at + found as u64));
             }
-            let end = at + bytes.len() as u64;
-            if bytes.is_empty() {
+            if end == at {
                 return Ok(None);
             }
             // What begins here and ends in the windows behind.
             let border = end.saturating_sub(needed - 1).max(at)..end.saturating_add(needed - 1).min(len);
             if end < len && border.end - border.start >= needed {
-                if let Some(found) = finder.find(self.cursor.slice(border.clone())?) {
+                let found = finder.find(self.cursor.slice(border.clone())?);
+                self.cursor.confirm(border.clone())?;
+                if let Some(found) = found {
                     return Ok(Some(border.start + found as u64));
                 }
             }
@@ -313,9 +323,10 @@ impl Buffer {
                 // The file was noticed to have shrunk since.
                 return Ok(Ordering::Less);
             }
-            match here[..common].cmp(&bytes[..common]) {
-                Ordering::Equal => {}
-                order => return Ok(order),
+            let order = here[..common].cmp(&bytes[..common]);
+            self.cursor.confirm(at..at + common as u64)?;
+            if order.is_ne() {
+                return Ok(order);
             }
             bytes = &bytes[common..];
             at += common as u64;
@@ -502,7 +513,10 @@ impl Pieces {
             let here = (at - self.window.offset()) as usize;
             let Some(rest) = self.window.get(here..).filter(|rest| !rest.is_empty()) else { break };
             let found = memchr::memchr(self.separator, rest);
-            let end = at + found.unwrap_or(rest.len()) as u64;
+            let len = found.unwrap_or(rest.len());
+            let end = at + len as u64;
+            let looked_at = rest.len().min(len + 1);
+            self.file.confirm(self.window.region(), here, looked_at, at)?;
             if found.is_some() {
                 return Ok(Piece { bytes: self.lease(start..end)?, ended: true });
             }

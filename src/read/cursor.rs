@@ -1,8 +1,8 @@
 //! [`Cursor`]: a place in a file that moves, for one thread.
 
-use std::fmt;
 use std::io::{self, BufRead, Read, Seek, SeekFrom};
-use std::ops::RangeBounds;
+use std::ops::{Range, RangeBounds};
+use std::{fmt, mem};
 
 use super::Held;
 use crate::cache::Want;
@@ -10,7 +10,7 @@ use crate::error::Result;
 use crate::manager::MappedFile;
 use crate::os::Advice;
 use crate::region::RegionRef;
-use crate::window;
+use crate::{fault_guard, window};
 
 /// Who enters the next window within so many bytes of its start is taken to read on and on.
 const GOING_ON: u64 = 4096;
@@ -90,7 +90,7 @@ impl Cursor {
     /// ```
     #[inline]
     pub fn window_at(&mut self, offset: u64) -> Result<&[u8]> {
-        if self.held.get_from(offset).is_none() || self.is_outgrown() {
+        if self.held.get_from(offset).is_none() || self.is_outgrown() || fault_guard::are_torn() {
             self.move_to(offset)?;
         }
         Ok(self.held.get_from(offset).unwrap_or(&[]))
@@ -106,7 +106,7 @@ impl Cursor {
     /// Holds the window of `offset`; nothing, if the file ends before it.
     #[cold]
     fn move_to(&mut self, offset: u64) -> Result<()> {
-        self.held = Held::nothing();
+        self.let_go()?;
         if offset < self.file.len() {
             let (window, start) = self.file.geometry().locate(offset);
             let region = self.file.window(window, offset + 1)?;
@@ -116,6 +116,53 @@ impl Cursor {
     }
 
     /// Holds what serves a read at `offset`; it held nothing before. In place, and not by way of memory.
+    /// Whether bytes that the last call gave were all there: ask after using them, where a file may be cut short at any time.
+    /// What of `range` the cursor does not hold (any more) is not looked at. O(1), with one call of the system. What it can
+    /// know: see [`Lease::check`](crate::Lease::check).
+    ///
+    /// # Errors
+    ///
+    /// [`Truncated`](crate::ErrorKind::Truncated) if the file ends, or ended, before `range` does;
+    /// [`Io`](crate::ErrorKind::Io) if the medium failed; those of [`refresh`](MappedFile::refresh).
+    ///
+    /// ```
+    /// # use smmap::MapManager;
+    /// // SAFETY: nobody changes or truncates the files of this example.
+    /// let maps = unsafe { MapManager::builder().build()? };
+    /// let mut cursor = maps.open("Cargo.toml")?.cursor();
+    /// let is_package = cursor.slice(..9)? == b"[package]";
+    /// cursor.check(..9)?;
+    /// assert!(is_package);
+    /// # Ok::<(), smmap::Error>(())
+    /// ```
+    pub fn check(&self, range: impl RangeBounds<u64>) -> Result<()> {
+        let (start, end) = window::ends(&range);
+        let Held { start: first, region, .. } = &self.held;
+        let (start, end) = (start.max(*first), end.min(first + region.len() as u64));
+        if start >= end {
+            return Ok(());
+        }
+        region.clone().narrow((start - first) as usize..(end - first) as usize).check(start)
+    }
+
+    /// Lets go of the region. If a hole was found in it, what was handed out of it may have been zeros.
+    fn let_go(&mut self) -> Result<()> {
+        let Held { start, region, .. } = mem::replace(&mut self.held, Held::nothing());
+        if region.is_torn_at(0, region.len()) { self.file.confirm(&region, 0, region.len(), start) } else { Ok(()) }
+    }
+
+    /// Whether the bytes of `range`, as the last call gave them, were all there.
+    pub(super) fn confirm(&self, range: Range<u64>) -> Result<()> {
+        match self.held.get(range.start, range.end) {
+            Some(bytes) => {
+                let at = (range.start - self.held.start) as usize;
+                self.file.confirm(&self.held.region, at, bytes.len(), range.start)
+            }
+            // Copied, and so checked.
+            None => Ok(()),
+        }
+    }
+
     #[inline(always)]
     fn hold(&mut self, region: RegionRef, start: u64, window: Option<u64>, offset: u64) {
         // Goes on to the next window, and not to anywhere in there: who reads at random hardly ever does.
@@ -155,7 +202,7 @@ impl Cursor {
     pub fn slice(&mut self, range: impl RangeBounds<u64>) -> Result<&[u8]> {
         // Without the length of the file, which is for the slow way to look at.
         let (start, end) = window::ends(&range);
-        if self.held.get(start, end).is_some() {
+        if self.held.get(start, end).is_some() && !fault_guard::are_torn() {
             return Ok(self.held.get(start, end).unwrap_or(&[]));
         }
         // Taken apart and put together again, so that the bytes of the fast way need not pass through memory.
@@ -171,9 +218,9 @@ impl Cursor {
         if range.is_empty() {
             return Ok(&[]);
         }
-        if self.held.get(range.start, range.end).is_none() {
+        if self.held.get(range.start, range.end).is_none() || fault_guard::are_torn() {
             // One window at a time: the old one is not pinned while the new one is looked for.
-            self.held = Held::nothing();
+            self.let_go()?;
             let (window, start) = self.file.geometry().locate(range.start);
             if let Some(client) = self.file.cache().hit(self.file.cached(), window, range.end - start) {
                 self.hold(RegionRef::new(client), start, Some(window), range.start);
@@ -270,14 +317,15 @@ impl Read for Cursor {
         let span = self.file.geometry().span(window, len);
         let end = self.position.saturating_add(buf.len() as u64).min(span.end);
         let buf = &mut buf[..(end - self.position) as usize];
-        if self.held.get(self.position, end).is_none() {
-            self.held = Held::nothing();
+        if self.held.get(self.position, end).is_none() || fault_guard::are_torn() {
+            self.let_go()?;
             if let Some(region) = self.file.window_if(window, end, Want::IfWorth)? {
                 self.hold(region, start, Some(window), self.position);
             }
         }
         if self.held.region.is_client() {
-            self.held.region.copy_to((self.position - self.held.start) as usize, buf);
+            let at = (self.position - self.held.start) as usize;
+            self.file.copy_from(&self.held.region, at, self.position, buf)?;
         } else {
             self.file.read(self.position, buf)?;
         }

@@ -109,6 +109,36 @@ impl Lease {
     pub fn is_mapped(&self) -> bool {
         self.bytes.is_client()
     }
+
+    /// Whether its bytes were all there: ask after reading them, where a file may be cut short at any time. O(1), with one call
+    /// of the system; a copy is always there.
+    ///
+    /// It asks how long the file is. With [`fault_guard`](crate::fault_guard) in place it also knows what readers met a hole in,
+    /// and got zeros for; without it, to read what was cut off ends the process. When the manager is gone nobody can look at
+    /// the file any more, and only holes are known.
+    ///
+    /// # Errors
+    ///
+    /// [`Truncated`](crate::ErrorKind::Truncated) if the file ends, or ended, before the lease does;
+    /// [`Io`](crate::ErrorKind::Io) if the medium failed; those of [`refresh`](MappedFile::refresh).
+    ///
+    /// ```
+    /// # use smmap::MapManager;
+    /// // SAFETY: nobody changes or truncates the files of this example.
+    /// let maps = unsafe { MapManager::builder().build()? };
+    /// let lease = maps.open("Cargo.toml")?.lease(..9)?;
+    /// let is_package = &lease[..] == b"[package]";
+    /// lease.check()?;
+    /// assert!(is_package);
+    /// # Ok::<(), smmap::Error>(())
+    /// ```
+    pub fn check(&self) -> Result<()> {
+        self.bytes.check(self.offset)
+    }
+
+    pub(super) fn region(&self) -> &RegionRef {
+        &self.bytes
+    }
 }
 
 fn resolve(range: &impl RangeBounds<usize>, len: usize) -> Range<usize> {

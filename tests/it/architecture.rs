@@ -13,9 +13,11 @@ use std::{fmt, fs};
 // ---------------------------------------------------------------------------------------------------------------------
 
 /// The floors, from the ground up. A room sees lower floors; on the ground floor, also what is left of it.
-const FLOORS: [&[&str]; 8] = [
+const FLOORS: [&[&str]; 10] = [
     &["sync", "os", "error", "window", "config", "stats"],
-    &["protocol", "mapping", "policy"],
+    &["protocol", "policy"],
+    &["fault_guard"],
+    &["mapping"],
     &["region"],
     &["file"],
     &["cache"],
@@ -42,7 +44,7 @@ const DOORWAYS: [(&str, &str); 25] = [
     ("arc_swap", "config"),
     ("crossbeam_epoch", "sync"),
     ("crossbeam_utils", "stats cache/wait"),
-    ("libc", "os/unix"),
+    ("libc", "os/unix os/sigbus"),
     ("windows_sys", "os/windows"),
     ("memchr", "read/buffer"),
     ("rayon::", "integrations/rayon"),
@@ -51,8 +53,8 @@ const DOORWAYS: [(&str, &str); 25] = [
     ("serde::", "config stats"),
     // Atomics: outside of the protocol there are only counters.
     ("atomic", "sync stats"),
-    ("Relaxed", "protocol stats"),
-    ("Acquire Release AcqRel SeqCst", "protocol"),
+    ("Relaxed", "protocol stats os/sigbus"),
+    ("Acquire Release AcqRel SeqCst", "protocol os/sigbus"),
     // Threads and time: one thread that runs and looks at the clock, one way to wait.
     ("thread::Builder Instant", "cache/collector"),
     ("thread::sleep", "cache/wait"),
@@ -69,7 +71,7 @@ const DOORWAYS: [(&str, &str); 25] = [
 ];
 
 /// Where `unsafe` may stand. In `manager` it is the word before `fn build`, and no block.
-const UNSAFE: &str = "os/unix os/windows mapping region protocol/slot protocol/ring manager \
+const UNSAFE: &str = "os/unix os/sigbus os/windows mapping region protocol/slot protocol/ring manager \
     integrations/stable_deref_trait";
 
 const ORDERINGS: [&str; 5] = ["Relaxed", "Acquire", "Release", "AcqRel", "SeqCst"];

@@ -5,8 +5,8 @@
 //! tests of the same process map files at the same time.
 //!
 //! Left out on purpose:
-//! - *a file truncated under a map killed the process*: comes with the `fault-guard` feature. Until then nothing here
-//!   touches a mapped byte past the end of a shrunken file.
+//! - *a file truncated under a map killed the process*: see `tests/fault_guard.rs`, which has processes of its own. Nothing
+//!   here touches a mapped byte past the end of a shrunken file.
 //! - *madvise on each lookup*: a cost, not a behaviour; the benches watch it.
 
 use std::fs::{self, OpenOptions};

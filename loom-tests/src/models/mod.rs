@@ -2,6 +2,7 @@
 
 pub mod budget;
 pub mod file;
+pub mod ranges;
 pub mod ring;
 pub mod signal;
 pub mod slot;

@@ -1,0 +1,122 @@
+//! The addresses that are ours.
+
+use loom::sync::Arc;
+use loom::sync::atomic::AtomicBool;
+use loom::sync::atomic::Ordering::{Relaxed, Release};
+use loom::thread;
+
+use super::{explore, explore_to};
+use crate::protocol::ranges::Ranges;
+
+/// Of the same class, so that all that is told of them is told in the same group.
+const OURS: std::ops::Range<usize> = 0x1000..0x2000;
+const ONE: std::ops::Range<usize> = 0x3000..0x4000;
+const NOBODYS: usize = 0x5000;
+const OTHER: std::ops::Range<usize> = 0x6000..0x7000;
+const PAGE: usize = 0x1000;
+
+/// Whoever looks up an address that is nobody's finds nothing, while one range goes and another takes its entry, between
+/// which that address lies.
+pub fn what_is_nobodys_is_not_found() {
+    explore_to(2, || {
+        let ranges = Arc::new(Ranges::default());
+        ranges.insert(ONE);
+        let writer = thread::spawn({
+            let ranges = Arc::clone(&ranges);
+            move || {
+                ranges.remove(ONE);
+                ranges.insert(OTHER);
+            }
+        });
+        assert!(ranges.tear(NOBODYS, PAGE).is_none(), "found what is nobody's");
+        writer.join().expect("a thread that ends");
+        assert!(!ranges.are_torn(), "told of another");
+    });
+}
+
+/// Whoever looks up an address of a range finds it, while another goes and comes in the entry beside it.
+pub fn a_look_up_beside_a_change() {
+    explore_to(1, || {
+        let ranges = Arc::new(Ranges::default());
+        ranges.insert(ONE);
+        ranges.insert(OURS);
+        let writer = thread::spawn({
+            let ranges = Arc::clone(&ranges);
+            move || {
+                ranges.remove(ONE);
+                ranges.insert(OTHER);
+            }
+        });
+        assert_eq!(ranges.tear(OURS.start + 8, PAGE), Some(OURS), "not found");
+        writer.join().expect("a thread that ends");
+        assert!(ranges.is_torn(OURS, &OURS), "not told");
+        assert!(!ranges.is_torn(OTHER, &OTHER), "told of another");
+    });
+}
+
+/// Two meet holes in the same range: each is told as soon as he asks, also before the other is done.
+pub fn two_meet_a_hole() {
+    explore_to(2, || {
+        let ranges = Arc::new(Ranges::default());
+        ranges.insert(OURS);
+        let meet = |ranges: &Ranges| {
+            assert!(ranges.tear(OURS.start, PAGE).is_some(), "not found");
+            assert!(ranges.is_torn(OURS, &OURS), "not told");
+        };
+        let other = thread::spawn({
+            let ranges = Arc::clone(&ranges);
+            move || meet(&ranges)
+        });
+        meet(&ranges);
+        other.join().expect("a thread that ends");
+        ranges.remove(OURS);
+        assert!(!ranges.are_torn(), "counted for ever");
+    });
+}
+
+/// Rule 2: who reads what was filled in the place of a hole is told. The filling is the system's, which orders it after what
+/// the thread did before; the read is an ordinary one.
+pub fn who_reads_what_was_filled_is_told() {
+    explore(|| {
+        let ranges = Arc::new(Ranges::default());
+        ranges.insert(OURS);
+        let is_filled = Arc::new(AtomicBool::new(false));
+        let other = thread::spawn({
+            let (ranges, is_filled) = (Arc::clone(&ranges), Arc::clone(&is_filled));
+            move || {
+                assert!(ranges.tear(OURS.start, PAGE).is_some(), "not found");
+                is_filled.store(true, Release);
+            }
+        });
+        if is_filled.load(Relaxed) {
+            assert!(ranges.is_torn(OURS, &OURS), "not told");
+        }
+        other.join().expect("a thread that ends");
+    });
+}
+
+/// A torn range goes, with its note, while another one is torn; the next at its place is torn anew.
+pub fn a_note_goes_with_its_range() {
+    explore_to(2, || {
+        let ranges = Arc::new(Ranges::default());
+        ranges.insert(OURS);
+        ranges.insert(OTHER);
+        assert!(ranges.tear(OTHER.start, PAGE).is_some(), "not found");
+        let other = thread::spawn({
+            let ranges = Arc::clone(&ranges);
+            move || {
+                ranges.remove(OTHER);
+                ranges.insert(OTHER);
+                assert!(!ranges.is_torn(OTHER, &OTHER), "told of another");
+                assert!(ranges.tear(OTHER.start, PAGE).is_some(), "not found");
+            }
+        });
+        assert!(ranges.tear(OURS.start, PAGE).is_some(), "not found");
+        other.join().expect("a thread that ends");
+        for range in [OURS, OTHER] {
+            assert!(ranges.is_torn(range.clone(), &range), "not told");
+            ranges.remove(range);
+        }
+        assert!(!ranges.are_torn(), "counted for ever");
+    });
+}

@@ -1,0 +1,312 @@
+//! [`Ranges`]: which addresses are ours, and which of them were found to be holes. For a signal handler to ask.
+//!
+//! A handler interrupts any thread anywhere, so a look-up takes no lock, waits for nobody, makes no memory and retries
+//! nothing; and since a process may have tens of thousands of ranges, it costs the same however many there are.
+//!
+//! # How a range is found
+//!
+//! A range of 2ⁿ⁻¹ < length ≤ 2ⁿ bytes is of *class* n, and lies in at most two of the aligned *chunks* of 2ⁿ bytes. It has an
+//! entry under each, so whoever looks for an address asks, for every class there is, under the one chunk of that class that
+//! the address is in. Ranges do not overlap, so a chunk holds parts of no more than three of its class.
+//!
+//! Entries stand in [groups](Group) of four, chosen by a hash of class and chunk. What finds its group full goes into the next
+//! table, which has four times as many groups. Tables stay where they are, and last as long as `Ranges`.
+//!
+//! # Rules
+//!
+//! 1. *Entries are written under a lock* that no handler takes, and with a turn that is odd meanwhile. A look-up that meets an
+//!    odd turn, or another one afterwards, goes on as if the entry were empty: a range is inserted before anybody learns its
+//!    address and removed when nobody reads there any more, so an entry that is changing cannot be the one that is looked for.
+//! 2. *A hole is noted before it is filled.* Who reads what was filled, and then asks [`is_torn`](Ranges::is_torn), is told. For
+//!    the thread that faulted this is the order of its own steps; any other sees the filling by way of the system's page tables,
+//!    which order what came before.
+//! 3. *The count of torn ranges goes up before the range's own note*, and down again if the range was torn already: so whoever
+//!    sees a range torn, or its bytes filled, sees a count above zero, and only then has to look further.
+//!
+//! The entry under the first chunk of a range carries the note; the other one leads to it.
+
+use std::ops::Range;
+
+use crate::sync::{AtomicU64, AtomicUsize, Mutex, MutexGuard, OnceLock, Ordering, fence};
+
+/// Entries that share a hash. More than a chunk can have.
+const GROUP: usize = 4;
+/// Table n has 2²ⁿ groups: the last of so many is more than there is memory for.
+const TABLES: usize = 16;
+
+#[derive(Debug)]
+pub(crate) struct Ranges {
+    tables: [OnceLock<Box<[Group]>>; TABLES],
+    /// A bit for each class that ever had a range.
+    classes: AtomicU64,
+    torn: AtomicUsize,
+    writing: Mutex<()>,
+}
+
+type Group = [Entry; GROUP];
+
+#[derive(Debug)]
+struct Entry {
+    /// Odd while the others are being changed.
+    turn: AtomicUsize,
+    start: AtomicUsize,
+    /// 0: the entry is empty.
+    end: AtomicUsize,
+    /// The hull of the holes that were found; `torn_end` is 0 if there are none.
+    torn_start: AtomicUsize,
+    torn_end: AtomicUsize,
+    holes: AtomicUsize,
+}
+
+/// Class, and number of the chunk in that class.
+type Key = (u32, usize);
+
+impl Default for Entry {
+    fn default() -> Self {
+        let zero = || AtomicUsize::new(0);
+        Self { turn: zero(), start: zero(), end: zero(), torn_start: zero(), torn_end: zero(), holes: zero() }
+    }
+}
+
+impl Default for Ranges {
+    fn default() -> Self {
+        Self {
+            tables: std::array::from_fn(|_| OnceLock::new()),
+            classes: AtomicU64::new(0),
+            torn: AtomicUsize::new(0),
+            writing: Mutex::new(()),
+        }
+    }
+}
+
+impl Entry {
+    fn read(&self) -> Option<Range<usize>> {
+        // Acquire: pairs with the Release at the end of `write`, so that what is read is not older than the turn.
+        let turn = self.turn.load(Ordering::Acquire);
+        // Relaxed, both: the turns say whether they belong together.
+        let range = self.start.load(Ordering::Relaxed)..self.end.load(Ordering::Relaxed);
+        // Acquire: pairs with the Release fence in `write`. If one of the two was newer than the first turn, the second is.
+        fence(Ordering::Acquire);
+        let is_whole = turn % 2 == 0 && self.turn.load(Ordering::Relaxed) == turn;
+        (is_whole && range.end != 0).then_some(range)
+    }
+
+    /// By one writer at a time.
+    fn write(&self, range: Range<usize>) {
+        // Relaxed: only writers change it, one after the other.
+        let turn = self.turn.load(Ordering::Relaxed);
+        self.turn.store(turn.wrapping_add(1), Ordering::Relaxed);
+        // Release: pairs with the Acquire fence in `read`.
+        fence(Ordering::Release);
+        // Relaxed, all: the turns and the fences are around them.
+        self.start.store(range.start, Ordering::Relaxed);
+        self.end.store(range.end, Ordering::Relaxed);
+        self.torn_start.store(usize::MAX, Ordering::Relaxed);
+        self.torn_end.store(0, Ordering::Relaxed);
+        self.holes.store(0, Ordering::Relaxed);
+        // Release: pairs with the Acquire in `read`.
+        self.turn.store(turn.wrapping_add(2), Ordering::Release);
+    }
+
+    fn is_empty(&self) -> bool {
+        // Relaxed: asked by writers only.
+        self.end.load(Ordering::Relaxed) == 0
+    }
+}
+
+impl Ranges {
+    /// Makes a range known, before anybody else learns its address: not empty, and apart from all that are known.
+    pub(crate) fn insert(&self, range: Range<usize>) {
+        let _writing = self.lock();
+        let class = class(&range);
+        // Relaxed: as for the entries, whoever may look for this range learns of it in another way, which orders both.
+        self.classes.fetch_or(1 << class, Ordering::Relaxed);
+        for key in keys(&range) {
+            let free = (0..TABLES).find_map(|level| {
+                let table = self.tables[level].get_or_init(|| table(level));
+                group(table, key).iter().find(|entry| entry.is_empty())
+            });
+            free.expect("a group that is not full, in tables of more groups than there is memory for")
+                .write(range.clone());
+        }
+    }
+
+    /// Forgets a range, when nobody reads there any more; also one that is not known.
+    pub(crate) fn remove(&self, range: Range<usize>) {
+        let _writing = self.lock();
+        for key in keys(&range) {
+            let Some(entry) = self.entry(key, |known| *known == range) else { continue };
+            // Relaxed: nobody else looks at it by now.
+            if entry.torn_end.load(Ordering::Relaxed) != 0 {
+                self.torn.fetch_sub(1, Ordering::Relaxed);
+            }
+            entry.write(0..0);
+        }
+    }
+
+    /// Notes a hole at `address`: these addresses are to be filled, and then the thread that met it may go on. `None`: the
+    /// address is not ours.
+    ///
+    /// The first hole of a range is one page, each further one is four times as long as the one before: so a bad sector takes
+    /// nothing from its neighbours, and a file that was cut short takes few steps. For a signal handler.
+    pub(crate) fn tear(&self, address: usize, page: usize) -> Option<Range<usize>> {
+        let range = self.find(address)?;
+        let entry = self.entry(first_key(&range), |known| *known == range)?;
+        // Relaxed: how many there were is a hint.
+        let before = entry.holes.fetch_add(1, Ordering::Relaxed);
+        let len = page.saturating_mul(1 << (2 * before).min(usize::BITS as usize - 1));
+        let start = address & !(page - 1);
+        let hole = start..start.saturating_add(len).min(range.end);
+        // Rule 3: this one first. Relaxed, both: ordered by what follows.
+        self.torn.fetch_add(1, Ordering::Relaxed);
+        entry.torn_start.fetch_min(hole.start, Ordering::Relaxed);
+        // AcqRel: pairs with itself; whoever finds the range torn already also finds it counted.
+        if entry.torn_end.fetch_max(hole.end, Ordering::AcqRel) != 0 {
+            self.torn.fetch_sub(1, Ordering::Relaxed);
+        }
+        Some(hole)
+    }
+
+    /// Whether any range is torn: one load.
+    #[inline]
+    pub(crate) fn are_torn(&self) -> bool {
+        // Acquire: rule 2; what the caller has read of the bytes, he has read before he asks. Relaxed: ordered by that.
+        fence(Ordering::Acquire);
+        self.torn.load(Ordering::Relaxed) != 0
+    }
+
+    /// Whether a hole was found among `bytes`, which are part of `range`.
+    pub(crate) fn is_torn(&self, range: Range<usize>, bytes: &Range<usize>) -> bool {
+        self.are_torn()
+            && self.entry(first_key(&range), |known| *known == range).is_some_and(|entry| {
+                // Relaxed, both: ordered by the fence in `are_torn`.
+                let end = entry.torn_end.load(Ordering::Relaxed);
+                entry.torn_start.load(Ordering::Relaxed) < bytes.end && bytes.start < end
+            })
+    }
+
+    /// The range that `address` lies in.
+    fn find(&self, address: usize) -> Option<Range<usize>> {
+        // Relaxed: see `insert`.
+        let mut classes = self.classes.load(Ordering::Relaxed);
+        while classes != 0 {
+            let class = classes.trailing_zeros();
+            classes &= classes - 1;
+            let found = self.entry((class, address >> class), |known| known.contains(&address));
+            if let Some(range) = found.and_then(Entry::read) {
+                return Some(range);
+            }
+        }
+        None
+    }
+
+    /// The entry under `key` whose range `is_it`.
+    fn entry(&self, key: Key, is_it: impl Fn(&Range<usize>) -> bool) -> Option<&Entry> {
+        let tables = self.tables.iter().map_while(OnceLock::get);
+        tables.flat_map(|table| group(table, key)).find(|entry| entry.read().is_some_and(|known| is_it(&known)))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, ()> {
+        self.writing.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+}
+
+/// n, where the length is more than 2ⁿ⁻¹ and not more than 2ⁿ.
+fn class(range: &Range<usize>) -> u32 {
+    usize::BITS - (range.len() - 1).leading_zeros()
+}
+
+fn first_key(range: &Range<usize>) -> Key {
+    let class = class(range);
+    (class, range.start >> class)
+}
+
+/// One or two.
+fn keys(range: &Range<usize>) -> impl Iterator<Item = Key> {
+    let first = first_key(range);
+    let last = (first.0, (range.end - 1) >> first.0);
+    [Some(first), (last != first).then_some(last)].into_iter().flatten()
+}
+
+fn table(level: usize) -> Box<[Group]> {
+    (0..1usize << (2 * level)).map(|_| Group::default()).collect()
+}
+
+fn group(table: &[Group], (class, chunk): Key) -> &Group {
+    // Multiplied by 2⁶⁴ divided by the golden ratio (Knuth), of which the upper bits are the mixed ones.
+    let hash = ((chunk as u64) << 6 ^ u64::from(class)).wrapping_mul(0x9E37_79B9_7F4A_7C15);
+    &table[(hash.rotate_left(32) as usize) & (table.len() - 1)]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PAGE: usize = 4096;
+
+    #[test]
+    fn an_address_is_found_however_many_ranges_there_are() {
+        let ranges = Ranges::default();
+        // Of all lengths from a page to 64 MiB, some side by side, some apart.
+        let mut end = 1 << 40;
+        let known: Vec<_> = (0..3_000)
+            .map(|n: usize| {
+                let start = end + n % 3 * PAGE;
+                end = start + (PAGE << (n % 14)) + n % 5 * PAGE;
+                start..end
+            })
+            .collect();
+        known.iter().for_each(|range| ranges.insert(range.clone()));
+        for range in &known {
+            for address in [range.start, range.start + range.len() / 2, range.end - 1] {
+                assert_eq!(ranges.find(address).as_ref(), Some(range));
+            }
+        }
+        let gaps = known.windows(2).filter(|pair| pair[0].end < pair[1].start).map(|pair| pair[0].end);
+        assert!(gaps.clone().count() > 500 && gaps.clone().all(|address| ranges.find(address).is_none()));
+        // What was removed is not found, and leaves its place to others.
+        let (gone, kept) = known.split_at(1_500);
+        gone.iter().for_each(|range| ranges.remove(range.clone()));
+        assert!(gone.iter().all(|range| ranges.find(range.start).is_none()));
+        assert!(kept.iter().all(|range| ranges.find(range.start).as_ref() == Some(range)));
+        let tables = |ranges: &Ranges| ranges.tables.iter().filter(|table| table.get().is_some()).count();
+        let before = tables(&ranges);
+        gone.iter().for_each(|range| ranges.insert(range.clone()));
+        assert_eq!(tables(&ranges), before);
+    }
+
+    #[test]
+    fn holes_grow_and_stay_inside_their_range() {
+        let ranges = Ranges::default();
+        let range = 100 * PAGE..200 * PAGE;
+        ranges.insert(range.clone());
+        ranges.insert(200 * PAGE..201 * PAGE);
+        assert_eq!(ranges.tear(99 * PAGE, PAGE), None);
+        assert!(!ranges.are_torn());
+        assert_eq!(ranges.tear(110 * PAGE + 5, PAGE), Some(110 * PAGE..111 * PAGE));
+        assert_eq!(ranges.tear(111 * PAGE, PAGE), Some(111 * PAGE..115 * PAGE));
+        assert_eq!(ranges.tear(190 * PAGE, PAGE), Some(190 * PAGE..200 * PAGE));
+        let is_torn = |start, end| ranges.is_torn(range.clone(), &(start * PAGE..end * PAGE));
+        assert!(is_torn(100, 200) && is_torn(110, 111) && is_torn(199, 200));
+        assert!(!is_torn(100, 110));
+        assert!(!ranges.is_torn(200 * PAGE..201 * PAGE, &(200 * PAGE..201 * PAGE)));
+        // The next range at that place is another.
+        ranges.remove(range.clone());
+        assert!(!ranges.are_torn());
+        ranges.insert(range.clone());
+        assert!(!ranges.is_torn(range.clone(), &range));
+        ranges.remove(50 * PAGE..51 * PAGE);
+    }
+
+    #[test]
+    fn a_range_that_lies_in_two_chunks_is_one() {
+        let ranges = Ranges::default();
+        let range = 15 * PAGE..18 * PAGE;
+        ranges.insert(range.clone());
+        assert_eq!(ranges.tear(17 * PAGE, PAGE), Some(17 * PAGE..18 * PAGE));
+        assert_eq!(ranges.tear(15 * PAGE, PAGE), Some(15 * PAGE..18 * PAGE));
+        assert!(ranges.is_torn(range.clone(), &range));
+        ranges.remove(range.clone());
+        assert!(!ranges.are_torn() && ranges.tear(17 * PAGE, PAGE).is_none());
+    }
+}
