@@ -109,7 +109,7 @@ impl Mapping {
         unsafe { os::populate(self.address.as_ptr().wrapping_add(start), range.end - start) }
     }
 
-    /// Whether a hole was found in it.
+    /// Whether a hole was found in it, as of about now.
     #[inline]
     pub(crate) fn is_torn(&self) -> bool {
         fault_guard::are_torn() && fault_guard::is_torn(self.addresses(), &self.addresses())
@@ -118,7 +118,7 @@ impl Mapping {
     /// Whether a hole was found among `len` bytes at `address`, which are part of it. Ask after reading.
     #[inline]
     pub(crate) fn is_torn_at(&self, address: usize, len: usize) -> bool {
-        fault_guard::are_torn() && fault_guard::is_torn(self.addresses(), &(address..address + len))
+        fault_guard::is_torn(self.addresses(), &(address..address + len))
     }
 }
 

@@ -8,12 +8,12 @@ use std::io;
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
-use super::{Cache, CachedFile};
+use super::{Cache, CachedFile, as_owned};
 use crate::config::Revalidate;
-use crate::os;
 use crate::protocol::signal::{Signal, Woken};
 use crate::sync::epoch;
 use crate::sync::thread::{self, JoinHandle};
+use crate::{fault_guard, os};
 
 /// Between two looks at what became of the files.
 const LOOK: Duration = Duration::from_secs(1);
@@ -99,10 +99,14 @@ impl Round {
 }
 
 impl Cache {
-    /// Unmaps what is unused of a file that no known path leads to any more, and closes a descriptor that nobody needs.
+    /// Unmaps what is unused of a file that no known path leads to any more, and what a hole was found in; closes a descriptor
+    /// that nobody needs.
     fn look_after(&self, file: &CachedFile) {
         if file.entry.handles.count() == 0 {
             self.close_unneeded(file);
+        }
+        if fault_guard::are_torn() {
+            self.drain_torn(file);
         }
         if self.config.revalidate == Revalidate::AtOpen && is_gone(file) {
             let _flight = self.regions.budget.take_off();
@@ -110,6 +114,18 @@ impl Cache {
                 self.unmap_all(slot.retire());
             });
         }
+    }
+
+    /// What a hole was found in goes with its last client: as long as it is there, all readers have to look more closely.
+    fn drain_torn(&self, file: &CachedFile) {
+        let _flight = self.regions.budget.take_off();
+        let mut owned = Vec::new();
+        file.entry.slots().windows.for_each_from(0, |_, slot| {
+            if slot.take().is_ok_and(|client| client.get().is_torn()) {
+                owned.extend(as_owned(slot.drain()));
+            }
+        });
+        self.unmap_all(owned);
     }
 }
 

@@ -13,7 +13,8 @@
 //! | `&[u8]` of a [`Cursor`](crate::Cursor) or a buffer | by [`Cursor::check`](crate::Cursor::check), after reading; and by the next call in the same region, if that is torn |
 //!
 //! The error is [`Truncated`](crate::ErrorKind::Truncated), or [`Io`](crate::ErrorKind::Io) if the file still reaches so far. A
-//! torn region is given to nobody else: it is unmapped when its last client lets go, and the window mapped anew.
+//! torn region is given to nobody else: it is unmapped when its last client lets go (within a second or two, if there is none),
+//! and the window is mapped anew for whoever asks.
 //!
 //! A file that ends inside a page has zeros behind its end, up to the end of the page, and no signal comes: there the *length*
 //! says it. Copies ask for it (a system call) only where they end, or pass from page to page, with a zero: a byte that is not
@@ -92,13 +93,14 @@ pub(crate) fn unprotect(mapping: Range<usize>) {
     }
 }
 
-/// Whether any mapping is torn. Ask after reading.
+/// Whether any mapping is torn, as of about now.
 #[inline]
 pub(crate) fn are_torn() -> bool {
     RANGES.get().is_some_and(Ranges::are_torn)
 }
 
 /// Whether a hole was found among `bytes` of a mapping. Ask after reading.
+#[inline]
 pub(crate) fn is_torn(mapping: Range<usize>, bytes: &Range<usize>) -> bool {
     RANGES.get().is_some_and(|ranges| ranges.is_torn(mapping, bytes))
 }

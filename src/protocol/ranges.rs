@@ -167,22 +167,28 @@ impl Ranges {
         Some(hole)
     }
 
-    /// Whether any range is torn: one load.
+    /// Whether any range is torn, as of about now: one load.
     #[inline]
     pub(crate) fn are_torn(&self) -> bool {
-        // Acquire: rule 2; what the caller has read of the bytes, he has read before he asks. Relaxed: ordered by that.
-        fence(Ordering::Acquire);
+        // Relaxed: who has to know asks `is_torn`.
         self.torn.load(Ordering::Relaxed) != 0
     }
 
-    /// Whether a hole was found among `bytes`, which are part of `range`.
+    /// Whether a hole was found among `bytes`, which are part of `range`, and which the caller has read.
+    #[inline]
     pub(crate) fn is_torn(&self, range: Range<usize>, bytes: &Range<usize>) -> bool {
-        self.are_torn()
-            && self.entry(first_key(&range), |known| *known == range).is_some_and(|entry| {
-                // Relaxed, both: ordered by the fence in `are_torn`.
-                let end = entry.torn_end.load(Ordering::Relaxed);
-                entry.torn_start.load(Ordering::Relaxed) < bytes.end && bytes.start < end
-            })
+        // Acquire: rule 2; what was read was read before this is asked.
+        fence(Ordering::Acquire);
+        self.are_torn() && self.has_hole(range, bytes)
+    }
+
+    #[cold]
+    fn has_hole(&self, range: Range<usize>, bytes: &Range<usize>) -> bool {
+        self.entry(first_key(&range), |known| *known == range).is_some_and(|entry| {
+            // Relaxed, both: ordered by the fence in `is_torn`.
+            let end = entry.torn_end.load(Ordering::Relaxed);
+            entry.torn_start.load(Ordering::Relaxed) < bytes.end && bytes.start < end
+        })
     }
 
     /// The range that `address` lies in.
