@@ -3,10 +3,12 @@
 
 #![allow(dead_code, reason = "each test file takes what it needs")]
 
+use std::cell::Cell;
 use std::io::Write as _;
 use std::ops::Deref;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 use std::{env, fs, process, thread};
 
@@ -298,6 +300,51 @@ fn proc_is_here(what: &str) -> bool {
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
+// Calls of the system that fail on purpose
+// ---------------------------------------------------------------------------------------------------------------------
+
+thread_local! {
+    static OWN_FAULTS: Cell<u64> = const { Cell::new(0) };
+}
+
+static FAULTS: AtomicU64 = AtomicU64::new(0);
+
+/// Threads that want no faults.
+static CALM: AtomicUsize = AtomicUsize::new(0);
+
+/// How many calls of the system were made to fail so far, in all threads. None, but in `tests/faults.rs`.
+pub(crate) fn faults() -> u64 {
+    FAULTS.load(Ordering::SeqCst)
+}
+
+/// The same, in this thread.
+pub(crate) fn own_faults() -> u64 {
+    OWN_FAULTS.get()
+}
+
+pub(crate) fn note_fault() {
+    OWN_FAULTS.set(OWN_FAULTS.get() + 1);
+    FAULTS.fetch_add(1, Ordering::SeqCst);
+}
+
+/// Runs `work` without faults in any thread.
+pub(crate) fn calm<T>(work: impl FnOnce() -> T) -> T {
+    struct Calm;
+    impl Drop for Calm {
+        fn drop(&mut self) {
+            CALM.fetch_sub(1, Ordering::SeqCst);
+        }
+    }
+    CALM.fetch_add(1, Ordering::SeqCst);
+    let _calm = Calm;
+    work()
+}
+
+pub(crate) fn is_calm() -> bool {
+    CALM.load(Ordering::SeqCst) > 0
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
 // Running
 // ---------------------------------------------------------------------------------------------------------------------
 
@@ -317,6 +364,11 @@ pub(crate) fn settles(mut done: impl FnMut() -> bool) -> bool {
         thread::sleep(Duration::from_millis(1));
     }
     true
+}
+
+/// Says it past the harness, which keeps back what a test that passes prints: what was not checked, and why; what came out.
+pub(crate) fn say(what: impl std::fmt::Display) {
+    let _ = writeln!(std::io::stderr(), "{what}");
 }
 
 /// Runs the test of this full name (`module::function`) in a process of its own, where it may count what the whole

@@ -1,0 +1,1350 @@
+//! A cache and what is held of it, one call after the other, each judged by a plain `Vec<u8>`.
+//!
+//! `tests/faults/` takes this file in as well: there the system refuses every now and then, and a call may say so.
+
+use std::error::Error as _;
+use std::io::{self, BufRead, Read, Seek, SeekFrom};
+use std::ops::Range;
+use std::time::{Duration, Instant};
+
+use proptest::prelude::*;
+use smmap::{
+    Admission, Buffer, Change, Cursor, Error, ErrorKind, Lease, Limits, MapManager, MappedFile, Overcommit, Stats,
+    Window,
+};
+
+use crate::support::{Dir, TestFile, assert_same, calm, faults, letters, manager, mapped_below, own_faults, settles};
+
+const PAGE: u64 = 4096;
+/// A range up to this may be read instead of mapped.
+const SMALL: u64 = 256 << 10;
+/// How many of each kind are kept at a time; another takes the place of an old one.
+const KEPT: usize = 8;
+
+// ---------------------------------------------------------------------------------------------------------------------
+// What can happen
+// ---------------------------------------------------------------------------------------------------------------------
+
+#[derive(Clone, Debug)]
+pub(crate) struct Setup {
+    seed: u64,
+    /// Pages; none for whole files.
+    window: Option<u64>,
+    /// In windows, or in quarters of the longest file where a window is a whole file.
+    budget: u64,
+    regions: usize,
+    open_files: usize,
+    overcommit: Overcommit,
+    admission: Admission,
+    pages: u64,
+    delta: i64,
+    /// What goes first in the end.
+    leases_first: bool,
+}
+
+/// Chooses one of those that are there, however many they are.
+pub(crate) type Pick = u8;
+
+/// An offset, by what is special about it; it may be past the end.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Spot {
+    Anywhere(u16),
+    AtBorder(u8, i8),
+    AtEnd(i8),
+}
+
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Size {
+    Few(u8),
+    Pages(u8),
+    QuarterWindows(u8),
+    Large(u16),
+}
+
+#[derive(Clone, Debug)]
+pub(crate) enum Op {
+    OpenPath(Pick),
+    OpenDescriptor(Pick),
+    CloneHandle(Pick),
+    DropHandle(Pick),
+    CloneManager(Pick),
+    DropManager(Pick),
+
+    NewCursor(Pick),
+    CloneCursor(Pick),
+    DropCursor(Pick),
+    Slice(Pick, Spot, Size),
+    WindowAt(Pick, Spot),
+    Release(Pick),
+    SeekRead(Pick, Whence, Size),
+    ReadUntil(Pick, Spot, u8),
+    FillConsume(Pick, u16),
+
+    Lease(Pick, Spot, Size),
+    LeaseClone(Pick),
+    LeaseSlice(Pick, u16, u16),
+    DropLease(Pick),
+    CheckLeases,
+
+    NewBuffer(Pick),
+    CloneBuffer(Pick),
+    DropBuffer(Pick),
+    ReleaseBuffer(Pick),
+    Get(Pick, Spot),
+    GetBack(Pick, u16),
+    BufferSlice(Pick, Spot, Size),
+    Find(Pick, Spot, u8, bool),
+    FindAll(Pick, Spot, u8),
+    StartsEnds(Pick, Size, bool),
+    Lines(Pick, u8),
+    Split(Pick, u8, u8),
+
+    ReadAt(Pick, Spot, Size),
+    ReadExactAt(Pick, Spot, Size),
+    Prefetch(Pick, Spot, Size),
+    Windows(Pick, u32, Pick),
+    Refresh(Pick),
+
+    Collect,
+    CloseFile(Pick),
+    CloseAll,
+    SetLimits(u8, u8, u8),
+    Stats,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Whence {
+    Start(Spot),
+    End(i32),
+    Current(i32),
+}
+
+/// What the text is made of: few letters, so that searches find something, and line ends.
+const ALPHABET: &[u8] = b"aaab\r\nabcdabcdefghefghefghijklmnopqrstuvw";
+
+pub(crate) fn setup() -> impl Strategy<Value = Setup> {
+    let overcommit = prop_oneof![
+        3 => Just(Overcommit::Allow),
+        2 => Just(Overcommit::Fail),
+        1 => Just(Overcommit::Wait(Duration::from_millis(1))),
+    ];
+    let settings = (
+        prop_oneof![5 => (1..=3_u64).prop_map(Some), 2 => (4..=16_u64).prop_map(Some), 1 => Just(None)],
+        1..=8_u64,
+        prop_oneof![3 => Just(1000_usize), 1 => 1..10_usize],
+        prop_oneof![1 => Just(100_usize), 1 => 1..4_usize],
+        overcommit,
+        prop_oneof![Just(Admission::Adaptive), Just(Admission::Always)],
+    );
+    (settings, any::<u64>(), 1..6_u64, -1..=1_i64, any::<bool>()).prop_map(
+        |((window, budget, regions, open_files, overcommit, admission), seed, pages, delta, leases_first)| Setup {
+            seed,
+            window,
+            budget,
+            regions,
+            open_files,
+            overcommit,
+            admission,
+            pages,
+            delta,
+            leases_first,
+        },
+    )
+}
+
+fn spot() -> impl Strategy<Value = Spot> {
+    prop_oneof![
+        4 => any::<u16>().prop_map(Spot::Anywhere),
+        3 => (any::<u8>(), -3..=3_i8).prop_map(|(border, by)| Spot::AtBorder(border, by)),
+        1 => (-20..=5_i8).prop_map(Spot::AtEnd),
+    ]
+}
+
+fn size() -> impl Strategy<Value = Size> {
+    prop_oneof![
+        4 => any::<u8>().prop_map(Size::Few),
+        2 => (0..6_u8).prop_map(Size::Pages),
+        3 => (0..14_u8).prop_map(Size::QuarterWindows),
+        1 => any::<u16>().prop_map(Size::Large),
+    ]
+}
+
+pub(crate) fn op() -> impl Strategy<Value = Op> {
+    let pick = any::<Pick>;
+    let files = prop_oneof![
+        4 => pick().prop_map(Op::OpenPath),
+        2 => pick().prop_map(Op::OpenDescriptor),
+        1 => pick().prop_map(Op::CloneHandle),
+        2 => pick().prop_map(Op::DropHandle),
+        1 => pick().prop_map(Op::CloneManager),
+        1 => pick().prop_map(Op::DropManager),
+        3 => (pick(), spot(), size()).prop_map(|(a, b, c)| Op::ReadAt(a, b, c)),
+        2 => (pick(), spot(), size()).prop_map(|(a, b, c)| Op::ReadExactAt(a, b, c)),
+        1 => (pick(), spot(), size()).prop_map(|(a, b, c)| Op::Prefetch(a, b, c)),
+        1 => (pick(), any::<u32>(), pick()).prop_map(|(a, b, c)| Op::Windows(a, b, c)),
+        1 => pick().prop_map(Op::Refresh),
+    ];
+    let cursors = prop_oneof![
+        3 => pick().prop_map(Op::NewCursor),
+        1 => pick().prop_map(Op::CloneCursor),
+        2 => pick().prop_map(Op::DropCursor),
+        6 => (pick(), spot(), size()).prop_map(|(a, b, c)| Op::Slice(a, b, c)),
+        5 => (pick(), spot()).prop_map(|(a, b)| Op::WindowAt(a, b)),
+        2 => pick().prop_map(Op::Release),
+        3 => (pick(), whence(), size()).prop_map(|(a, b, c)| Op::SeekRead(a, b, c)),
+        2 => (pick(), spot(), any::<u8>()).prop_map(|(a, b, c)| Op::ReadUntil(a, b, c)),
+        2 => (pick(), any::<u16>()).prop_map(|(a, b)| Op::FillConsume(a, b)),
+    ];
+    let leases = prop_oneof![
+        7 => (pick(), spot(), size()).prop_map(|(a, b, c)| Op::Lease(a, b, c)),
+        2 => pick().prop_map(Op::LeaseClone),
+        2 => (pick(), any::<u16>(), any::<u16>()).prop_map(|(a, b, c)| Op::LeaseSlice(a, b, c)),
+        4 => pick().prop_map(Op::DropLease),
+        1 => Just(Op::CheckLeases),
+    ];
+    let buffers = prop_oneof![
+        3 => pick().prop_map(Op::NewBuffer),
+        1 => pick().prop_map(Op::CloneBuffer),
+        1 => pick().prop_map(Op::DropBuffer),
+        1 => pick().prop_map(Op::ReleaseBuffer),
+        2 => (pick(), spot()).prop_map(|(a, b)| Op::Get(a, b)),
+        2 => (pick(), any::<u16>()).prop_map(|(a, b)| Op::GetBack(a, b)),
+        2 => (pick(), spot(), size()).prop_map(|(a, b, c)| Op::BufferSlice(a, b, c)),
+        4 => (pick(), spot(), any::<u8>(), any::<bool>()).prop_map(|(a, b, c, d)| Op::Find(a, b, c, d)),
+        1 => (pick(), spot(), any::<u8>()).prop_map(|(a, b, c)| Op::FindAll(a, b, c)),
+        1 => (pick(), size(), any::<bool>()).prop_map(|(a, b, c)| Op::StartsEnds(a, b, c)),
+        1 => (pick(), any::<u8>()).prop_map(|(a, b)| Op::Lines(a, b)),
+        1 => (pick(), any::<u8>(), any::<u8>()).prop_map(|(a, b, c)| Op::Split(a, b, c)),
+    ];
+    let limits = prop_oneof![
+        3 => Just(Op::Collect),
+        1 => pick().prop_map(Op::CloseFile),
+        1 => Just(Op::CloseAll),
+        2 => (0..18_u8, 0..12_u8, 0..5_u8).prop_map(|(a, b, c)| Op::SetLimits(a, b, c)),
+        2 => Just(Op::Stats),
+    ];
+    prop_oneof![5 => files, 8 => cursors, 5 => leases, 4 => buffers, 2 => limits]
+}
+
+fn whence() -> impl Strategy<Value = Whence> {
+    prop_oneof![
+        3 => spot().prop_map(Whence::Start),
+        1 => (-100_000..10_i32).prop_map(Whence::End),
+        1 => (-10_000..10_000_i32).prop_map(Whence::Current),
+    ]
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+// What must be
+// ---------------------------------------------------------------------------------------------------------------------
+
+/// How a call gets at its bytes, which decides whether it may be over the budget. (Those that always copy may not.)
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Way {
+    /// May copy, if it is small and admission is not `Always`.
+    Either,
+    /// Always maps.
+    Maps,
+}
+
+/// Whether a call may say `OverBudget`.
+#[derive(Clone, Copy, Debug)]
+enum Excuse {
+    None,
+    /// Not for long: what is held leaves room enough. (The collector may be about to give back the rest.)
+    ForNow,
+    Full,
+}
+
+impl Excuse {
+    /// What the call gives; none if it was over the budget and had reason to be, or if it said which fault it met.
+    fn judge<T>(self, what: &str, mut call: impl FnMut() -> smmap::Result<T>) -> Option<T> {
+        let start = Instant::now();
+        loop {
+            let before = own_faults();
+            match (call(), self) {
+                (Ok(value), _) => return Some(value),
+                (Err(error), _) if own_faults() > before && tells_of_a_fault(&error) => return None,
+                (Err(error), _) if !matches!(error.kind(), ErrorKind::OverBudget) => {
+                    panic!("{what}: {error}")
+                }
+                (Err(_), Excuse::Full) => return None,
+                (Err(_), Excuse::ForNow) if start.elapsed() < Duration::from_secs(2) => {
+                    std::thread::sleep(Duration::from_millis(1));
+                }
+                (Err(error), _) => panic!("{what}: {error}, for no reason ({self:?})"),
+            }
+        }
+    }
+
+    fn judge_io<T>(self, what: &str, mut call: impl FnMut() -> io::Result<T>) -> Option<T> {
+        self.judge(what, || call().map_err(of_io))
+    }
+}
+
+/// Whether it is what the system's refusal can come out as: with its number; or there was no room for want of an unmap
+/// or a look.
+fn tells_of_a_fault(error: &Error) -> bool {
+    let source = error.source().and_then(|source| source.downcast_ref::<io::Error>());
+    match error.kind() {
+        ErrorKind::Io | ErrorKind::OutOfMaps => source.is_some_and(|source| source.raw_os_error().is_some()),
+        kind => kind == ErrorKind::OverBudget,
+    }
+}
+
+/// The error that came through a trait of `std::io`.
+fn of_io(error: io::Error) -> Error {
+    match error.downcast::<Error>() {
+        Ok(error) => error,
+        Err(error) => panic!("an error of the system, or one that has lost its kind: {error}"),
+    }
+}
+
+/// A reader of file `file`, and how many mapped bytes it may hold.
+struct Reader<T> {
+    file: usize,
+    value: T,
+    holds: u64,
+}
+
+impl<T> Reader<T> {
+    fn new(file: usize, value: T) -> Reader<T> {
+        Reader { file, value, holds: 0 }
+    }
+
+    /// It may hold so much now, or still what it held before: a copy does not always let go.
+    fn may_hold(&mut self, bytes: u64) {
+        self.holds = self.holds.max(bytes);
+    }
+}
+
+struct Kept {
+    file: usize,
+    start: u64,
+    lease: Lease,
+    /// The mapped bytes that it keeps.
+    holds: u64,
+}
+
+pub(crate) struct World {
+    setup: Setup,
+    dir: Dir,
+    files: Vec<TestFile>,
+    /// As the manager rounds it.
+    window: Option<u64>,
+    limits: Limits,
+    highest: Limits,
+    last: Stats,
+    /// Those that were opened by descriptor: it may be the only way to them, and then stays open.
+    nameless: [bool; 4],
+
+    managers: Vec<MapManager>,
+    handles: Vec<(usize, MappedFile)>,
+    cursors: Vec<Reader<Cursor>>,
+    buffers: Vec<Reader<Buffer>>,
+    leases: Vec<Kept>,
+}
+
+impl Spot {
+    fn at(self, len: u64, window: u64) -> u64 {
+        match self {
+            Spot::Anywhere(part) => len * u64::from(part) / (1 << 16),
+            Spot::AtBorder(border, by) => {
+                let borders = len / window + 1;
+                (u64::from(border) % borders * window).saturating_add_signed(i64::from(by))
+            }
+            Spot::AtEnd(by) => len.saturating_add_signed(i64::from(by)),
+        }
+    }
+}
+
+impl Size {
+    fn bytes(self, len: u64, window: u64) -> u64 {
+        match self {
+            Size::Few(bytes) => u64::from(bytes),
+            Size::Pages(pages) => u64::from(pages) * PAGE,
+            Size::QuarterWindows(quarters) => u64::from(quarters) * window / 4,
+            Size::Large(part) => SMALL / 2 + len * u64::from(part) / (1 << 16),
+        }
+    }
+}
+
+fn pick<T>(of: &[T], pick: Pick) -> Option<usize> {
+    (!of.is_empty()).then(|| usize::from(pick) % of.len())
+}
+
+/// Puts one more in, in the place of another if there are too many.
+fn keep<T>(into: &mut Vec<T>, value: T) {
+    if into.len() == KEPT {
+        into.swap_remove(0);
+    }
+    into.push(value);
+}
+
+impl World {
+    /// With something open to begin with.
+    pub(crate) fn new(setup: Setup) -> World {
+        let mut world = World::without_handles(setup);
+        world.run(&Op::OpenPath(3));
+        world.run(&Op::NewCursor(0));
+        world.run(&Op::NewBuffer(0));
+        world
+    }
+
+    fn without_handles(setup: Setup) -> World {
+        let dir = Dir::new();
+        let granule = setup.window.unwrap_or(4) * PAGE;
+        let lengths = [
+            0,
+            1,
+            (setup.pages * PAGE).saturating_add_signed(setup.delta),
+            // So many windows, and the last of them whole, a byte short, or one byte.
+            (40 * granule).saturating_add_signed(setup.delta),
+        ];
+        let files: Vec<TestFile> = (0_u64..)
+            .zip(lengths)
+            .map(|(n, len)| dir.write(&format!("file {n}"), letters(setup.seed ^ n, len, ALPHABET)))
+            .collect();
+
+        let unit = if setup.window.is_some() { granule } else { 10 * granule };
+        let limits = Limits {
+            max_mapped_bytes: setup.budget * unit,
+            max_regions: setup.regions,
+            max_open_files: setup.open_files,
+        };
+        let builder = MapManager::builder()
+            .window(setup.window.map_or(Window::WholeFile, |pages| Window::Sliding { bytes: pages * PAGE }))
+            .limits(limits)
+            .overcommit(setup.overcommit)
+            .admission(setup.admission);
+        let maps = manager(builder);
+        let window = maps.window_bytes();
+        World {
+            dir,
+            files,
+            window,
+            limits,
+            highest: limits,
+            last: maps.stats(),
+            nameless: [false; 4],
+            managers: vec![maps],
+            handles: Vec::new(),
+            cursors: Vec::new(),
+            buffers: Vec::new(),
+            leases: Vec::new(),
+            setup,
+        }
+    }
+
+    // Of the window that borders are made of, also where there is only one.
+    fn border(&self) -> u64 {
+        self.window.unwrap_or(10 * PAGE)
+    }
+
+    /// The bytes of the window of `file` at `at`, as far as a mapping of it reaches.
+    fn window_of(&self, file: usize, at: u64) -> Range<u64> {
+        let len = self.files[file].len();
+        match self.window {
+            Some(window) => at / window * window..(at / window * window).saturating_add(window).min(len),
+            None => 0..len,
+        }
+    }
+
+    fn offset(&self, file: usize, spot: Spot) -> u64 {
+        spot.at(self.files[file].len(), self.border())
+    }
+
+    /// From the spot on, inside the file; if the spot is past the end, so is the range.
+    fn range(&self, file: usize, spot: Spot, size: Size) -> Range<u64> {
+        let len = self.files[file].len();
+        let start = self.offset(file, spot);
+        let end = start + size.bytes(len, self.border());
+        start..if start <= len { end.min(len) } else { end }
+    }
+
+    fn bytes(&self, file: usize, range: Range<u64>) -> &[u8] {
+        &self.files[file][range.start as usize..range.end as usize]
+    }
+
+    /// At most so much is held: regions, and bytes of them.
+    fn held(&self) -> (usize, u64) {
+        (0..self.files.len()).map(|file| self.held_of(file)).fold((0, 0), |all, one| (all.0 + one.0, all.1 + one.1))
+    }
+
+    fn held_of(&self, file: usize) -> (usize, u64) {
+        let cursors = self.cursors.iter().map(|cursor| (cursor.file, cursor.holds));
+        let buffers = self.buffers.iter().map(|buffer| (buffer.file, buffer.holds));
+        let leases = self.leases.iter().map(|kept| (kept.file, kept.holds));
+        let holders = cursors.chain(buffers).chain(leases).filter(|(of, bytes)| *of == file && *bytes > 0);
+        holders.fold((0, 0), |(count, sum), (_, bytes)| (count + 1, sum + bytes))
+    }
+
+    /// What is mapped at a time for this range: a window, or a range of its own if it is long and goes over a border.
+    fn need(&self, way: Way, file: usize, range: &Range<u64>) -> u64 {
+        let window = self.window_of(file, range.start);
+        let long = way == Way::Either && range.end - range.start > SMALL && range.end > window.end;
+        pages(if long { range.end - range.start + PAGE } else { window.end.saturating_sub(window.start) })
+    }
+
+    /// What the longest window of a file takes: the first one.
+    fn window_bytes(&self, file: usize) -> u64 {
+        self.need(Way::Maps, file, &(0..0))
+    }
+
+    /// Whether a call may be over the budget; its caller lets go of `own` bytes first.
+    fn excuse(&self, way: Way, file: usize, range: &Range<u64>, own: u64) -> Excuse {
+        let small = range.end - range.start <= SMALL;
+        let copies = match way {
+            Way::Either => small && matches!(self.setup.admission, Admission::Adaptive),
+            Way::Maps => false,
+        };
+        if copies || range.is_empty() {
+            return Excuse::None;
+        }
+        if self.lacks_descriptors(|other| other != file) {
+            return Excuse::Full;
+        }
+        let need = self.need(way, file, range);
+        if need > self.limits.max_mapped_bytes || self.window > Some(self.limits.max_mapped_bytes) {
+            return Excuse::Full;
+        }
+        if matches!(self.setup.overcommit, Overcommit::Allow) {
+            return Excuse::None;
+        }
+        let (regions, bytes) = self.held();
+        let (regions, bytes) = (regions - usize::from(own > 0), bytes - own);
+        // One more for what an iterator holds itself.
+        let fits = bytes + 2 * need <= self.limits.max_mapped_bytes && regions + 2 <= self.limits.max_regions;
+        if fits { Excuse::ForNow } else { Excuse::Full }
+    }
+
+    /// Whether there may be no descriptor for one more file, as none of these can be given up.
+    fn lacks_descriptors(&self, stays: impl Fn(usize) -> bool) -> bool {
+        let staying = (0..self.files.len()).filter(|file| self.nameless[*file] && stays(*file)).count();
+        staying + 1 > self.limits.max_open_files && !matches!(self.setup.overcommit, Overcommit::Allow)
+    }
+
+    /// A hard limit of open files is one for opening, too: also of a file that is open already, which takes a second
+    /// descriptor until it is known which file that is.
+    fn excuse_open(&self) -> Excuse {
+        match self.setup.overcommit {
+            Overcommit::Allow => Excuse::None,
+            _ if self.lacks_descriptors(|_| true) => Excuse::Full,
+            _ => Excuse::ForNow,
+        }
+    }
+
+    fn out_of_bounds(&self, file: usize, range: &Range<u64>) -> bool {
+        range.end > self.files[file].len()
+    }
+
+    /// Each kept lease, byte for byte.
+    fn check_leases(&self, when: &str) {
+        for Kept { file, start, lease, .. } in &self.leases {
+            let expected = self.bytes(*file, *start..*start + lease.len() as u64);
+            assert_same(lease, expected, format!("{when}: {} bytes leased at {start} of file {file}", lease.len()));
+        }
+    }
+
+    /// The counts make sense, by themselves and against the kernel's.
+    fn check_stats(&mut self) {
+        let Some(maps) = self.managers.first() else {
+            return;
+        };
+        self.recover(maps);
+        let (stats, last) = (maps.stats(), self.last);
+        assert_eq!(maps.limits(), self.limits);
+        let mapped = self.dir.mapped();
+        if let Some(mapped) = mapped {
+            assert!(mapped.bytes <= stats.mapped_bytes, "what is mapped is counted: {mapped:?}, {stats:?}");
+        }
+        let grow = |counts: &Stats| {
+            [
+                counts.hits,
+                counts.misses,
+                counts.maps,
+                counts.unmaps,
+                counts.copies,
+                counts.evictions,
+                counts.overcommits,
+            ]
+        };
+        assert!(grow(&stats).iter().zip(grow(&last)).all(|(new, old)| *new >= old), "{last:?}, then {stats:?}");
+        assert!(stats.unmaps <= stats.maps && stats.evictions <= stats.unmaps, "{stats:?}");
+        assert!(stats.mapped_bytes <= stats.peak_mapped_bytes && stats.regions <= stats.peak_regions, "{stats:?}");
+        assert!(stats.open_files <= stats.peak_open_files && stats.open_files <= stats.files, "{stats:?}");
+        assert!((0.0..=1.0).contains(&stats.hit_ratio()), "{stats:?}");
+        let (regions, bytes) = self.held();
+        assert!(stats.pinned_regions <= regions && stats.pinned_bytes <= bytes, "{regions}, {bytes}, {stats:?}");
+
+        let within =
+            stats.peak_mapped_bytes <= self.highest.max_mapped_bytes && stats.peak_regions <= self.highest.max_regions;
+        let hard = !matches!(self.setup.overcommit, Overcommit::Allow);
+        assert!(within || (!hard && stats.overcommits > 0), "{:?}, {stats:?}", self.highest);
+        self.last = stats;
+    }
+
+    /// What the system refused to unmap goes as soon as it does not refuse any more.
+    fn recover(&self, maps: &MapManager) {
+        if faults() > 0 {
+            calm(|| maps.collect());
+            let (regions, bytes) = self.held();
+            let only_held = || {
+                let stats = maps.stats();
+                stats.pinned_regions <= regions && stats.pinned_bytes <= bytes
+            };
+            assert!(calm(|| settles(only_held)), "{regions} regions of {bytes} bytes are held: {:?}", maps.stats());
+        }
+    }
+
+    /// After all that is unused was unmapped, of these files.
+    fn check_unmapped(&self, what: &str, files: Range<usize>) {
+        if let Some(maps) = self.managers.first() {
+            self.recover(maps);
+        }
+        for file in files {
+            let (path, (_, held)) = (&self.files[file].path, self.held_of(file));
+            let only_held = || mapped_below(path).is_none_or(|mapped| mapped.bytes <= held);
+            assert!(only_held() || settles(only_held), "{what}: {held} bytes are held, {:?}", mapped_below(path));
+        }
+    }
+
+    pub(crate) fn run(&mut self, op: &Op) {
+        match *op {
+            Op::OpenPath(which) => {
+                if let Some(maps) = self.managers.last() {
+                    let file = usize::from(which) % self.files.len();
+                    let excuse = self.excuse_open();
+                    let Some(opened) = excuse.judge("open", || maps.open(&self.files[file].path)) else { return };
+                    assert_eq!(opened.path(), Some(self.files[file].path.as_path()));
+                    self.opened(file, opened);
+                }
+            }
+            Op::OpenDescriptor(which) => {
+                if let Some(maps) = self.managers.last() {
+                    let file = usize::from(which) % self.files.len();
+                    let excuse = self.excuse_open();
+                    self.nameless[file] = true;
+                    let opened = excuse.judge("open_file", || {
+                        let descriptor = calm(|| self.files[file].descriptor());
+                        maps.open_file(descriptor)
+                    });
+                    let Some(opened) = opened else { return };
+                    assert_eq!(opened.path(), None);
+                    self.opened(file, opened);
+                }
+            }
+            Op::CloneHandle(which) => {
+                if let Some(index) = pick(&self.handles, which) {
+                    let twin = self.handles[index].clone();
+                    keep(&mut self.handles, twin);
+                }
+            }
+            Op::DropHandle(which) => {
+                if let Some(index) = pick(&self.handles, which) {
+                    self.handles.swap_remove(index);
+                }
+            }
+            Op::CloneManager(which) => {
+                if let Some(index) = pick(&self.managers, which) {
+                    let twin = self.managers[index].clone();
+                    keep(&mut self.managers, twin);
+                }
+            }
+            // Also the last one: then what is open goes on alone.
+            Op::DropManager(which) => {
+                if let Some(index) = pick(&self.managers, which) {
+                    self.managers.swap_remove(index);
+                }
+            }
+
+            Op::NewCursor(which) => {
+                if let Some(index) = pick(&self.handles, which) {
+                    let (file, handle) = &self.handles[index];
+                    let cursor = Reader::new(*file, handle.cursor());
+                    keep(&mut self.cursors, cursor);
+                }
+            }
+            Op::CloneCursor(which) => {
+                if let Some(index) = pick(&self.cursors, which) {
+                    let cursor = &self.cursors[index];
+                    let twin = Reader::new(cursor.file, cursor.value.clone());
+                    assert_eq!(twin.value.position(), cursor.value.position());
+                    // Whether a clone holds what the first one does is not promised.
+                    let twin = Reader { holds: cursor.holds, ..twin };
+                    keep(&mut self.cursors, twin);
+                }
+            }
+            Op::DropCursor(which) => {
+                if let Some(index) = pick(&self.cursors, which) {
+                    self.cursors.swap_remove(index);
+                }
+            }
+            Op::Release(which) => {
+                if let Some(index) = pick(&self.cursors, which) {
+                    let cursor = &mut self.cursors[index];
+                    cursor.value.release();
+                    cursor.holds = 0;
+                }
+            }
+            Op::Slice(which, spot, size) => self.slice(which, spot, size),
+            Op::WindowAt(which, spot) => self.window_at(which, spot),
+            Op::SeekRead(which, whence, size) => self.seek_read(which, whence, size),
+            Op::ReadUntil(which, spot, byte) => self.read_until(which, spot, byte),
+            Op::FillConsume(which, count) => self.fill_consume(which, count),
+
+            Op::Lease(which, spot, size) => self.lease(which, spot, size),
+            Op::LeaseClone(which) => {
+                if let Some(index) = pick(&self.leases, which) {
+                    let Kept { file, start, ref lease, holds } = self.leases[index];
+                    let twin = Kept { file, start, lease: lease.clone(), holds };
+                    assert_eq!(twin.lease.as_ptr(), lease.as_ptr());
+                    keep(&mut self.leases, twin);
+                }
+            }
+            Op::LeaseSlice(which, from, to) => {
+                if let Some(index) = pick(&self.leases, which) {
+                    let Kept { file, start, ref lease, holds } = self.leases[index];
+                    let part = |of: u16| lease.len() * usize::from(of) / usize::from(u16::MAX);
+                    let (from, to) = (part(from.min(to)), part(from.max(to)));
+                    let part = lease.slice(from..to);
+                    assert_eq!(part.len(), to - from);
+                    assert_eq!(part.offset(), lease.offset() + from as u64);
+                    keep(&mut self.leases, Kept { file, start: start + from as u64, lease: part, holds });
+                }
+            }
+            Op::DropLease(which) => {
+                if let Some(index) = pick(&self.leases, which) {
+                    self.leases.swap_remove(index);
+                }
+            }
+            Op::CheckLeases => self.check_leases("meanwhile"),
+
+            Op::NewBuffer(which) => {
+                if let Some(index) = pick(&self.handles, which) {
+                    let (file, handle) = &self.handles[index];
+                    let buffer = Reader::new(*file, handle.buffer());
+                    assert_eq!(buffer.value.len(), self.files[*file].len());
+                    keep(&mut self.buffers, buffer);
+                }
+            }
+            Op::CloneBuffer(which) => {
+                if let Some(index) = pick(&self.buffers, which) {
+                    let buffer = &self.buffers[index];
+                    let twin = Reader { file: buffer.file, value: buffer.value.clone(), holds: buffer.holds };
+                    keep(&mut self.buffers, twin);
+                }
+            }
+            Op::DropBuffer(which) => {
+                if let Some(index) = pick(&self.buffers, which) {
+                    self.buffers.swap_remove(index);
+                }
+            }
+            Op::ReleaseBuffer(which) => {
+                if let Some(index) = pick(&self.buffers, which) {
+                    let buffer = &mut self.buffers[index];
+                    buffer.value.release();
+                    buffer.holds = 0;
+                }
+            }
+            Op::Get(which, spot) => self.get(which, spot),
+            Op::GetBack(which, part) => self.get_back(which, part),
+            Op::BufferSlice(which, spot, size) => self.buffer_slice(which, spot, size),
+            Op::Find(which, spot, count, changed) => self.find(which, spot, count, changed),
+            Op::FindAll(which, spot, count) => self.find_all(which, spot, count),
+            Op::StartsEnds(which, size, changed) => self.starts_ends(which, size, changed),
+            Op::Lines(which, count) => self.lines(which, count),
+            Op::Split(which, letter, count) => self.split(which, letter, count),
+
+            Op::ReadAt(which, spot, size) => self.read_at(which, spot, size),
+            Op::ReadExactAt(which, spot, size) => self.read_exact_at(which, spot, size),
+            Op::Prefetch(which, spot, size) => self.prefetch(which, spot, size),
+            Op::Windows(which, ends, kept) => self.windows(which, ends, kept),
+            Op::Refresh(which) => {
+                if let Some(index) = pick(&self.handles, which) {
+                    if let Some(change) = self.excuse_open().judge("refresh", || self.handles[index].1.refresh()) {
+                        assert!(matches!(change, Change::Unchanged), "{change:?}");
+                    }
+                }
+            }
+
+            Op::Collect => {
+                if let Some(maps) = self.managers.last() {
+                    maps.collect();
+                    self.check_unmapped("collect", 0..4);
+                    self.check_leases("after collect");
+                }
+            }
+            Op::CloseFile(which) => {
+                if let Some(maps) = self.managers.last() {
+                    let file = usize::from(which) % self.files.len();
+                    let closed = maps.close(&self.files[file].path);
+                    assert!(closed.still_held <= self.held_of(file).0, "{closed:?}");
+                    self.check_unmapped("close", file..file + 1);
+                    self.check_leases("after close");
+                }
+            }
+            Op::CloseAll => {
+                if let Some(maps) = self.managers.last() {
+                    let closed = maps.close(self.dir.path());
+                    assert!(closed.still_held <= self.held().0, "{closed:?}");
+                    // A file that was opened by descriptor only is in no directory that anyone knows of.
+                    if self.nameless == [false; 4] {
+                        self.check_unmapped("close", 0..4);
+                    }
+                    self.check_leases("after close");
+                }
+            }
+            Op::SetLimits(bytes, regions, open_files) => {
+                if let Some(maps) = self.managers.last() {
+                    let unit = self.window.unwrap_or(40 * PAGE);
+                    self.limits = Limits {
+                        max_mapped_bytes: (u64::from(bytes) * unit / 2).max(1),
+                        max_regions: if regions == 0 { 1000 } else { usize::from(regions) },
+                        max_open_files: usize::from(open_files) + 1,
+                    };
+                    self.highest.max_mapped_bytes = self.highest.max_mapped_bytes.max(self.limits.max_mapped_bytes);
+                    self.highest.max_regions = self.highest.max_regions.max(self.limits.max_regions);
+                    maps.set_limits(self.limits).unwrap();
+                    self.check_leases("after set_limits");
+                }
+            }
+            Op::Stats => self.check_stats(),
+        }
+    }
+
+    fn opened(&mut self, file: usize, opened: MappedFile) {
+        assert_eq!(opened.len(), self.files[file].len());
+        assert_eq!(opened.is_empty(), self.files[file].is_empty());
+        keep(&mut self.handles, (file, opened));
+    }
+
+    // -----------------------------------------------------------------------------------------------------------------
+    // Cursors
+    // -----------------------------------------------------------------------------------------------------------------
+
+    fn slice(&mut self, which: Pick, spot: Spot, size: Size) {
+        let Some(index) = pick(&self.cursors, which) else {
+            return;
+        };
+        let file = self.cursors[index].file;
+        let range = self.range(file, spot, size);
+        if self.out_of_bounds(file, &range) {
+            let error = self.cursors[index].value.slice(range.clone()).unwrap_err();
+            assert!(matches!(error.kind(), ErrorKind::OutOfBounds), "{range:?}: {error}");
+            return;
+        }
+        let excuse = self.excuse(Way::Either, file, &range, self.cursors[index].holds);
+        let expected = self.files[file].bytes.clone();
+        let need = self.need(Way::Either, file, &range);
+        let cursor = &mut self.cursors[index];
+        cursor.may_hold(need);
+        let before = cursor.value.position();
+        excuse.judge("slice", || {
+            let found = cursor.value.slice(range.clone())?;
+            assert_same(
+                found,
+                &expected[range.start as usize..range.end as usize],
+                format!("{range:?} of file {file}"),
+            );
+            Ok(())
+        });
+        assert_eq!(cursor.value.position(), before, "a slice does not move the cursor");
+    }
+
+    fn window_at(&mut self, which: Pick, spot: Spot) {
+        let Some(index) = pick(&self.cursors, which) else {
+            return;
+        };
+        let file = self.cursors[index].file;
+        let at = self.offset(file, spot);
+        let expected = match self.window_of(file, at) {
+            window if at < window.end => at..window.end,
+            _ => at..at,
+        };
+        let excuse = self.excuse(Way::Maps, file, &expected, self.cursors[index].holds);
+        let bytes = self.files[file].bytes.clone();
+        let need = self.need(Way::Maps, file, &expected);
+        let cursor = &mut self.cursors[index];
+        cursor.may_hold(need);
+        let past_the_end = expected.is_empty();
+        let found = excuse.judge("window_at", || {
+            let found = cursor.value.window_at(at)?;
+            if past_the_end {
+                assert!(found.is_empty(), "past the end: {at} of file {file}");
+            } else {
+                let expected = &bytes[expected.start as usize..expected.end as usize];
+                assert_same(found, expected, format!("the window at {at} of file {file}"));
+            }
+            Ok(())
+        });
+        if found.is_some() && !past_the_end {
+            cursor.holds = need;
+        }
+    }
+
+    fn seek_read(&mut self, which: Pick, whence: Whence, size: Size) {
+        let Some(index) = pick(&self.cursors, which) else {
+            return;
+        };
+        let file = self.cursors[index].file;
+        let len = self.files[file].len();
+        let seek = match whence {
+            Whence::Start(spot) => SeekFrom::Start(self.offset(file, spot)),
+            Whence::End(by) => SeekFrom::End(i64::from(by)),
+            Whence::Current(by) => SeekFrom::Current(i64::from(by)),
+        };
+        let mut bytes = vec![0; size.bytes(len, self.border()) as usize];
+        let need = self.window_bytes(file);
+        let cursor = &mut self.cursors[index];
+        cursor.may_hold(need);
+        let cursor = &mut cursor.value;
+
+        let before = cursor.position();
+        let expected = match seek {
+            SeekFrom::Start(at) => Some(at),
+            SeekFrom::End(by) => len.checked_add_signed(by),
+            SeekFrom::Current(by) => before.checked_add_signed(by),
+        };
+        match (cursor.seek(seek), expected) {
+            (Ok(at), Some(expected)) => assert_eq!(at, expected, "{seek:?}"),
+            (Err(error), None) => assert_eq!(error.kind(), io::ErrorKind::InvalidInput, "{seek:?}"),
+            (found, expected) => panic!("{seek:?} from {before}: {found:?}, not {expected:?}"),
+        }
+        let at = cursor.position();
+        assert_eq!(at, expected.unwrap_or(before));
+
+        let left = len.saturating_sub(at).min(bytes.len() as u64);
+        let read = Excuse::None.judge_io("read", || {
+            let count = cursor.read(&mut bytes).inspect_err(|_| assert_eq!(cursor.position(), at))?;
+            assert!(count as u64 <= left && (count > 0) == (left > 0), "{count} of {left} at {at}");
+            cursor.read_exact(&mut bytes[count..left as usize])
+        });
+        if read.is_some() {
+            assert_eq!(cursor.position(), at + left);
+            let expected = self.files[file].get(at as usize..(at + left) as usize).unwrap_or(&[]);
+            assert_same(&bytes[..left as usize], expected, format!("{left} bytes read at {at} of file {file}"));
+        }
+    }
+
+    fn read_until(&mut self, which: Pick, spot: Spot, byte: u8) {
+        let Some(index) = pick(&self.cursors, which) else {
+            return;
+        };
+        let file = self.cursors[index].file;
+        let (start, len) = (self.offset(file, spot), self.files[file].len());
+        // Any window on the way may be refused; the first one tells whether there is room for one.
+        let excuse = self.excuse(Way::Maps, file, &(start.min(len)..len), self.cursors[index].holds);
+        let byte = ALPHABET.get(usize::from(byte)).copied().unwrap_or(b'!');
+        let expected = self.files[file].get(start as usize..).unwrap_or(&[]);
+        let expected = match expected.iter().position(|other| *other == byte) {
+            Some(at) => &expected[..=at],
+            None => expected,
+        };
+        let need = self.window_bytes(file);
+        let cursor = &mut self.cursors[index];
+        cursor.may_hold(need);
+        let cursor = &mut cursor.value;
+        let before = own_faults();
+        let done = excuse.judge_io("read_until", || {
+            cursor.set_position(start);
+            let mut found = Vec::new();
+            let result = cursor.read_until(byte, &mut found);
+            assert_eq!(cursor.position(), start + found.len() as u64, "what was consumed was given");
+            match result {
+                Ok(count) => {
+                    assert_eq!(count, found.len());
+                    assert_same(&found, expected, format!("until {byte} from {start} of file {file}"));
+                }
+                Err(_) => assert!(expected.starts_with(&found), "until {byte} from {start} of file {file}, in part"),
+            }
+            result
+        });
+        assert!(done.is_some() || !matches!(excuse, Excuse::None) || own_faults() > before);
+    }
+
+    fn fill_consume(&mut self, which: Pick, part: u16) {
+        let Some(index) = pick(&self.cursors, which) else {
+            return;
+        };
+        let file = self.cursors[index].file;
+        let at = self.cursors[index].value.position();
+        let window = self.window_of(file, at);
+        let rest = if at < window.end { at..window.end } else { at..at };
+        let excuse = self.excuse(Way::Maps, file, &rest, self.cursors[index].holds);
+        let expected = self.files[file].get(rest.start as usize..rest.end as usize).unwrap_or(&[]);
+        let need = self.need(Way::Maps, file, &rest);
+        let cursor = &mut self.cursors[index];
+        cursor.may_hold(need);
+        let filled = excuse.judge_io("fill_buf", || {
+            assert_same(cursor.value.fill_buf()?, expected, format!("filled at {at} of file {file}"));
+            Ok(())
+        });
+        assert_eq!(cursor.value.position(), at);
+        if filled.is_some() {
+            let count = expected.len() * usize::from(part) / usize::from(u16::MAX);
+            cursor.value.consume(count);
+            assert_eq!(cursor.value.position(), at + count as u64);
+        }
+    }
+
+    // -----------------------------------------------------------------------------------------------------------------
+    // Files
+    // -----------------------------------------------------------------------------------------------------------------
+
+    fn lease(&mut self, which: Pick, spot: Spot, size: Size) {
+        let Some(index) = pick(&self.handles, which) else {
+            return;
+        };
+        let (file, handle) = &self.handles[index];
+        let file = *file;
+        let range = self.range(file, spot, size);
+        if self.out_of_bounds(file, &range) {
+            let error = handle.lease(range.clone()).unwrap_err();
+            assert!(matches!(error.kind(), ErrorKind::OutOfBounds), "{range:?}: {error}");
+            return;
+        }
+        let excuse = self.excuse(Way::Either, file, &range, 0);
+        let Some(lease) = excuse.judge("lease", || handle.lease(range.clone())) else {
+            return;
+        };
+        let expected = self.bytes(file, range.clone());
+        assert_same(&lease, expected, format!("{range:?} of file {file}"));
+        assert!(range.is_empty() || lease.offset() == range.start, "{range:?}: {}", lease.offset());
+        let holds = if lease.is_mapped() { self.need(Way::Either, file, &range) } else { 0 };
+        keep(&mut self.leases, Kept { file, start: range.start, lease, holds });
+    }
+
+    fn read_at(&mut self, which: Pick, spot: Spot, size: Size) {
+        let Some(index) = pick(&self.handles, which) else {
+            return;
+        };
+        let (file, handle) = &self.handles[index];
+        let (start, len) = (self.offset(*file, spot), handle.len());
+        let mut bytes = vec![0; size.bytes(len, self.border()) as usize];
+        let left = len.saturating_sub(start).min(bytes.len() as u64) as usize;
+        let read = Excuse::None.judge("read_at", || {
+            let mut count = 0;
+            while count < left {
+                let more = handle.read_at(&mut bytes[count..], start + count as u64)?;
+                assert!(more > 0 && count + more <= left, "{count} and {more} of {left} at {start} of file {file}");
+                count += more;
+            }
+            assert_eq!(handle.read_at(&mut bytes[count..], start + count as u64)?, 0);
+            Ok(())
+        });
+        if read.is_some() && left > 0 {
+            let expected = self.bytes(*file, start..start + left as u64);
+            assert_same(&bytes[..left], expected, format!("{left} bytes read at {start} of file {file}"));
+        }
+    }
+
+    fn read_exact_at(&mut self, which: Pick, spot: Spot, size: Size) {
+        let Some(index) = pick(&self.handles, which) else {
+            return;
+        };
+        let (file, handle) = &self.handles[index];
+        let range = self.range(*file, spot, size);
+        let mut bytes = vec![0; (range.end - range.start) as usize];
+        if self.out_of_bounds(*file, &range) {
+            // Nothing was asked for, past the end: either answer is one.
+            let result = handle.read_exact_at(&mut bytes, range.start);
+            assert!(range.is_empty() || matches!(result.unwrap_err().kind(), ErrorKind::OutOfBounds), "{range:?}");
+            return;
+        }
+        let read = Excuse::None.judge("read_exact_at", || handle.read_exact_at(&mut bytes, range.start));
+        if read.is_none() {
+            return;
+        }
+        assert_same(&bytes, self.bytes(*file, range.clone()), format!("exactly {range:?} of file {file}"));
+    }
+
+    fn prefetch(&mut self, which: Pick, spot: Spot, size: Size) {
+        let Some(index) = pick(&self.handles, which) else {
+            return;
+        };
+        let (file, handle) = &self.handles[index];
+        let range = self.range(*file, spot, size);
+        if self.out_of_bounds(*file, &range) {
+            let error = handle.prefetch(range.clone()).unwrap_err();
+            assert!(matches!(error.kind(), ErrorKind::OutOfBounds), "{range:?}: {error}");
+            return;
+        }
+        let excuse = self.excuse(Way::Maps, *file, &range, 0);
+        excuse.judge("prefetch", || handle.prefetch(range.clone()));
+    }
+
+    /// All windows, from both ends in turns, and one of them kept.
+    fn windows(&mut self, which: Pick, ends: u32, kept: Pick) {
+        let Some(index) = pick(&self.handles, which) else {
+            return;
+        };
+        let (file, handle) = &self.handles[index];
+        let (file, len) = (*file, handle.len());
+        let expected = match self.window {
+            _ if len == 0 => 0,
+            Some(window) => len.div_ceil(window),
+            None => 1,
+        };
+        let excuse = self.excuse(Way::Maps, file, &(0..len), 0);
+        let lease = excuse.judge("windows", || {
+            let mut windows = handle.windows();
+            assert_eq!(windows.len() as u64, expected);
+            let (mut rest, mut keep) = (0..len, None);
+            for step in 0..expected {
+                let back = ends.rotate_right(step as u32) & 1 == 1;
+                let next = if back { windows.next_back() } else { windows.next() };
+                let lease = next.expect("not one less")?;
+                let size = lease.len() as u64;
+                let range = if back { rest.end - size..rest.end } else { rest.start..rest.start + size };
+                rest = if back { rest.start..range.start } else { range.end..rest.end };
+                assert_eq!(lease.offset(), range.start);
+                assert_same(&lease, self.bytes(file, range.clone()), format!("window {range:?} of file {file}"));
+                if step % 256 == u64::from(kept) % expected {
+                    keep = Some(lease.slice(lease.len() / 2..));
+                }
+            }
+            assert!(rest.is_empty() && windows.next().is_none() && windows.next_back().is_none());
+            Ok(keep)
+        });
+        if let Some(Some(lease)) = lease {
+            let holds = self.window_bytes(file);
+            keep(&mut self.leases, Kept { file, start: lease.offset(), lease, holds });
+        }
+    }
+
+    // -----------------------------------------------------------------------------------------------------------------
+    // Buffers
+    // -----------------------------------------------------------------------------------------------------------------
+
+    fn get(&mut self, which: Pick, spot: Spot) {
+        let Some(index) = pick(&self.buffers, which) else {
+            return;
+        };
+        let file = self.buffers[index].file;
+        let at = self.offset(file, spot);
+        let range = if at < self.files[file].len() { at..at + 1 } else { at..at };
+        let excuse = self.excuse(Way::Either, file, &range, self.buffers[index].holds);
+        let need = self.need(Way::Either, file, &range);
+        let buffer = &mut self.buffers[index];
+        buffer.may_hold(need);
+        if let Some(found) = excuse.judge("get", || buffer.value.get(at)) {
+            assert_eq!(found, self.files[file].get(at as usize).copied(), "byte {at} of file {file}");
+        }
+    }
+
+    fn get_back(&mut self, which: Pick, part: u16) {
+        let Some(index) = pick(&self.buffers, which) else {
+            return;
+        };
+        let file = self.buffers[index].file;
+        let len = self.files[file].len();
+        let at = (len + 3) * u64::from(part) / u64::from(u16::MAX);
+        let expected = len.checked_sub(at + 1).map(|at| self.files[file][at as usize]);
+        let start = len.saturating_sub(at + 1);
+        let range = start..start + u64::from(expected.is_some());
+        let excuse = self.excuse(Way::Either, file, &range, self.buffers[index].holds);
+        let need = self.need(Way::Either, file, &range);
+        let buffer = &mut self.buffers[index];
+        buffer.may_hold(need);
+        if let Some(found) = excuse.judge("get_back", || buffer.value.get_back(at)) {
+            assert_eq!(found, expected, "byte {at} from the end of file {file}");
+        }
+    }
+
+    fn buffer_slice(&mut self, which: Pick, spot: Spot, size: Size) {
+        let Some(index) = pick(&self.buffers, which) else {
+            return;
+        };
+        let file = self.buffers[index].file;
+        let range = self.range(file, spot, size);
+        if self.out_of_bounds(file, &range) {
+            let error = self.buffers[index].value.slice(range.clone()).unwrap_err();
+            assert!(matches!(error.kind(), ErrorKind::OutOfBounds), "{range:?}: {error}");
+            return;
+        }
+        let excuse = self.excuse(Way::Either, file, &range, self.buffers[index].holds);
+        let expected = &self.files[file][range.start as usize..range.end as usize];
+        let need = self.need(Way::Either, file, &range);
+        let buffer = &mut self.buffers[index];
+        buffer.may_hold(need);
+        excuse.judge("slice of a buffer", || {
+            assert_same(buffer.value.slice(range.clone())?, expected, format!("{range:?} of file {file}"));
+            Ok(())
+        });
+    }
+
+    /// Some bytes of the file, or nearly, to be looked for.
+    fn needle(&self, file: usize, spot: Spot, count: u8, changed: bool) -> String {
+        let len = self.files[file].len();
+        let start = self.offset(file, spot).min(len);
+        // Short ones are found often, long ones go over borders.
+        let count = if count < 128 { u64::from(count) % 8 } else { u64::from(count) * 40 };
+        let mut needle = self.bytes(file, start..(start + count).min(len)).to_vec();
+        if let (true, Some(last)) = (changed, needle.last_mut()) {
+            *last = b'!';
+        }
+        String::from_utf8(needle).expect("it is text")
+    }
+
+    fn text(&self, file: usize) -> &str {
+        std::str::from_utf8(&self.files[file]).expect("it is text")
+    }
+
+    fn find(&mut self, which: Pick, spot: Spot, count: u8, changed: bool) {
+        let Some(index) = pick(&self.buffers, which) else {
+            return;
+        };
+        let file = self.buffers[index].file;
+        let needle = self.needle(file, spot, count, changed);
+        let excuse = self.excuse(Way::Maps, file, &(0..self.files[file].len()), self.buffers[index].holds);
+        let expected = (self.text(file).find(&needle), self.text(file).rfind(&needle));
+        let need = self.window_bytes(file);
+        let buffer = &mut self.buffers[index];
+        buffer.may_hold(need);
+        if let Some(found) = excuse.judge("find", || buffer.value.find(needle.as_bytes())) {
+            assert_eq!(found, expected.0.map(|at| at as u64), "find {needle:?} in file {file}");
+        }
+        if let Some(found) = excuse.judge("rfind", || buffer.value.rfind(needle.as_bytes())) {
+            assert_eq!(found, expected.1.map(|at| at as u64), "rfind {needle:?} in file {file}");
+        }
+    }
+
+    fn find_all(&mut self, which: Pick, spot: Spot, count: u8) {
+        let Some(index) = pick(&self.buffers, which) else {
+            return;
+        };
+        let file = self.buffers[index].file;
+        let needle = self.needle(file, spot, count, false);
+        if needle.is_empty() {
+            return;
+        }
+        let excuse = self.excuse(Way::Maps, file, &(0..self.files[file].len()), self.buffers[index].holds);
+        // The first thousand of them are enough.
+        let expected = self.text(file).match_indices(&needle).take(1000).map(|(at, _)| at as u64);
+        let expected: Vec<u64> = expected.collect();
+        let need = self.window_bytes(file);
+        let buffer = &mut self.buffers[index];
+        buffer.may_hold(need);
+        excuse.judge("find_iter", || {
+            let found: Vec<u64> = buffer.value.find_iter(needle.as_bytes()).take(1000).collect::<Result<_, Error>>()?;
+            assert!(found == expected, "{needle:?} in file {file}: {} of {}", found.len(), expected.len());
+            Ok(())
+        });
+    }
+
+    fn starts_ends(&mut self, which: Pick, size: Size, changed: bool) {
+        let Some(index) = pick(&self.buffers, which) else {
+            return;
+        };
+        let file = self.buffers[index].file;
+        let len = self.files[file].len();
+        let excuse = self.excuse(Way::Maps, file, &(0..len), self.buffers[index].holds);
+        let all = self.files[file].bytes.clone();
+        let size = size.bytes(len, self.border()).min(len) as usize;
+        let (mut head, mut tail) = (all[..size].to_vec(), all[all.len() - size..].to_vec());
+        if let (true, Some(last), Some(first)) = (changed, head.last_mut(), tail.first_mut()) {
+            (*last, *first) = (b'!', b'~');
+        }
+        let need = self.window_bytes(file);
+        let buffer = &mut self.buffers[index];
+        buffer.may_hold(need);
+        if let Some(found) = excuse.judge("starts_with", || buffer.value.starts_with(&head)) {
+            assert_eq!(found, all.starts_with(&head), "starts with {size} bytes of file {file}");
+        }
+        if let Some(found) = excuse.judge("ends_with", || buffer.value.ends_with(&tail)) {
+            assert_eq!(found, all.ends_with(&tail), "ends with {size} bytes of file {file}");
+        }
+        if let Some(found) = excuse.judge("equals", || buffer.value.equals(&head)) {
+            assert_eq!(found, head == *all, "equals {size} bytes of file {file}");
+        }
+        if let Some(found) = excuse.judge("compare", || buffer.value.compare(&head)) {
+            assert_eq!(found, (*all).cmp(&head[..]), "compared with {size} bytes of file {file}");
+        }
+    }
+
+    fn lines(&mut self, which: Pick, count: u8) {
+        let Some(index) = pick(&self.buffers, which) else {
+            return;
+        };
+        let file = self.buffers[index].file;
+        let excuse = self.excuse(Way::Maps, file, &(0..self.files[file].len()), 0);
+        let buffer = &self.buffers[index].value;
+        excuse.judge("lines", || {
+            let mut expected = self.files[file].bytes.lines().take(usize::from(count));
+            for line in buffer.lines().take(usize::from(count)) {
+                let expected = expected.next().expect("not one more").unwrap();
+                assert_same(&line?, expected.as_bytes(), format!("a line of file {file}"));
+            }
+            assert!(expected.next().is_none(), "not one less");
+            Ok(())
+        });
+    }
+
+    fn split(&mut self, which: Pick, letter: u8, count: u8) {
+        let Some(index) = pick(&self.buffers, which) else {
+            return;
+        };
+        let file = self.buffers[index].file;
+        // A letter that is nowhere makes one piece of the whole file, which may be more than can be mapped at a time.
+        let letter = match ALPHABET.get(usize::from(letter) % 64) {
+            None if self.files[file].len() <= SMALL => b'!',
+            letter => letter.copied().unwrap_or(b'q'),
+        };
+        let excuse = self.excuse(Way::Maps, file, &(0..self.files[file].len()), 0);
+        let buffer = &self.buffers[index].value;
+        excuse.judge("split", || {
+            let mut expected = self.files[file].split(|byte| *byte == letter).take(usize::from(count));
+            for piece in buffer.split(letter).take(usize::from(count)) {
+                let expected = expected.next().expect("not one more");
+                assert_same(&piece?, expected, format!("a piece of file {file}"));
+            }
+            assert!(expected.next().is_none(), "not one less");
+            Ok(())
+        });
+    }
+
+    // -----------------------------------------------------------------------------------------------------------------
+    // The end
+    // -----------------------------------------------------------------------------------------------------------------
+
+    pub(crate) fn end(mut self) {
+        self.check_leases("in the end");
+        self.check_stats();
+        // With one handle left, what nobody holds can be collected, and every count goes back to nothing.
+        if let Some(maps) = self.managers.first().cloned() {
+            self.managers.clear();
+            self.handles.clear();
+            self.cursors.clear();
+            self.buffers.clear();
+            maps.collect();
+            self.check_unmapped("the last collect", 0..4);
+            if self.setup.leases_first {
+                self.leases.clear();
+                maps.collect();
+                let nothing = || {
+                    let stats = maps.stats();
+                    let held = (stats.pinned_regions, stats.pinned_bytes);
+                    (stats.regions, stats.mapped_bytes, held, stats.maps - stats.unmaps) == (0, 0, (0, 0), 0)
+                };
+                assert!(settles(nothing), "{:?}", maps.stats());
+            }
+        } else {
+            self.handles.clear();
+            self.cursors.clear();
+            self.buffers.clear();
+        }
+        self.check_leases("alone");
+        self.check_unmapped("the last handle", 0..4);
+        self.leases.clear();
+        if let Some(mapped) = self.dir.mapped() {
+            assert_eq!(mapped.bytes, 0, "nothing is left");
+        }
+        assert!(settles(|| self.dir.descriptors().is_none_or(|open| open == 0)), "no descriptor is left");
+    }
+}
+
+/// Bytes, rounded up to whole pages.
+fn pages(bytes: u64) -> u64 {
+    bytes.div_ceil(PAGE) * PAGE
+}
