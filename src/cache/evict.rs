@@ -9,6 +9,8 @@
 //!    publishing), let go of everything, wait a little, look again; for a bounded time.
 //! 5. Else everything is pinned, and [`Overcommit`] decides.
 
+use std::mem;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use super::residents::Residents;
@@ -16,10 +18,14 @@ use super::wait::Wait;
 use crate::config::Overcommit;
 use crate::protocol::budget::{Flight, Reservation};
 use crate::protocol::slot::Owned;
-use crate::region::{Kept, Resource};
+use crate::region::{Kept, Region, Resource};
 
 /// How long to wait for bytes that are only in flight.
 pub(super) const FLIGHT_MAX: Duration = Duration::from_millis(20);
+
+/// What the system refused to unmap when its cache was gone already. Any other cache tries again; where there is none,
+/// it stays mapped.
+static ORPHANS: Mutex<Vec<Owned<Region>>> = Mutex::new(Vec::new());
 
 /// Regions won at once by who trims.
 const BATCH: usize = 8;
@@ -206,6 +212,23 @@ impl<R: Resource> Residents<R> {
         self.for_each_unused(reclaim);
         (items, bytes)
     }
+}
+
+/// What an owner does where there is no cache, and so no budget, no ring and no limbo.
+pub(super) fn reclaim_orphan(owned: Owned<Region>) {
+    if let Err((owned, _refusal)) = owned.vacate(|region| region.give_back_now()) {
+        orphans().push(owned);
+    }
+}
+
+/// Gives back what the system refused before to caches that are gone.
+pub(super) fn retry_orphans() {
+    let waiting = mem::take(&mut *orphans());
+    waiting.into_iter().for_each(reclaim_orphan);
+}
+
+fn orphans() -> MutexGuard<'static, Vec<Owned<Region>>> {
+    ORPHANS.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn absorb(held: &mut Option<Reservation>, more: Reservation) {

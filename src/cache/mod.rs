@@ -360,6 +360,7 @@ impl Cache {
     }
 
     pub(crate) fn collect(&self) -> Collected {
+        evict::retry_orphans();
         let (regions, bytes) = self.regions.collect();
         Collected { regions, bytes: bytes as u64 }
     }
@@ -442,6 +443,7 @@ impl Cache {
 
     /// Brings what is used below the limits, less the headroom, as far as it is unused.
     fn trim(&self) {
+        evict::retry_orphans();
         self.regions.trim(|| {
             let (used, mark) = (self.regions.budget.used(), self.high_mark());
             // No more than have to go: a place that is freed for nothing is taken by whatever comes next, worth it or not.
@@ -563,8 +565,7 @@ impl Home<Mapping> for CachedFile {
         }
         match self.cache.upgrade() {
             Some(cache) => drop(cache.unmap_all([owned])),
-            // No cache, no limbo. If the system refuses now, which it does only at its limit of mappings, the region stays.
-            None => drop(owned.vacate(|region| region.give_back_now())),
+            None => evict::reclaim_orphan(owned),
         }
     }
 }
@@ -584,6 +585,12 @@ impl Home<fs::File> for CachedFile {
             Some(cache) => drop(cache.descriptors.reclaim(owned)),
             None => drop(owned.vacate(|descriptor| descriptor.give_back_now())),
         }
+    }
+}
+
+impl Drop for Cache {
+    fn drop(&mut self) {
+        self.regions.take_limbo().into_iter().for_each(evict::reclaim_orphan);
     }
 }
 

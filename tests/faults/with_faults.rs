@@ -340,6 +340,34 @@ fn what_is_not_unmapped_is_counted_and_tried_again() {
     goes_back(&dir, maps);
 }
 
+/// The last handle, and what is held longer than that.
+#[test]
+fn what_is_not_unmapped_when_all_is_dropped_goes_later() {
+    let _turn = my_turn();
+    let (dir, other) = (Dir::new(), Dir::new());
+    let file = dir.file("file", 4 * WINDOW, 1);
+    let maps = cache(|builder| builder);
+    let handle = maps.open(&file.path).unwrap();
+    handle.prefetch(..).unwrap();
+    let (early, late) = (handle.lease(..WINDOW).unwrap(), handle.lease(WINDOW..2 * WINDOW).unwrap());
+
+    let faults = Faults::all(Call::Unmap, libc::ENOMEM);
+    drop(early);
+    drop((handle, maps));
+    assert_same(&late, &file[WINDOW as usize..2 * WINDOW as usize], "a lease, alone");
+    drop(late);
+    assert_eq!(dir.mapped().unwrap().bytes, 4 * WINDOW, "none was unmapped");
+    drop(faults);
+
+    // Whoever comes next takes it along.
+    let file = other.file("file", WINDOW, 2);
+    let maps = cache(|builder| builder);
+    assert_same(&maps.open(&file.path).unwrap().lease(..).unwrap(), &file, "leased");
+    goes_back(&other, maps);
+    assert_eq!(dir.mapped(), Some(Mapped::default()));
+    assert_eq!(dir.descriptors(), Some(0));
+}
+
 #[test]
 fn without_descriptors_what_is_held_stays_readable() {
     let _turn = my_turn();
