@@ -27,8 +27,11 @@ use crate::window::{self, Geometry};
 /// joined, and everything is unmapped and closed but what leases hold; those go when they are dropped. That drop returns when
 /// all this is done.
 ///
-/// Do not use it, nor drop it, in a child of `fork`: another thread may have held a lock at that moment, which is then never
-/// released. `exec`, `_exit`, or `std::mem::forget` it, and open a manager of the child's own.
+/// In a child of `fork` what it holds may be read (leases, and cursors and buffers inside the window they have), and all may
+/// be dropped: without harm to the parent, and without waiting, whatever other threads were at. (Drops free memory, which the
+/// system's allocator has to allow there; glibc's does.) What other threads held at that moment stays mapped in the child until
+/// it ends. There is no collector in the child; and any other call may wait for ever, for a lock that another thread of the
+/// parent, the collector too, held at that moment. So for more than that, build a manager of the child's own.
 ///
 /// ```
 /// use smmap::MapManager;

@@ -56,6 +56,8 @@ pub(crate) struct Cache {
     registry: Registry,
     signal: Arc<Signal>,
     stats: Counters,
+    /// The process that it was made in.
+    process: u32,
 }
 
 /// A file in a cache. Kept by handles, and by each mapping and descriptor of it (rule 5 of the protocol).
@@ -128,6 +130,7 @@ impl Cache {
             registry: Registry::default(),
             signal: Arc::default(),
             stats: Counters::default(),
+            process: std::process::id(),
         })
     }
 
@@ -423,17 +426,19 @@ impl Cache {
         }
     }
 
-    /// The last handle is gone: nothing stays mapped or open but what leases hold.
+    /// The last handle is gone: nothing stays mapped or open but what leases hold. No lock on the way, for a child of `fork`.
     pub(crate) fn shut_down(&self) {
-        for file in self.registry.files() {
-            let mut owned = Vec::new();
-            drain(&file, 0, |drained| owned.extend(as_owned(drained)));
-            self.unmap_all(owned);
-            if let Drain::Owned(owned) = file.entry.slots().descriptor.drain() {
-                drop(self.descriptors.reclaim(owned));
-            }
+        self.regions.drain(|owned| drop(self.regions.reclaim(owned)));
+        self.descriptors.drain(|owned| drop(self.descriptors.reclaim(owned)));
+        if !self.is_inherited() {
+            self.regions.retry_limbo();
         }
-        self.regions.retry_limbo();
+    }
+
+    /// Whether this process has it from its parent, by `fork`. Then no other thread is here, and what one of them had locked
+    /// at that moment stays locked: drops do without.
+    fn is_inherited(&self) -> bool {
+        self.process != std::process::id()
     }
 
     /// Unmaps what the caller owns. How many the system took back.
@@ -590,13 +595,15 @@ impl Home<fs::File> for CachedFile {
 
 impl Drop for Cache {
     fn drop(&mut self) {
+        // Who has locked the limbo has the cache: so nobody has.
         self.regions.take_limbo().into_iter().for_each(evict::reclaim_orphan);
     }
 }
 
 impl Drop for CachedFile {
     fn drop(&mut self) {
-        if let Some(cache) = self.cache.upgrade() {
+        // In a child of `fork` it stays registered, as one that is gone: whoever finds it there makes another.
+        if let Some(cache) = self.cache.upgrade().filter(|cache| !cache.is_inherited()) {
             cache.registry.remove(&self.entry.key(), self);
         }
     }

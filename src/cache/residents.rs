@@ -7,7 +7,7 @@ use std::sync::{Arc, PoisonError};
 use crate::policy::{self, Heat};
 use crate::protocol::budget::{Budget, Reservation, Usage};
 use crate::protocol::ring::Ring;
-use crate::protocol::slot::{Loading, Owned, Phase, Slot, SlotRef};
+use crate::protocol::slot::{Drain, Loading, Owned, Phase, Slot, SlotRef};
 use crate::protocol::words::{Clock, Published};
 use crate::region::{Home, Kept, Resource};
 use crate::stats::Tally;
@@ -163,6 +163,15 @@ impl<R: Resource> Residents<R> {
     pub(super) fn for_each_unused(&self, mut each: impl FnMut(Owned<Kept<R>>)) {
         self.ring.for_each(&epoch::pin(), |slot| {
             if let Some(owned) = slot.retire() {
+                each(owned);
+            }
+        });
+    }
+
+    /// Drains all that sits, and hands what nobody uses to `each`.
+    pub(super) fn drain(&self, mut each: impl FnMut(Owned<Kept<R>>)) {
+        self.ring.for_each(&epoch::pin(), |slot| {
+            if let Drain::Owned(owned) = slot.drain() {
                 each(owned);
             }
         });
