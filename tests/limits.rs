@@ -263,6 +263,55 @@ fn child_two_thousand_files() {
     eprintln!("{DONE}");
 }
 
+/// With all descriptors taken by others: what cannot be opened says so, and what the cache has itself it gives up one by one.
+#[test]
+fn exhausted_descriptors_are_an_error_that_passes() {
+    let dir = tempfile::tempdir().unwrap();
+    objects(dir.path());
+    run("child_descriptors", "ulimit -n 64", dir.path());
+}
+
+#[test]
+#[ignore = "a child of exhausted_descriptors_are_an_error_that_passes"]
+fn child_descriptors() {
+    let Some(dir) = child_dir() else { return };
+    let (objects, maps) = (Objects::of(&dir), manager(MapManager::builder()));
+    // Known now, so that they need no descriptor later.
+    assert!(maps.limits().max_open_files == 32 && threads().is_none_or(|count| count > 0));
+    let take_all = || {
+        let mut taken: Vec<File> = Vec::with_capacity(64);
+        while let Ok(file) = File::open("/dev/null") {
+            taken.push(file);
+        }
+        taken
+    };
+    let mut taken = take_all();
+    let error = maps.open(objects.path(7)).unwrap_err();
+    assert_eq!((error.kind(), error.path()), (ErrorKind::Io, Some(objects.path(7).as_path())));
+    let said = error.to_string();
+    assert!(
+        ["64 descriptors", "ulimit -n", "raise", "max_open_files"].iter().all(|word| said.contains(word)),
+        "{said}"
+    );
+    let source = std::error::Error::source(&error).expect("what the system said");
+    assert!(said.ends_with(&source.to_string()), "{said}");
+
+    taken.truncate(taken.len() - 20);
+    let handles: Vec<MappedFile> = (0..20).map(|index| maps.open(objects.path(index)).unwrap()).collect();
+    assert_eq!(maps.stats().open_files, 20);
+    let rest = take_all();
+    // One goes for one.
+    let more = maps.open(objects.path(20)).unwrap();
+    assert_same(&more.lease(..).unwrap(), objects.bytes(20), "opened at the limit");
+    assert_eq!(maps.stats().open_files, 20);
+    for (index, file) in handles.iter().enumerate() {
+        assert_same(&file.lease(..).unwrap(), objects.bytes(index), format!("file {index}"));
+    }
+    assert_eq!(maps.stats().open_files, 20);
+    drop((taken, rest, handles, more));
+    eprintln!("{DONE}");
+}
+
 /// With the defaults the cache stays well below what the address space has room for.
 #[test]
 fn two_thousand_files_in_one_gib_of_address_space() {

@@ -264,21 +264,32 @@ impl Cache {
         Err(failed)
     }
 
-    /// Opens a path; if the system refuses for want of descriptors, closes everything unused and tries once more.
+    /// Opens a path; if the system refuses for want of descriptors, closes one that is unused and tries again, until none is
+    /// left; then unmaps everything unused and tries once more.
+    ///
+    /// One at a time: what was closed and is then taken by others in this process could not be opened again.
     pub(super) fn open_descriptor(&self, path: &Path) -> Result<fs::File> {
-        let error = match os::open(path) {
-            Ok(file) => return Ok(file),
-            Err(error) => error,
-        };
-        if !os::is_out_of_descriptors(&error) {
-            return Err(Error::io("cannot open", error));
+        let mut is_last_try = false;
+        loop {
+            let error = match os::open(path) {
+                Ok(file) => return Ok(file),
+                Err(error) => error,
+            };
+            if !os::is_out_of_descriptors(&error) {
+                return Err(Error::io("cannot open", error));
+            }
+            if is_last_try {
+                let message = format!("cannot open, with nothing unused left; {}", os::descriptor_limit_hint());
+                return Err(Error::io(message, error));
+            }
+            match self.descriptors.victim() {
+                Some(owned) => drop(self.descriptors.reclaim(owned)),
+                None => {
+                    self.collect();
+                    is_last_try = true;
+                }
+            }
         }
-        self.descriptors.trim(|| usize::MAX);
-        self.collect();
-        os::open(path).map_err(|error| {
-            let message = format!("cannot open, with nothing unused left; {}", os::descriptor_limit_hint());
-            Error::io(message, error)
-        })
     }
 
     pub(super) fn reserve_descriptor(&self, effort: Effort) -> Result<Reservation> {
