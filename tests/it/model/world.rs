@@ -373,6 +373,11 @@ fn pick<T>(of: &[T], pick: Pick) -> Option<usize> {
     (!of.is_empty()).then(|| usize::from(pick) % of.len())
 }
 
+/// All of `len` for the highest `part`, nothing for 0. (The product may be more than 32 bits.)
+fn part_of(len: usize, part: u16) -> usize {
+    (len as u64 * u64::from(part) / u64::from(u16::MAX)) as usize
+}
+
 /// Puts one more in, in the place of another if there are too many.
 fn keep<T>(into: &mut Vec<T>, value: T) {
     if into.len() == KEPT {
@@ -705,7 +710,7 @@ impl World {
             Op::LeaseSlice(which, from, to) => {
                 if let Some(index) = pick(&self.leases, which) {
                     let Kept { file, start, ref lease, holds } = self.leases[index];
-                    let part = |of: u16| lease.len() * usize::from(of) / usize::from(u16::MAX);
+                    let part = |of: u16| part_of(lease.len(), of);
                     let (from, to) = (part(from.min(to)), part(from.max(to)));
                     let part = lease.slice(from..to);
                     assert_eq!(part.len(), to - from);
@@ -982,7 +987,7 @@ impl World {
         });
         assert_eq!(cursor.value.position(), at);
         if filled.is_some() {
-            let count = expected.len() * usize::from(part) / usize::from(u16::MAX);
+            let count = part_of(expected.len(), part);
             cursor.value.consume(count);
             assert_eq!(cursor.value.position(), at + count as u64);
         }
