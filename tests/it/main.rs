@@ -8,6 +8,7 @@ mod support;
 mod architecture;
 mod bad_input;
 mod changes;
+mod far;
 mod leases;
 mod model;
 mod python;
