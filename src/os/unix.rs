@@ -2,6 +2,7 @@
 #![allow(unsafe_code, reason = "system calls that std does not offer")]
 
 use std::fs::{self, File, Metadata, OpenOptions};
+use std::io::{BufRead, BufReader};
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::Path;
@@ -221,7 +222,10 @@ fn control_group_limit() -> Option<u64> {
 
 /// Which limit on mappings was hit, and how to raise it.
 pub(crate) fn map_limit_hint() -> String {
-    let held = fs::read_to_string("/proc/self/maps").map(|maps| maps.lines().count());
+    // Line by line: where a mapping is refused, so may be the memory for a list of all of them. And the names of files
+    // need not be text.
+    let lines = |list| BufReader::new(list).split(b'\n').map_while(Result::ok);
+    let held = File::open("/proc/self/maps").map(|list| lines(list).count());
     let mut hint = match (held, map_limit()) {
         (Ok(held), Some(limit)) => {
             format!("this process has {held} of at most {limit} mappings (sysctl vm.max_map_count)")
@@ -250,6 +254,20 @@ mod tests {
         assert!(memory_limit().is_none_or(|bytes| bytes > 16 << 20));
         assert!(descriptor_limit().is_none_or(|limit| limit > 8));
         assert!(map_limit_hint().contains("max_regions"));
+    }
+
+    #[test]
+    #[cfg(target_os = "linux")]
+    fn mappings_are_counted_whatever_their_files_are_called() {
+        use crate::mapping::Mapping;
+        use std::ffi::OsStr;
+        use std::os::unix::ffi::OsStrExt;
+
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join(OsStr::from_bytes(b"not text: \xff"));
+        fs::write(&path, b"mapped").unwrap();
+        let _mapping = Mapping::map(&open(&path).unwrap(), 0, 6).unwrap();
+        assert!(map_limit_hint().contains("vm.max_map_count"), "{}", map_limit_hint());
     }
 
     #[test]
