@@ -307,12 +307,12 @@ impl fmt::Debug for RegionRef {
 }
 
 #[cfg(test)]
+#[cfg(unix)]
 mod tests {
     use super::*;
     use crate::protocol::slot::Slot;
 
     #[test]
-    #[cfg(all(target_pointer_width = "64", unix))]
     fn a_windows_slot_fills_one_cache_line() {
         // So that neighbours do not slow each other down, and no window takes two.
         assert_eq!(size_of::<Slot<Region>>(), 64);
