@@ -1,0 +1,167 @@
+//! What a thread does to the files; and how it reads those that are cut.
+
+use std::fs::{self, OpenOptions};
+use std::io::{self, Read, Write};
+use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::thread;
+use std::time::{Duration, Instant, SystemTime};
+
+use smmap::{Change, ErrorKind, MappedFile};
+
+use crate::content::bytes_of;
+use crate::worker::{Worker, exactly};
+use crate::world::{Cut, Failed, Named, Trouble, unpoisoned};
+use crate::{CUT, LONGEST, NAMED, PATIENCE, SMALL};
+
+impl<'a> Worker<'a> {
+    pub(crate) fn any_named(&mut self) -> &'a Named {
+        &self.world.named[self.random.index(NAMED)]
+    }
+
+    pub(crate) fn append(&mut self) -> Result<(), Trouble> {
+        let (named, more) = (self.any_named(), self.random.range(SMALL, SMALL));
+        let mut now = unpoisoned(&named.now);
+        let len = now.len + (more.end - more.start);
+        if now.is_there && len <= LONGEST {
+            let mut file = OpenOptions::new().append(true).open(&named.path)?;
+            file.write_all(&bytes_of(now.generation, now.len..len))?;
+            now.len = len;
+        }
+        Ok(())
+    }
+
+    pub(crate) fn replace(&mut self) -> Result<(), Trouble> {
+        let (named, len) = (self.any_named(), self.random.within(8..LONGEST / 2));
+        let mut now = unpoisoned(&named.now);
+        match self.world.make(&named.path, len) {
+            Ok(new) => *now = new,
+            // What is open or mapped may not be replaced there.
+            Err(error) if cfg!(windows) && error.kind() == io::ErrorKind::PermissionDenied => {}
+            Err(error) => return Err(Failed::from(error).into()),
+        }
+        Ok(())
+    }
+
+    /// It is replaced some time later.
+    pub(crate) fn delete(&mut self) -> Result<(), Trouble> {
+        let named = self.any_named();
+        let mut now = unpoisoned(&named.now);
+        if now.is_there {
+            match fs::remove_file(&named.path) {
+                Ok(()) => now.is_there = false,
+                Err(error) if cfg!(windows) && error.kind() == io::ErrorKind::PermissionDenied => {}
+                Err(error) => return Err(Failed::from(error).into()),
+            }
+        }
+        Ok(())
+    }
+
+    pub(crate) fn touch(&mut self) -> Result<(), Trouble> {
+        let named = self.any_named();
+        let now = unpoisoned(&named.now);
+        if now.is_there {
+            OpenOptions::new().write(true).open(&named.path)?.set_modified(SystemTime::now())?;
+        }
+        Ok(())
+    }
+
+    // -----------------------------------------------------------------------------------------------------------------
+    // Cut files
+    // -----------------------------------------------------------------------------------------------------------------
+
+    pub(crate) fn read_cut(&mut self) -> Result<(), Trouble> {
+        let index = self.random.index(CUT);
+        let cut = read(&self.world.cut[index]);
+        let result = self.read_one_cut(&cut, index);
+        // Before the lock goes.
+        self.cut_cursors[index].release();
+        result
+    }
+
+    pub(crate) fn read_one_cut(&mut self, cut: &Cut, index: usize) -> Result<(), Trouble> {
+        let Self { world, random, cut_cursors, buffer, .. } = self;
+        let (Cut { file, content, len, .. }, cursor) = (cut, &mut cut_cursors[index]);
+        exactly(file.len(), *len)?;
+        for _ in 0..random.below(8) {
+            let range = random.range(*len, SMALL);
+            let buffer = &mut buffer[..(range.end - range.start) as usize];
+            match random.below(6) {
+                0 => world.check_lease("a lease", content, range.clone(), &file.lease(range)?)?,
+                1 => world.check("a slice", content, range.start, cursor.slice(range.clone())?)?,
+                2 => world.check("a window", content, range.start, cursor.window_at(range.start)?)?,
+                3 => {
+                    file.read_exact_at(buffer, range.start)?;
+                    world.check("read_exact_at", content, range.start, buffer)?;
+                }
+                4 => {
+                    cursor.set_position(range.start);
+                    cursor.read_exact(buffer)?;
+                    world.check("Read", content, range.start, buffer)?;
+                }
+                _ => {
+                    if let Some(lease) = file.windows().next_back().transpose()? {
+                        exactly(lease.offset() + lease.len() as u64, *len)?;
+                        world.check("the last window", content, lease.offset(), &lease)?;
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    pub(crate) fn cut(&mut self) -> Result<(), Trouble> {
+        let index = self.random.index(CUT);
+        let mut cut = write(&self.world.cut[index]);
+        let len = if self.random.one_in(8) { 0 } else { self.random.range(cut.len, 1).start };
+        OpenOptions::new().write(true).open(&cut.path)?.set_len(len)?;
+        let change = refreshed(&cut.file)?;
+        let expected = if len < cut.len { Change::Truncated } else { Change::Unchanged };
+        if (change != expected && change != Change::Modified) || cut.file.len() != len {
+            let now = cut.file.len();
+            return Err(Failed(format!("cut from {} to {len}: {change:?}, {now} bytes", cut.len)).into());
+        }
+        cut.len = len;
+        cut.content.parts.retain(|&(start, _)| start < len);
+        Ok(())
+    }
+
+    /// With other bytes than were there before it was cut.
+    pub(crate) fn append_to_cut(&mut self) -> Result<(), Trouble> {
+        let index = self.random.index(CUT);
+        let mut cut = write(&self.world.cut[index]);
+        let more = self.random.below(SMALL);
+        let (start, end, generation) = (cut.len, cut.len + more, self.world.generation());
+        if end > LONGEST || more == 0 {
+            return Ok(());
+        }
+        let mut file = OpenOptions::new().append(true).open(&cut.path)?;
+        file.write_all(&bytes_of(generation, start..end))?;
+        let change = refreshed(&cut.file)?;
+        if change != Change::Grown || cut.file.len() != end {
+            return Err(Failed(format!("grown to {end}: {change:?}, {} bytes", cut.file.len())).into());
+        }
+        cut.len = end;
+        cut.content.parts.push((start, generation));
+        Ok(())
+    }
+}
+/// What has to be done before the file is read again may take more than one attempt, for want of descriptors.
+pub(crate) fn refreshed(file: &MappedFile) -> Result<Change, Trouble> {
+    let began = Instant::now();
+    loop {
+        match file.refresh() {
+            Err(error) if error.kind() == ErrorKind::OverBudget && began.elapsed() < PATIENCE / 4 => {
+                thread::sleep(Duration::from_millis(1));
+            }
+            result => return Ok(result?),
+        }
+    }
+}
+
+pub(crate) fn read(cut: &RwLock<Cut>) -> RwLockReadGuard<'_, Cut> {
+    cut.read().unwrap_or_else(PoisonError::into_inner)
+}
+
+pub(crate) fn write(cut: &RwLock<Cut>) -> RwLockWriteGuard<'_, Cut> {
+    cut.write().unwrap_or_else(PoisonError::into_inner)
+}

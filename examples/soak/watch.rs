@@ -1,0 +1,195 @@
+//! What is seen from outside while the threads work, and what is left when they are done.
+
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::{Duration, Instant};
+use std::{fmt, thread};
+
+use crate::process::{Held, mapped_below, resident_kib, surely_mapped_below};
+use crate::worker::{STEPS, check_kept};
+use crate::world::{Failed, World, unpoisoned};
+use crate::{KIB, LINE, MIB, OWN_BUDGET, PATIENCE};
+
+/// What was seen from outside, each second.
+#[derive(Default)]
+pub(crate) struct Watched {
+    /// Seconds, and KiB of RssAnon.
+    memory: Vec<(f64, f64)>,
+    /// The most that the kernel had mapped of the files.
+    most_mapped: u64,
+}
+
+impl World<'_> {
+    /// Until the time is over, or something fails.
+    pub(crate) fn watch(&self) -> Watched {
+        let began = Instant::now();
+        let (mut watched, mut last_steps, mut last_step) = (Watched::default(), 0, began);
+        // Each thread may be using a manager of its own.
+        let allowed = self.plan.budget + self.plan.threads * OWN_BUDGET;
+        for second in 1_u64.. {
+            let next = Duration::from_secs(second).min(self.plan.time);
+            while began.elapsed() < next && !self.stop.load(Relaxed) {
+                thread::sleep(Duration::from_millis(20).min(next.saturating_sub(began.elapsed())));
+            }
+            if let Some(mapped) = surely_mapped_below(&self.dir) {
+                watched.most_mapped = watched.most_mapped.max(mapped);
+                if mapped > allowed {
+                    self.fail(Failed(format!("{mapped} bytes are mapped, and {allowed} may be")));
+                }
+            }
+            watched.memory.extend(resident_kib().map(|kib| (began.elapsed().as_secs_f64(), kib)));
+            let steps = self.tally.steps();
+            if steps > last_steps {
+                (last_steps, last_step) = (steps, Instant::now());
+            } else if last_step.elapsed() > PATIENCE {
+                // The threads would never be joined.
+                println!("soak: FAILED no thread has done a step for {} s", PATIENCE.as_secs());
+                std::process::exit(1);
+            }
+            if second % LINE == 0 {
+                self.tell(second, &watched);
+            }
+            if self.stop.load(Relaxed) || began.elapsed() >= self.plan.time {
+                break;
+            }
+        }
+        watched
+    }
+
+    fn tell(&self, second: u64, watched: &Watched) {
+        let stats = self.maps.stats();
+        let memory = watched.memory.last().map_or("n/a".to_owned(), |(_, kib)| format!("{:.1} MiB", kib / 1024.0));
+        let errors: u64 = self.tally.errors().iter().map(|(_, count)| count).sum();
+        println!(
+            "  {second:>5} s  {} steps, {} MiB checked, {} errors expected; {} KiB mapped, peak {}, {} files; RssAnon {memory}",
+            self.tally.steps(),
+            self.tally.bytes.load(Relaxed) / MIB,
+            errors,
+            stats.mapped_bytes / KIB,
+            stats.peak_mapped_bytes / KIB,
+            stats.files,
+        );
+    }
+
+    /// Drops everything, and looks at what is left.
+    pub(crate) fn end(self, watched: Watched, before: &Held) -> Result<String, Failed> {
+        let mut failures: Vec<Failed> = unpoisoned(&self.failed).take().into_iter().collect();
+        for kept in unpoisoned(&self.post).drain(..) {
+            failures.extend(check_kept(&self, &kept).err());
+        }
+        let Self { plan, dir, maps, cut, tally, .. } = self;
+        drop(cut);
+        maps.collect();
+        // The collector may be unmapping what it has won.
+        settles(|| maps.stats().regions == 0);
+        let stats = maps.stats();
+        if (stats.regions, stats.mapped_bytes, stats.pinned_regions, stats.maps - stats.unmaps) != (0, 0, 0, 0) {
+            failures.push(Failed(format!("with nothing held, something stays mapped: {stats:?}")));
+        }
+        if stats.peak_mapped_bytes > plan.budget || stats.peak_regions > plan.limits().max_regions {
+            failures.push(Failed(format!("the budget of {} was exceeded: {stats:?}", plan.budget)));
+        }
+        drop(maps);
+        let left = || Held::of_process().left_behind(mapped_below(&dir), before);
+        settles(|| left().is_none());
+        failures.extend(left());
+
+        println!("\n  step                     times");
+        for ((name, ..), count) in STEPS.iter().zip(&tally.steps) {
+            println!("  {name:<22} {:>9}", count.load(Relaxed));
+        }
+        println!("\n  error                          times");
+        for (name, count) in tally.errors() {
+            println!("  {name:<28} {count:>9}");
+        }
+        let trend = Trend::of(&watched.memory);
+        println!("\n  bytes checked     {}", tally.bytes.load(Relaxed));
+        println!("  mapped at most    {} of {} bytes, by our count", stats.peak_mapped_bytes, plan.budget);
+        println!("  mapped at most    {}, by the kernel's, with managers that came and went", watched.most_mapped);
+        println!("  maps, evictions   {}, {}; copies {}", stats.maps, stats.evictions, stats.copies);
+        match &trend {
+            Some(trend) => println!("  memory            {trend}"),
+            None => println!("  memory            not judged: too few samples after the warm-up"),
+        }
+        if before.is_unknown() {
+            println!("  NOT CHECKED, there is no /proc here: mappings, descriptors, threads and memory of the process");
+        }
+        failures.extend(trend.and_then(|trend| trend.judge().err()));
+        if failures.is_empty() {
+            let (steps, bytes) = (tally.steps(), tally.bytes.load(Relaxed));
+            return Ok(format!("{steps} steps, {bytes} bytes checked, nothing left behind"));
+        }
+        let failures: Vec<String> = failures.into_iter().map(|failed| failed.to_string()).collect();
+        Err(Failed(failures.join("; ")))
+    }
+}
+
+/// Tells the allocator to give large blocks back to the system when they are freed, and to have one heap for all threads:
+/// else the holes that it keeps for later grow for an hour, with the same 3 MiB in use.
+#[cfg(all(target_os = "linux", target_env = "gnu"))]
+pub(crate) fn give_memory_back() {
+    for (option, value) in [(libc::M_MMAP_THRESHOLD, 64 << 10), (libc::M_ARENA_MAX, 1)] {
+        // SAFETY: sets a number of the allocator's; no other thread runs yet.
+        let done = unsafe { libc::mallopt(option, value) };
+        assert_eq!(done, 1, "the allocator knows this option");
+    }
+}
+
+#[cfg(not(all(target_os = "linux", target_env = "gnu")))]
+pub(crate) fn give_memory_back() {}
+
+/// Waits for what other threads do in their own time, but not for ever.
+fn settles(done: impl Fn() -> bool) {
+    let began = Instant::now();
+    while !done() && began.elapsed() < Duration::from_secs(10) {
+        thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// How memory goes on after the warm-up: a straight line through the samples.
+///
+/// A third of the run is warm-up, up to five minutes: caches of the allocator fill, and each thread's. After that 64 KiB a
+/// minute may be noise, in runs of less than two minutes 4 MiB; and four times what the samples' own scatter leaves open.
+struct Trend {
+    minutes: f64,
+    /// KiB each minute, and its standard error.
+    slope: f64,
+    error: f64,
+    mean: f64,
+}
+
+impl Trend {
+    fn of(samples: &[(f64, f64)]) -> Option<Self> {
+        let last = samples.last()?.0;
+        let warm = (last / 3.0).min(300.0);
+        let samples: Vec<_> = samples.iter().filter(|(at, _)| *at >= warm).map(|(at, kib)| (at / 60.0, *kib)).collect();
+        let count = samples.len() as f64;
+        if count < 5.0 {
+            return None;
+        }
+        let mean_at = samples.iter().map(|(at, _)| at).sum::<f64>() / count;
+        let mean = samples.iter().map(|(_, kib)| kib).sum::<f64>() / count;
+        let spread: f64 = samples.iter().map(|(at, _)| (at - mean_at).powi(2)).sum();
+        let slope = samples.iter().map(|(at, kib)| (at - mean_at) * (kib - mean)).sum::<f64>() / spread;
+        let residuals = samples.iter().map(|(at, kib)| (kib - mean - slope * (at - mean_at)).powi(2)).sum::<f64>();
+        let error = (residuals / (count - 2.0) / spread).sqrt();
+        Some(Self { minutes: (last - warm) / 60.0, slope, error, mean })
+    }
+
+    fn allowed(&self) -> f64 {
+        // Of the whole run, two minutes leave 80 seconds.
+        let noise = if self.minutes < 80.0 / 60.0 { 4096.0 } else { 64.0 };
+        noise + 4.0 * self.error
+    }
+
+    fn judge(&self) -> Result<(), Failed> {
+        if self.slope > self.allowed() { Err(Failed(format!("memory grows: {self}"))) } else { Ok(()) }
+    }
+}
+
+impl fmt::Display for Trend {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { minutes, slope, error, mean } = self;
+        write!(f, "{slope:+.1} KiB a minute (± {error:.1}; {:.0} are allowed) ", self.allowed())?;
+        write!(f, "over {minutes:.1} minutes, around {:.1} MiB", mean / 1024.0)
+    }
+}
