@@ -51,6 +51,7 @@
 //! ```
 
 use std::ops::Range;
+use std::process;
 use std::sync::OnceLock;
 
 use crate::error::{Error, Result};
@@ -58,7 +59,13 @@ use crate::os;
 use crate::protocol::ranges::Ranges;
 
 /// Of all managers: a process has one handler.
-static RANGES: OnceLock<Ranges> = OnceLock::new();
+static RANGES: OnceLock<Known> = OnceLock::new();
+
+struct Known {
+    ranges: Ranges,
+    /// The process that began it.
+    process: u32,
+}
 
 static IS_INSTALLED: OnceLock<()> = OnceLock::new();
 
@@ -74,7 +81,7 @@ static IS_INSTALLED: OnceLock<()> = OnceLock::new();
 /// # Ok::<(), smmap::Error>(())
 /// ```
 pub fn install() -> Result<()> {
-    os::sigbus::install(|address, page| RANGES.get()?.tear(address, page))
+    os::sigbus::install(|address, page| RANGES.get()?.ranges.tear(address, page))
         .map_err(|error| Error::io("cannot install the handler for SIGBUS", error))?;
     IS_INSTALLED.get_or_init(|| ());
     Ok(())
@@ -82,27 +89,29 @@ pub fn install() -> Result<()> {
 
 /// Makes a mapping known, before anybody reads there.
 pub(crate) fn protect(mapping: Range<usize>) {
-    RANGES.get_or_init(Ranges::default).insert(mapping);
+    let known = || Known { ranges: Ranges::default(), process: process::id() };
+    RANGES.get_or_init(known).ranges.insert(mapping);
     os::sigbus::keep_reserve();
 }
 
-/// Forgets it, when nobody does any more.
+/// Forgets it, when nobody does any more. In a child of `fork` it stays known: another thread may have had the table locked at
+/// that moment, and a drop waits for nobody there.
 pub(crate) fn unprotect(mapping: Range<usize>) {
-    if let Some(ranges) = RANGES.get() {
-        ranges.remove(mapping);
+    if let Some(known) = RANGES.get().filter(|known| known.process == process::id()) {
+        known.ranges.remove(mapping);
     }
 }
 
 /// Whether any mapping is torn, as of about now.
 #[inline]
 pub(crate) fn are_torn() -> bool {
-    RANGES.get().is_some_and(Ranges::are_torn)
+    RANGES.get().is_some_and(|known| known.ranges.are_torn())
 }
 
 /// Whether a hole was found among `bytes` of a mapping. Ask after reading.
 #[inline]
 pub(crate) fn is_torn(mapping: Range<usize>, bytes: &Range<usize>) -> bool {
-    RANGES.get().is_some_and(|ranges| ranges.is_torn(mapping, bytes))
+    RANGES.get().is_some_and(|known| known.ranges.is_torn(mapping, bytes))
 }
 
 /// Whether these bytes, of the file from `offset` on, can be what lies behind the end of a file that was cut short inside a
