@@ -529,6 +529,33 @@ fn every_dependency_has_a_door() {
     }
 }
 
+/// What the last cells of the tables name: tests, by their own names or a part of them, and files of tests.
+#[test]
+fn every_test_that_the_guarantees_name_is_there() {
+    let mut tests = Vec::new();
+    let mut folders = vec![root().join("tests")];
+    while let Some(folder) = folders.pop() {
+        for (name, path) in entries(&folder) {
+            if path.is_dir() {
+                folders.push(path.clone());
+            } else {
+                tests.extend(read(&path).split("\nfn ").skip(1).map(|rest| ident(rest).to_owned()));
+            }
+            tests.push(name.trim_end_matches(".rs").to_owned());
+        }
+    }
+    let page = read(&root().join("docs/guarantees.md"));
+    let cells = page.lines().filter(|line| line.starts_with('|')).filter_map(|line| line.rsplit('|').nth(1));
+    let names: Vec<_> = cells.flat_map(|cell| cell.split('`').skip(1).step_by(2)).collect();
+    assert!(names.len() > 30, "{names:?}");
+    for name in names {
+        let (path, last) = name.rsplit_once("::").unwrap_or(("", name));
+        let wanted = last.trim_start_matches("tests/").trim_end_matches(".rs").trim_matches(['…', '*']);
+        let is_there = |wanted: &str| tests.iter().any(|test| test.contains(wanted));
+        assert!(is_there(wanted) && is_there(path), "docs/guarantees.md: {name}: no such test");
+    }
+}
+
 #[test]
 fn no_entry_of_the_plan_is_out_of_date() {
     let sources = sources();
