@@ -31,8 +31,11 @@
 //! - If the system has no mapping left for the zeros (a reserve is kept for that), the process ends with a message that says
 //!   so.
 //!
-//! Cost: nothing on a hit but the load of a word that does not change; each map and unmap notes its range in a table, some 50
-//! ns; a fault takes a few microseconds, however many regions there are.
+//! Cost: a hit loads two words that hardly ever change, and a copy looks at its last byte: 4 instructions beside 25 for a slice in
+//! a cursor's window, 15 beside 158 for a lease, 49 beside 257 for `read_at` of 64 bytes (`valgrind --tool=callgrind`, x86-64,
+//! Rust 1.95, 2026-11-21). Each map and unmap notes its range in a table. A hole that is met costs 5 to 8 times the fault of a
+//! page that is there, some 10 µs, and no more for 10,000 regions than for 100 (`cargo bench --bench fault_guard --features
+//! fault-guard -- ratios`).
 //!
 //! ```no_run
 //! use smmap::{ErrorKind, MapManager};
@@ -116,11 +119,16 @@ pub(crate) fn is_torn(mapping: Range<usize>, bytes: &Range<usize>) -> bool {
 
 /// Whether these bytes, of the file from `offset` on, can be what lies behind the end of a file that was cut short inside a
 /// page: only if they have a zero where they end, or where a page does.
+#[inline]
 pub(crate) fn may_be_past_the_end(bytes: &[u8], offset: u64) -> bool {
-    let page = os::page_size() as u64;
-    let first = (page - offset % page) as usize;
-    let mut page_ends = bytes.iter().skip(first - 1).step_by(page as usize);
-    IS_INSTALLED.get().is_some() && (bytes.last() == Some(&0) || page_ends.any(|&byte| byte == 0))
+    if IS_INSTALLED.get().is_none() {
+        return false;
+    }
+    // A power of two.
+    let page = os::page_size();
+    let first_end = page - (offset as usize & (page - 1));
+    bytes.last() == Some(&0)
+        || first_end <= bytes.len() && bytes[first_end - 1..].iter().step_by(page).any(|&byte| byte == 0)
 }
 
 #[cfg(test)]

@@ -202,7 +202,7 @@ impl Cursor {
     pub fn slice(&mut self, range: impl RangeBounds<u64>) -> Result<&[u8]> {
         // Without the length of the file, which is for the slow way to look at.
         let (start, end) = window::ends(&range);
-        if self.held.get(start, end).is_some() && !fault_guard::are_torn() {
+        if !fault_guard::are_torn() && self.held.get(start, end).is_some() {
             return Ok(self.held.get(start, end).unwrap_or(&[]));
         }
         // Taken apart and put together again, so that the bytes of the fast way need not pass through memory.
