@@ -24,7 +24,7 @@ use crate::region::{Kept, Region, Resource};
 pub(super) const FLIGHT_MAX: Duration = Duration::from_millis(20);
 
 /// What the system refused to unmap when its cache was gone already. Any other cache tries again; where there is none,
-/// it stays mapped.
+/// it stays mapped. (A lock of `std`, since it stands in a static; nobody calls anything while holding it.)
 static ORPHANS: Mutex<Vec<Owned<Region>>> = Mutex::new(Vec::new());
 
 /// Regions won at once by who trims.
