@@ -11,6 +11,7 @@ mod changes;
 mod far;
 mod leases;
 mod model;
+mod panics;
 mod python;
 mod reads;
 mod scenarios;
