@@ -185,7 +185,9 @@ impl<R: Resource> Residents<R> {
     /// Gives back what nobody uses, until there is no more or `excess` says that nothing is left to go. In small batches:
     /// what is won and not yet given back is nobody's meanwhile.
     pub(crate) fn trim(&self, excess: impl Fn() -> usize) {
+        let flight = self.budget.take_off();
         self.retry_limbo();
+        drop(flight);
         loop {
             let batch = excess().min(BATCH);
             let _flight = self.budget.take_off();
