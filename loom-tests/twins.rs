@@ -920,8 +920,8 @@ pub const TWINS: &[Twin] = &[
     twin(
         "asked_before_it_was_read",
         "protocol/ranges.rs",
-        "fence(Ordering::Acquire);\n        self.are_torn()",
-        "self.are_torn()",
+        "fence(Ordering::Acquire);\n        if self.are_torn()",
+        "if self.are_torn()",
         "ranges::who_reads_what_was_filled_is_told",
         "not told",
     ),

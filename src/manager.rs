@@ -9,7 +9,6 @@ use std::sync::Arc;
 use crate::cache::{Cache, CachedFile, Change, Closed, Collected, Collector, Want};
 use crate::config::{Admission, Config, Limits, Overcommit, Revalidate, Window};
 use crate::error::{Error, ErrorKind, Result};
-use crate::fault_guard;
 use crate::os::Advice;
 use crate::region::RegionRef;
 use crate::stats::Stats;
@@ -630,17 +629,19 @@ impl MappedFile {
 
     /// Whether `len` bytes from `at` on, of a region that was read as the file from `offset` on, were all there. Asks the
     /// system only if they may not have been.
+    #[inline]
     pub(crate) fn confirm(&self, region: &RegionRef, at: usize, len: usize, offset: u64) -> Result<()> {
-        let is_torn = region.is_torn_at(at, len);
-        if is_torn || fault_guard::may_be_past_the_end(&region[at..at + len], offset) {
-            self.check(offset..offset + len as u64, is_torn)?;
+        let torn = region.torn_part(at, len);
+        if torn.is_none() && !region.may_end_early(at, len) {
+            return Ok(());
         }
-        Ok(())
+        self.check(offset, &region[at..at + len], torn)
     }
 
     #[cold]
-    fn check(&self, range: Range<u64>, is_torn: bool) -> Result<()> {
-        self.cache().check(self.cached(), range.clone(), is_torn).map_err(|error| self.explain(error, range))
+    fn check(&self, offset: u64, bytes: &[u8], torn: Option<Range<usize>>) -> Result<()> {
+        let range = offset..offset + bytes.len() as u64;
+        self.cache().check(self.cached(), offset, bytes, torn).map_err(|error| self.explain(error, range))
     }
 
     #[inline]

@@ -90,9 +90,10 @@ impl Mapping {
         self.address
     }
 
+    /// Of whole pages, as the system maps them.
     fn addresses(&self) -> Range<usize> {
         let start = self.address.as_ptr() as usize;
-        start..start + self.len
+        start..start + Self::pages(self.len)
     }
 
     pub(crate) fn advise(&self, advice: Advice) {
@@ -112,13 +113,36 @@ impl Mapping {
     /// Whether a hole was found in it, as of about now.
     #[inline]
     pub(crate) fn is_torn(&self) -> bool {
-        fault_guard::are_torn() && fault_guard::is_torn(self.addresses(), &self.addresses())
+        fault_guard::are_torn() && fault_guard::torn_part(self.addresses(), self.addresses()).is_some()
     }
 
-    /// Whether a hole was found among `len` bytes at `address`, which are part of it. Ask after reading.
+    /// Where holes were found among `len` bytes at `start`, which are part of it: counted from `start`. Ask after reading.
     #[inline]
-    pub(crate) fn is_torn_at(&self, address: usize, len: usize) -> bool {
-        fault_guard::is_torn(self.addresses(), &(address..address + len))
+    pub(crate) fn torn_part(&self, start: *const u8, len: usize) -> Option<Range<usize>> {
+        let start = start as usize;
+        let torn = fault_guard::torn_part(self.addresses(), start..start + len)?;
+        Some(torn.start - start..torn.end - start)
+    }
+
+    /// Whether `len` bytes at `start`, which are part of it, may reach past the end of a file that was cut short inside a page:
+    /// from there to the end of the page all is zero. Ask after reading. `false` where nobody wants to know.
+    #[inline]
+    pub(crate) fn may_end_early(&self, start: *const u8, len: usize) -> bool {
+        fault_guard::is_installed() && len > 0 && Self::ends_in_zeros(start, len)
+    }
+
+    /// Whether some page ends in a zero among these bytes; or, of the page that they end in, all is zero from their last one on.
+    fn ends_in_zeros(start: *const u8, len: usize) -> bool {
+        let page = os::page_size();
+        // SAFETY: a byte of a page of the mapping that `start` is in: the system maps whole pages.
+        let is_zero = |at: usize| unsafe { start.wrapping_add(at).read_volatile() } == 0;
+        let first_end = page - 1 - (start as usize & (page - 1));
+        let mut page_ends = (first_end..).step_by(page);
+        if page_ends.by_ref().take_while(|&at| at < len - 1).any(is_zero) {
+            return true;
+        }
+        let last_end = len - 1 + (page - 1 - ((start as usize + len - 1) & (page - 1)));
+        (len - 1..=last_end).all(is_zero)
     }
 }
 
@@ -146,6 +170,24 @@ mod tests {
         mapping.unmap().unwrap();
         assert_eq!(mapping.len(), 0);
         mapping.unmap().unwrap();
+    }
+
+    #[test]
+    fn what_ends_early_is_zero_to_the_end_of_its_page() {
+        let page = os::page_size();
+        let mut file = tempfile::tempfile().unwrap();
+        let mut bytes = vec![1; 2 * page + 100];
+        bytes[7] = 0;
+        bytes[page - 20..page].fill(0);
+        file.write_all(&bytes).unwrap();
+        let mapping = Mapping::map(&file, 0, bytes.len()).unwrap();
+        let ends = |start: usize, end: usize| {
+            Mapping::ends_in_zeros(mapping.address().as_ptr().wrapping_add(start), end - start)
+        };
+        assert!(!ends(0, 8), "zero, but not what follows it");
+        assert!(!ends(0, page - 20) && ends(0, page - 19) && ends(page - 5, page - 4) && ends(page - 1, page));
+        assert!(ends(0, page + 1) && ends(page - 5, 2 * page), "the page in the middle");
+        assert!(!ends(page, 2 * page) && !ends(page, 2 * page + 100), "up to the end");
     }
 
     #[test]

@@ -66,9 +66,9 @@ pub(crate) trait Home<R: Resource>: Send + Sync {
         true
     }
 
-    /// Whether all of `range` was there: the file reaches to its end, and no hole was found there; if one was (it `is_torn`),
-    /// what became of it.
-    fn check(self: Arc<Self>, _range: Range<u64>, _is_torn: bool) -> Result<()> {
+    /// Whether `bytes`, which were mapped as those of the file from `offset` on, are what the file has; `torn` is the part of
+    /// them that holes were found in.
+    fn check(self: Arc<Self>, _offset: u64, _bytes: &[u8], _torn: Option<Range<usize>>) -> Result<()> {
         Ok(())
     }
 
@@ -225,19 +225,30 @@ impl RegionRef {
         }
     }
 
-    /// Whether a hole was found among `len` bytes from `at` on. Ask after reading.
+    /// Whether a hole was found in it, as of about now.
+    pub(crate) fn is_torn(&self) -> bool {
+        self.client.as_ref().is_some_and(|client| client.get().is_torn())
+    }
+
+    /// Where holes were found among `len` bytes from `at` on, which are inside: counted from `at`. Ask after reading.
     #[inline]
-    pub(crate) fn is_torn_at(&self, at: usize, len: usize) -> bool {
-        let address = self.address.as_ptr() as usize + at;
-        self.client.as_ref().is_some_and(|client| client.get().is_torn_at(address, len))
+    pub(crate) fn torn_part(&self, at: usize, len: usize) -> Option<Range<usize>> {
+        self.client.as_ref()?.get().torn_part(self.address.as_ptr().wrapping_add(at), len)
+    }
+
+    /// Whether these may reach past the end of a file that was cut short inside a page. Ask after reading.
+    #[inline]
+    pub(crate) fn may_end_early(&self, at: usize, len: usize) -> bool {
+        let start = self.address.as_ptr().wrapping_add(at);
+        self.client.as_ref().is_some_and(|client| client.get().may_end_early(start, len))
     }
 
     /// Whether its bytes, of which the first is at `offset` of the file, were all there when they were read.
     pub(crate) fn check(&self, offset: u64) -> Result<()> {
         match &self.client {
             Some(client) => {
-                let range = offset..offset + self.len as u64;
-                Arc::clone(&client.home).check(range, self.is_torn_at(0, self.len))
+                let torn = self.torn_part(0, self.len);
+                Arc::clone(&client.home).check(offset, self, torn)
             }
             None => Ok(()),
         }

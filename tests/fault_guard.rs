@@ -208,6 +208,35 @@ fn every_way_to_read_says_that_the_file_was_cut() {
         let rest = cursor.fill_buf().expect("it is mapped").to_vec();
         assert!(rest.iter().rev().take(KIB as usize).all(|&byte| byte == 0));
         assert_cut(cursor.check(..));
+        cursor.consume(rest.len());
+        assert_eq!(cursor.fill_buf().expect_err("zeros were consumed").kind(), io::ErrorKind::UnexpectedEof);
+    });
+    each(&|file| {
+        let mut cursor = file.cursor();
+        cut(&data.path, CUT);
+        let mut all = Vec::new();
+        let error = cursor.read_until(b'\n', &mut all).and_then(|_| {
+            while cursor.read_until(b'\n', &mut all)? > 0 {}
+            Ok(())
+        });
+        assert_eq!(error.expect_err("it was cut short").kind(), io::ErrorKind::UnexpectedEof);
+    });
+    // Who reads elsewhere is not disturbed.
+    each(&|file| {
+        let mut cursor = file.cursor();
+        let mut buffer = file.buffer();
+        cursor.slice(CUT - 10..CUT).expect("it is mapped");
+        buffer.slice(CUT - 10..CUT).expect("it is mapped");
+        let lease = file.lease(gone.clone()).expect("it is mapped");
+        cut(&data.path, CUT);
+        assert_eq!(lease[0], 0);
+        assert_eq!(cursor.slice(10..20).expect("another window"), &data[10..20]);
+        assert_eq!(buffer.get(20).expect("another window"), Some(data[20]));
+        let maps_before = maps.stats().maps;
+        for at in 0..100 {
+            assert_eq!(cursor.slice(at..at + 5).expect("its window"), &data[at as usize..at as usize + 5]);
+        }
+        assert_eq!(maps.stats().maps, maps_before, "one window, held on to");
     });
     buf.fill(0);
 }
@@ -242,6 +271,10 @@ fn what_is_gone_inside_the_last_page_is_no_zero() {
     assert_cut(again(CUT).read_at(&mut [0; 8192], CUT - 8000));
     assert_cut(again(CUT).buffer().get(CUT));
     assert_cut(lease.check());
+    let mut line = String::new();
+    let mut reader = again(CUT).cursor();
+    reader.set_position(CUT - 1);
+    assert!(reader.read_line(&mut line).is_err() || line.bytes().all(|byte| byte != 0));
     // Who says that files never change is not asked to pay for it.
     let never = manager(MapManager::builder().window(Window::WholeFile).revalidate(Revalidate::Never));
     fs::write(&data.path, &*data.bytes).unwrap();
@@ -422,14 +455,16 @@ fn installing_again_does_no_harm() {
 // Signals that are not ours
 // ---------------------------------------------------------------------------------------------------------------------
 
-/// Maps a file by other means, cuts it, and touches what is gone.
-fn touch_a_hole_of_others(dir: &Dir) {
+/// Maps a file by other means, cuts it, and touches what is gone, after it told where that is.
+fn touch_a_hole_of_others(dir: &Dir, tell: impl FnOnce(usize)) {
     let data = dir.file("of-others", 64 * KIB, 7);
     // SAFETY: it is not: that is what this is about.
     let map = unsafe { memmap2::Mmap::map(&data.descriptor()) }.unwrap();
     cut(&data.path, 0);
+    let gone = map.as_ptr().wrapping_add(4 * KIB as usize);
+    tell(gone as usize);
     // SAFETY: inside the map, as far as addresses go.
-    unsafe { map.as_ptr().wrapping_add(4 * KIB as usize).read_volatile() };
+    unsafe { gone.read_volatile() };
 }
 
 /// As without the guard: the process ends.
@@ -442,7 +477,7 @@ fn a_fault_of_others_ends_the_process() {
         cut(&data.path, 0);
         assert_eq!(lease[100], 0);
         eprintln!("ours is rescued");
-        touch_a_hole_of_others(&dir);
+        touch_a_hole_of_others(&dir, |_| ());
         return;
     };
     assert_died(&output);
@@ -485,37 +520,67 @@ fn raise_under_the_guard() {
     }
 }
 
-static OTHERS: AtomicUsize = AtomicUsize::new(0);
+/// Faults that each of two other handlers filled.
+static OTHERS: [AtomicUsize; 2] = [const { AtomicUsize::new(0) }; 2];
 
-extern "C" fn of_somebody_else(_signal: libc::c_int, info: *mut libc::siginfo_t, _context: *mut libc::c_void) {
-    OTHERS.fetch_add(1, Ordering::Relaxed);
-    // SAFETY: the system hands it over.
-    let info = unsafe { &*info };
-    // SAFETY: of a fault, the address is known.
-    let address = unsafe { info.si_addr() } as usize & !(4 * KIB as usize - 1);
+/// What the second of them was put over, and calls for what it does not know.
+static BEFORE_SECOND: AtomicUsize = AtomicUsize::new(0);
+/// What the second one knows.
+static SECONDS_OWN: AtomicUsize = AtomicUsize::new(0);
+
+fn fill_for(which: usize, address: usize) {
+    OTHERS[which].fetch_add(1, Ordering::Relaxed);
     let flags = libc::MAP_PRIVATE | libc::MAP_ANON | libc::MAP_FIXED;
     // SAFETY: a page of this test's own map, which is touched at this moment.
     unsafe { libc::mmap(address as *mut libc::c_void, 4 * KIB as usize, libc::PROT_READ, flags, -1, 0) };
 }
 
-fn install_somebody_else() {
-    // SAFETY: zeros are a value.
-    let mut action: libc::sigaction = unsafe { std::mem::zeroed() };
-    action.sa_sigaction = of_somebody_else as *const () as libc::sighandler_t;
-    action.sa_flags = libc::SA_SIGINFO;
-    // SAFETY: a handler of the right kind.
-    assert_eq!(unsafe { libc::sigaction(libc::SIGBUS, &action, ptr::null_mut()) }, 0);
+fn page_of(info: *mut libc::siginfo_t) -> usize {
+    // SAFETY: the system hands it over.
+    let info = unsafe { &*info };
+    // SAFETY: of a fault, the address is known.
+    unsafe { info.si_addr() as usize & !(4 * KIB as usize - 1) }
 }
 
-/// A handler that was there before gets what is not ours, and nothing that is; one that comes later takes ours away until
-/// the guard is installed again.
+extern "C" fn first(_signal: libc::c_int, info: *mut libc::siginfo_t, _context: *mut libc::c_void) {
+    fill_for(0, page_of(info));
+}
+
+extern "C" fn second(signal: libc::c_int, info: *mut libc::siginfo_t, context: *mut libc::c_void) {
+    type Handler = extern "C" fn(libc::c_int, *mut libc::siginfo_t, *mut libc::c_void);
+    let page = page_of(info);
+    match (SECONDS_OWN.load(Ordering::Relaxed), BEFORE_SECOND.load(Ordering::Relaxed)) {
+        (own, before) if own != page && before != 0 => {
+            // SAFETY: the handler that was there, which takes all three.
+            let before = unsafe { std::mem::transmute::<usize, Handler>(before) };
+            before(signal, info, context);
+        }
+        _ => fill_for(1, page),
+    }
+}
+
+fn put_on_top(handler: extern "C" fn(libc::c_int, *mut libc::siginfo_t, *mut libc::c_void)) -> usize {
+    // SAFETY: zeros are a value.
+    let mut action: libc::sigaction = unsafe { std::mem::zeroed() };
+    action.sa_sigaction = handler as *const () as libc::sighandler_t;
+    action.sa_flags = libc::SA_SIGINFO;
+    // SAFETY: zeros are a value.
+    let mut before: libc::sigaction = unsafe { std::mem::zeroed() };
+    // SAFETY: a handler of the right kind.
+    assert_eq!(unsafe { libc::sigaction(libc::SIGBUS, &action, &mut before) }, 0);
+    before.sa_sigaction
+}
+
+/// A handler that was there before gets what is not ours, and nothing that is. One that comes later and calls the one before
+/// it shares with ours; one that does not takes ours away, until the guard is installed again.
 #[test]
 fn handlers_are_chained() {
     if !alone("handlers_are_chained") {
         return;
     }
     let dir = Dir::new();
-    install_somebody_else();
+    let filled = || OTHERS.each_ref().map(|count| count.load(Ordering::Relaxed));
+    put_on_top(first);
     let maps = guarded();
     let torn = |name: &str| {
         let data = dir.file(name, 64 * KIB, 9);
@@ -525,19 +590,31 @@ fn handlers_are_chained() {
         lease.check().is_err()
     };
     assert!(torn("one"));
-    assert_eq!(OTHERS.load(Ordering::Relaxed), 0);
+    assert_eq!(filled(), [0, 0]);
     for times in 1..4 {
-        touch_a_hole_of_others(&dir);
-        assert_eq!(OTHERS.load(Ordering::Relaxed), times);
+        touch_a_hole_of_others(&dir, |_| ());
+        assert_eq!(filled(), [times, 0]);
         assert!(torn("again"));
     }
-    install_somebody_else();
+    BEFORE_SECOND.store(put_on_top(second), Ordering::Relaxed);
+    assert!(torn("shared"));
+    touch_a_hole_of_others(&dir, |_| ());
+    touch_a_hole_of_others(&dir, |page| SECONDS_OWN.store(page, Ordering::Relaxed));
+    assert_eq!(filled(), [4, 1]);
+    // Over it again: it keeps what is its own.
+    fault_guard::install().unwrap();
+    assert!(torn("on top"));
+    touch_a_hole_of_others(&dir, |_| ());
+    touch_a_hole_of_others(&dir, |page| SECONDS_OWN.store(page, Ordering::Relaxed));
+    assert_eq!(filled(), [5, 2]);
+
+    put_on_top(first);
     torn("lost");
-    assert_eq!(OTHERS.load(Ordering::Relaxed), 4, "the guard was taken off");
+    assert_eq!(filled(), [6, 2], "the guard was taken off");
     fault_guard::install().unwrap();
     assert!(torn("back"));
-    touch_a_hole_of_others(&dir);
-    assert_eq!(OTHERS.load(Ordering::Relaxed), 5);
+    touch_a_hole_of_others(&dir, |_| ());
+    assert_eq!(filled(), [7, 2]);
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
@@ -701,8 +778,33 @@ fn a_medium_that_fails_is_an_error() {
         });
     };
     is_io(lease.slice(gone).check());
+    // More and more of them, and nothing that can be read is lost.
+    let (mut good_pages, mut bad_pages) = (Vec::new(), 0);
+    for at in (0..len / page).rev().map(|number| number * page) {
+        match is_good(at) {
+            true => good_pages.push(at),
+            false if bad_pages < 300 => {
+                bad_pages += 1;
+                assert_eq!(lease[at as usize + 5], 0);
+            }
+            false => {}
+        }
+    }
+    assert!(bad_pages == 300 && good_pages.len() > 300, "{bad_pages} bad, {} good", good_pages.len());
+    for at in good_pages {
+        let part = at as usize..(at + page) as usize;
+        assert!(lease[part.clone()] == data[part.clone()], "at {at}");
+        lease.slice(part).check().expect("it is there");
+    }
     is_io(lease.check());
     lease.slice(there.clone()).check().unwrap();
+    // Who reads beside it is not disturbed.
+    let (mut cursor, mut buffer) = (file.cursor(), file.buffer());
+    for _ in 0..3 {
+        assert_eq!(cursor.slice(good..good + 5).unwrap(), &data[good as usize..good as usize + 5]);
+        assert_eq!(buffer.get(good + 7).unwrap(), Some(data[good as usize + 7]));
+        is_io(buffer.get(bad).map(drop));
+    }
     assert!(lease[there] == data[good as usize..(good + page) as usize]);
     is_io(file.read_at(&mut [0; 64], bad).map(drop));
     is_io(file.verify(bad..bad + 1));

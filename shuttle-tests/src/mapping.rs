@@ -128,7 +128,11 @@ impl Mapping {
         false
     }
 
-    pub(crate) fn is_torn_at(&self, _: usize, _: usize) -> bool {
+    pub(crate) fn torn_part(&self, _: *const u8, _: usize) -> Option<Range<usize>> {
+        None
+    }
+
+    pub(crate) fn may_end_early(&self, _: *const u8, _: usize) -> bool {
         false
     }
 }

@@ -8,10 +8,11 @@ use std::sync::Arc;
 use super::evict::Effort;
 use super::load::truncated;
 use super::{Cache, CachedFile, Want};
+use crate::config::Revalidate;
 use crate::error::{Error, Result};
+use crate::os;
 use crate::region::RegionRef;
 use crate::stats::Event;
-use crate::{fault_guard, os};
 
 impl Cache {
     /// Fills `buf` with `range` of the file: of the same length, and inside it.
@@ -46,13 +47,22 @@ impl Cache {
         buf: &mut [u8],
     ) -> Result<()> {
         region.copy_to(at, buf);
-        if region.is_torn_at(at, buf.len()) {
-            return self.read(file, offset, buf);
+        let is_torn = region.torn_part(at, buf.len()).is_some();
+        if is_torn || region.may_end_early(at, buf.len()) {
+            self.copy_again(file, offset, buf, is_torn)
+        } else {
+            Ok(())
         }
-        if fault_guard::may_be_past_the_end(buf, offset) {
-            self.check(file, offset..offset + buf.len() as u64, false)?;
+    }
+
+    /// Fills `buf` from the file, where zeros may stand in the place of what is not there. If nothing but the file's own zeros
+    /// says so, and it cannot be looked at any more, they are taken for that.
+    #[cold]
+    fn copy_again(&self, file: &Arc<CachedFile>, offset: u64, buf: &mut [u8], is_torn: bool) -> Result<()> {
+        if !is_torn && (self.config.revalidate == Revalidate::Never || self.descriptor(file, Effort::Force).is_err()) {
+            return Ok(());
         }
-        Ok(())
+        self.read(file, offset, buf)
     }
 
     /// Fills `buf` from the file.

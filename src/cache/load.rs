@@ -240,7 +240,7 @@ impl Cache {
     }
 
     /// Opens the first of the file's names that still leads to it.
-    fn reopen(&self, file: &Arc<CachedFile>) -> Result<fs::File> {
+    pub(super) fn reopen(&self, file: &Arc<CachedFile>) -> Result<fs::File> {
         let mut failed =
             Error::new(ErrorKind::Replaced, "its descriptor was given up, and it has no name to open it by");
         for name in file.entry.names() {
@@ -345,12 +345,11 @@ pub(super) fn truncated(now: u64, before: u64) -> Error {
     Error::new(ErrorKind::Truncated, message)
 }
 
-/// Of a hole that is gone by now.
-pub(super) fn truncated_meanwhile() -> Error {
-    Error::new(
-        ErrorKind::Truncated,
-        "the file was cut short while it was mapped, and has grown again; read it once more",
-    )
+/// Of a hole that cannot be seen any more.
+pub(super) fn torn_meanwhile() -> Error {
+    let message =
+        "a hole was found where it was mapped: it was cut short, and may have grown again since; read it once more";
+    Error::new(ErrorKind::Truncated, message)
 }
 
 /// Why a window was not mapped. Where a copy does as well, nobody asks for the words, some of which take long to find.

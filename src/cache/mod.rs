@@ -30,7 +30,7 @@ use std::{fmt, fs, io};
 pub(crate) use collector::Collector;
 use evict::Effort;
 pub(crate) use load::Want;
-use load::{truncated, truncated_meanwhile};
+use load::{torn_meanwhile, truncated};
 
 use crate::config::{Config, Limits, LiveLimits, Overcommit, Revalidate};
 use crate::error::{Error, ErrorKind, Result};
@@ -310,22 +310,40 @@ impl Cache {
         noticed.map_err(cannot_look)
     }
 
-    /// Whether the file still reaches to the end of `range`; and if that `is_torn`, what a read says of it.
+    /// Whether `bytes`, which were mapped as those of the file from `offset` on, are what the file has; `torn` is the part of
+    /// them that holes were found in. If the file cannot be looked at any more, that is no error by itself.
     #[cold]
-    pub(crate) fn check(&self, file: &Arc<CachedFile>, range: Range<u64>, is_torn: bool) -> Result<()> {
-        if !is_torn && self.config.revalidate == Revalidate::Never {
+    pub(crate) fn check(
+        &self,
+        file: &Arc<CachedFile>,
+        offset: u64,
+        bytes: &[u8],
+        torn: Option<Range<usize>>,
+    ) -> Result<()> {
+        match self.descriptor(file, Effort::Force) {
+            Ok(descriptor) => self.compare(descriptor.get(), offset, bytes, torn),
+            Err(_) if torn.is_none() => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Whether the file reaches to the end of `bytes`, and has the `torn` ones.
+    fn compare(&self, file: &fs::File, offset: u64, bytes: &[u8], torn: Option<Range<usize>>) -> Result<()> {
+        if torn.is_none() && self.config.revalidate == Revalidate::Never {
             return Ok(());
         }
-        let descriptor = self.descriptor(file, Effort::Force)?;
-        let len = os::stat(descriptor.get()).map_err(cannot_look)?.len;
-        if len < range.end {
-            return Err(truncated(len, file.entry.len().max(range.end)));
+        let end = offset + bytes.len() as u64;
+        let len = os::stat(file).map_err(cannot_look)?.len;
+        if len < end {
+            return Err(truncated(len, end));
         }
-        if is_torn {
-            read_through(descriptor.get(), range)?;
-            return Err(truncated_meanwhile());
-        }
-        Ok(())
+        let Some(torn) = torn else { return Ok(()) };
+        let mut at = offset + torn.start as u64;
+        read_through(file, at..offset + torn.end as u64, |read| {
+            let start = (at - offset) as usize;
+            at += read.len() as u64;
+            if bytes[start..start + read.len()] == *read { Ok(()) } else { Err(torn_meanwhile()) }
+        })
     }
 
     /// Has all of `range` there without danger: what is mapped, where it is mapped; the rest is read.
@@ -339,10 +357,12 @@ impl Cache {
             let is_populated = mapped.is_some_and(|client| client.get().populate(at..end as usize).unwrap_or(false));
             if !is_populated {
                 let descriptor = self.descriptor(file, Effort::Force)?;
-                read_through(descriptor.get(), piece)?;
+                read_through(descriptor.get(), piece, |_| Ok(()))?;
             }
         }
-        self.check(file, range, false)
+        let descriptor = self.descriptor(file, Effort::Force)?;
+        let len = os::stat(descriptor.get()).map_err(cannot_look)?.len;
+        if len < range.end { Err(truncated(len, range.end)) } else { Ok(()) }
     }
 
     /// Looks at the file again, and at where `path` leads.
@@ -502,16 +522,18 @@ fn as_owned<P>(drained: Drain<P>) -> Option<Owned<P>> {
     }
 }
 
-/// Reads `range`, for what the system says of it.
-fn read_through(file: &fs::File, range: Range<u64>) -> Result<()> {
-    let mut bytes = vec![0; (64 << 10).min(range.end - range.start) as usize];
+/// Reads `range` a part at a time, for what the system, or `look`, says of it.
+fn read_through(file: &fs::File, range: Range<u64>, mut look: impl FnMut(&[u8]) -> Result<()>) -> Result<()> {
+    const PART: u64 = 64 << 10;
+    let mut bytes = vec![0; PART.min(range.end - range.start) as usize];
     let mut at = range.start;
     while at < range.end {
-        let part = &mut bytes[..(64 << 10).min(range.end - at) as usize];
+        let part = &mut bytes[..PART.min(range.end - at) as usize];
         let read = os::read_fully_at(file, part, at).map_err(|error| Error::io("cannot read", error))?;
         if read < part.len() {
             return Err(truncated(at + read as u64, range.end));
         }
+        look(part)?;
         at += read as u64;
     }
     Ok(())
@@ -553,13 +575,23 @@ fn real_name(path: &Path) -> std::path::PathBuf {
 }
 
 impl Home<Mapping> for CachedFile {
-    fn check(self: Arc<Self>, range: Range<u64>, is_torn: bool) -> Result<()> {
+    fn check(self: Arc<Self>, offset: u64, bytes: &[u8], torn: Option<Range<usize>>) -> Result<()> {
+        let is_torn = torn.is_some();
         let checked = match self.cache.upgrade() {
-            Some(cache) => cache.check(&self, range.clone(), is_torn),
+            Some(cache) => match self.entry.slots().descriptor.take() {
+                Ok(descriptor) => cache.compare(descriptor.get(), offset, bytes, torn),
+                // Not into its slot, from which nobody may be left to take it.
+                Err(_) => match cache.reopen(&self) {
+                    Ok(descriptor) => cache.compare(&descriptor, offset, bytes, torn),
+                    Err(error) if is_torn => Err(error),
+                    Err(_) => Ok(()),
+                },
+            },
             // Nobody is left who could look at the file.
-            None if is_torn => Err(truncated_meanwhile()),
+            None if is_torn => Err(torn_meanwhile()),
             None => Ok(()),
         };
+        let range = offset..offset + bytes.len() as u64;
         checked.map_err(|error| error.at(self.entry.names().first().map(|name| &**name)).within(range))
     }
 

@@ -8,26 +8,31 @@
 //! | what reads | is told |
 //! |---|---|
 //! | [`read_at`](crate::MappedFile::read_at), `read_exact_at`, `Read` of a [`Cursor`](crate::Cursor), whatever copies | by itself: it reads from the file instead, or gives the error of that |
-//! | [`Buffer`](crate::Buffer), its searches and pieces | by itself: each answer is checked before it is given |
-//! | [`Lease`](crate::Lease) | by [`Lease::check`](crate::Lease::check), after reading |
-//! | `&[u8]` of a [`Cursor`](crate::Cursor) or a buffer | by [`Cursor::check`](crate::Cursor::check), after reading; and by the next call in the same region, if that is torn |
+//! | [`Buffer`](crate::Buffer): `get`, searches, comparisons, where the pieces of an iterator end | by itself: each answer is checked before it is given |
+//! | [`Lease`](crate::Lease), also of [`Windows`](crate::Windows), [`Lines`](crate::Lines), [`Split`](crate::Split) | by [`Lease::check`](crate::Lease::check), after reading |
+//! | `&[u8]` of a cursor or a buffer | by [`Cursor::check`](crate::Cursor::check), [`Buffer::check`](crate::Buffer::check), after reading |
+//! | `BufRead` of a cursor | by the next call that fills the buffer |
 //!
 //! The error is [`Truncated`](crate::ErrorKind::Truncated), or [`Io`](crate::ErrorKind::Io) if the file still reaches so far. A
 //! torn region is given to nobody else: it is unmapped when its last client lets go (within a second or two, if there is none),
-//! and the window is mapped anew for whoever asks.
+//! and the window is mapped anew for whoever asks. Only what cannot be read is filled (Linux 5.14; elsewhere page by page), so
+//! who reads beside a bad sector reads what is there.
 //!
 //! A file that ends inside a page has zeros behind its end, up to the end of the page, and no signal comes: there the *length*
-//! says it. Copies ask for it (a system call) only where they end, or pass from page to page, with a zero: a byte that is not
-//! zero was there. `check` asks always. With [`Revalidate::Never`](crate::Revalidate::Never) nobody asks.
+//! says it. What copies asks for it (a system call) only where its bytes end in zeros, and everything after them in that page
+//! is zero too: other bytes were there. `check` asks always. With [`Revalidate::Never`](crate::Revalidate::Never) nobody asks.
 //!
 //! # What it does not do
 //!
 //! - The promise made to [`build`](crate::MapManagerBuilder::build) stays what it is. Bytes that turn to zeros under a `&[u8]`
 //!   are bytes that change; where files may be cut short at any time, prefer what copies.
+//! - A file that is cut short inside a page, and grows over that again before anybody asks, cannot be told from one that was not:
+//!   zeros that were read in between are not noticed.
 //! - In a system call that is handed mapped bytes (`write` from a lease), the call fails with EFAULT instead.
+//! - A thread that blocks SIGBUS is not guarded: the system ends the process.
 //! - A fault that is not ours, and a SIGBUS that somebody sent, goes to the handler that was there before, or ends the process
-//!   as it always did. A handler that is installed later and does not call the one before it takes the guard off: then install
-//!   the guard again, after it.
+//!   as it always did. (That handler now runs on the thread's alternate stack, if it has one.) A handler that is installed later
+//!   and does not call the one before it takes the guard off: then install the guard again, after it. That works seven times.
 //! - If the system has no mapping left for the zeros (a reserve is kept for that), the process ends with a message that says
 //!   so.
 //!
@@ -84,7 +89,7 @@ static IS_INSTALLED: OnceLock<()> = OnceLock::new();
 /// # Ok::<(), smmap::Error>(())
 /// ```
 pub fn install() -> Result<()> {
-    os::sigbus::install(|address, page| RANGES.get()?.ranges.tear(address, page))
+    os::sigbus::install(|address, page, is_gone| RANGES.get()?.ranges.tear(address, page, is_gone))
         .map_err(|error| Error::io("cannot install the handler for SIGBUS", error))?;
     IS_INSTALLED.get_or_init(|| ());
     Ok(())
@@ -111,43 +116,13 @@ pub(crate) fn are_torn() -> bool {
     RANGES.get().is_some_and(|known| known.ranges.are_torn())
 }
 
-/// Whether a hole was found among `bytes` of a mapping. Ask after reading.
+/// Where holes were found among `bytes` of a mapping. Ask after reading.
 #[inline]
-pub(crate) fn is_torn(mapping: Range<usize>, bytes: &Range<usize>) -> bool {
-    RANGES.get().is_some_and(|known| known.ranges.is_torn(mapping, bytes))
+pub(crate) fn torn_part(mapping: Range<usize>, bytes: Range<usize>) -> Option<Range<usize>> {
+    RANGES.get()?.ranges.torn_part(mapping, bytes)
 }
 
-/// Whether these bytes, of the file from `offset` on, can be what lies behind the end of a file that was cut short inside a
-/// page: only if they have a zero where they end, or where a page does.
 #[inline]
-pub(crate) fn may_be_past_the_end(bytes: &[u8], offset: u64) -> bool {
-    if IS_INSTALLED.get().is_none() {
-        return false;
-    }
-    // A power of two.
-    let page = os::page_size();
-    let first_end = page - (offset as usize & (page - 1));
-    bytes.last() == Some(&0)
-        || first_end <= bytes.len() && bytes[first_end - 1..].iter().step_by(page).any(|&byte| byte == 0)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_zero_is_suspicious_where_a_page_or_the_range_ends() {
-        install().unwrap();
-        let page = os::page_size();
-        let mut bytes = vec![1; 3 * page];
-        bytes[7] = 0;
-        assert!(!may_be_past_the_end(&bytes, 10 * page as u64));
-        assert!(may_be_past_the_end(&bytes, (11 * page - 8) as u64));
-        assert!(may_be_past_the_end(&bytes[..8], 0));
-        assert!(!may_be_past_the_end(&bytes[..9], 0));
-        bytes[2 * page - 1] = 0;
-        assert!(may_be_past_the_end(&bytes, 0));
-        assert!(!may_be_past_the_end(&bytes, 1));
-        assert!(!may_be_past_the_end(&[], 5));
-    }
+pub(crate) fn is_installed() -> bool {
+    IS_INSTALLED.get().is_some()
 }

@@ -12,11 +12,11 @@ pub(crate) fn are_torn() -> bool {
 }
 
 #[inline(always)]
-pub(crate) fn is_torn(_mapping: Range<usize>, _bytes: &Range<usize>) -> bool {
-    false
+pub(crate) fn torn_part(_mapping: Range<usize>, _bytes: Range<usize>) -> Option<Range<usize>> {
+    None
 }
 
 #[inline(always)]
-pub(crate) fn may_be_past_the_end(_bytes: &[u8], _offset: u64) -> bool {
+pub(crate) fn is_installed() -> bool {
     false
 }

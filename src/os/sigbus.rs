@@ -16,20 +16,42 @@ use libc::{c_int, c_void, siginfo_t};
 use super::page_size;
 use crate::sync::{AtomicUsize, Ordering};
 
-/// Given the address of a fault and the size of a page: what is to be filled; `None` if the address is not ours.
-pub(crate) type Tear = fn(usize, usize) -> Option<Range<usize>>;
+/// Given the address of a fault, the size of a page, and whether the page at an address is gone: what is to be filled; `None` if
+/// the address is not ours.
+pub(crate) type Tear = fn(usize, usize, fn(usize) -> bool) -> Option<Range<usize>>;
 
 struct Guard {
     tear: Tear,
     page: usize,
-    /// What was there before.
-    previous: libc::sigaction,
 }
 
 static GUARD: OnceLock<Guard> = OnceLock::new();
 
-/// 1 once the previous handler has given itself up: what it leaves is the default.
-static IS_PREVIOUS_SPENT: AtomicUsize = AtomicUsize::new(0);
+/// A handler of ours, and whoever was there before it. Several, for when others came on top and ours is put over them: what
+/// they know as the handler before them has to stay what it was, or it would go round in a circle.
+struct Turn {
+    previous: OnceLock<libc::sigaction>,
+    /// 1 once the previous handler has given itself up: what it leaves is the default.
+    is_spent: AtomicUsize,
+}
+
+/// So often the guard can be put on top of others.
+const TURNS: usize = 8;
+
+static CHAIN: [Turn; TURNS] = [const { Turn { previous: OnceLock::new(), is_spent: AtomicUsize::new(0) } }; TURNS];
+
+type Handler = extern "C" fn(c_int, *mut siginfo_t, *mut c_void);
+
+const HANDLERS: [Handler; TURNS] = [
+    on_sigbus::<0>,
+    on_sigbus::<1>,
+    on_sigbus::<2>,
+    on_sigbus::<3>,
+    on_sigbus::<4>,
+    on_sigbus::<5>,
+    on_sigbus::<6>,
+    on_sigbus::<7>,
+];
 
 /// Where the reserve is: see [`keep_reserve`]. 0: there is none, or it was used.
 static RESERVE: AtomicUsize = AtomicUsize::new(0);
@@ -37,28 +59,36 @@ static RESERVE: AtomicUsize = AtomicUsize::new(0);
 /// Mappings in the reserve. A hole takes two more.
 const RESERVED: usize = 32;
 
-/// Puts the handler in place, for as long as the process lives. Called again, it puts it back on top.
+/// How often a mapping is asked for at the limit before the process is given up.
+const TRIES: usize = 100;
+
+/// Puts the handler in place, for as long as the process lives. Called again, it puts it on top of what came meanwhile.
 pub(crate) fn install(tear: Tear) -> io::Result<()> {
-    let now = disposition()?;
-    if !is_ours(&now) {
-        // One that came on top of ours calls ours for what it does not know, as ours does: so what was there at first stays.
-        GUARD.get_or_init(|| Guard { tear, page: page_size(), previous: now });
-        set_disposition(&our_action(&now))?;
-    }
+    GUARD.get_or_init(|| Guard { tear, page: page_size() });
     keep_reserve();
-    Ok(())
+    for (turn, handler) in CHAIN.iter().zip(HANDLERS) {
+        let now = disposition()?;
+        if is_ours(&now) {
+            return Ok(());
+        }
+        // Two threads may both want this turn: one has it, the other finds the handler in place, or takes the next.
+        if turn.previous.set(now).is_ok() {
+            return set_disposition(&our_action(&now, handler));
+        }
+    }
+    Err(io::Error::other("other handlers were put over the guard too often"))
 }
 
-fn our_action(previous: &libc::sigaction) -> libc::sigaction {
+fn our_action(previous: &libc::sigaction, handler: Handler) -> libc::sigaction {
     // What the previous handler wanted blocked or restarted it still gets.
     let mut action = *previous;
-    action.sa_sigaction = on_sigbus as *const () as libc::sighandler_t;
+    action.sa_sigaction = handler as *const () as libc::sighandler_t;
     action.sa_flags = libc::SA_SIGINFO | libc::SA_ONSTACK | (previous.sa_flags & (libc::SA_RESTART | libc::SA_NODEFER));
     action
 }
 
 fn is_ours(action: &libc::sigaction) -> bool {
-    action.sa_sigaction == on_sigbus as *const () as libc::sighandler_t
+    HANDLERS.iter().any(|&handler| action.sa_sigaction == handler as *const () as libc::sighandler_t)
 }
 
 fn disposition() -> io::Result<libc::sigaction> {
@@ -79,34 +109,44 @@ fn set_disposition(action: &libc::sigaction) -> io::Result<()> {
     }
 }
 
-extern "C" fn on_sigbus(signal: c_int, info: *mut siginfo_t, context: *mut c_void) {
+extern "C" fn on_sigbus<const TURN: usize>(signal: c_int, info: *mut siginfo_t, context: *mut c_void) {
     // SAFETY: it says where this thread's own is.
     let errno = unsafe { errno_location() };
     // SAFETY: it is there as long as the thread.
     let before = unsafe { errno.read() };
     // SAFETY: with `SA_SIGINFO`, the system hands over what it knows of the signal.
     let about = unsafe { &*info };
-    let is_fault = is_fault(about.si_code);
-    let is_filled = is_fault && {
+    let is_filled = may_be_a_hole(about.si_code) && {
         // SAFETY: of a fault, the address is known.
         let address = unsafe { about.si_addr() } as usize;
-        GUARD.get().is_some_and(|guard| (guard.tear)(address, guard.page).is_some_and(fill))
+        GUARD.get().is_some_and(|guard| (guard.tear)(address, guard.page, is_gone).is_some_and(fill))
     };
     if !is_filled {
-        pass_on(signal, is_fault, info, context);
+        pass_on(TURN, signal, info, context, is_fault(about.si_code));
     }
     // SAFETY: as above.
     unsafe { errno.write(before) };
 }
 
-/// Whether it comes from an access to memory that is not there: past the end of the file, or of a bad medium. A signal that
-/// somebody sent does not.
+/// Whether the access that it comes from happens again when the handler returns. A signal that somebody sent does not.
 fn is_fault(code: c_int) -> bool {
+    code == libc::BUS_ADRALN || may_be_a_hole(code)
+}
+
+/// Whether it comes from an access to memory that is not there: past the end of the file, or of a bad medium.
+fn may_be_a_hole(code: c_int) -> bool {
     #[cfg(any(target_os = "linux", target_os = "android"))]
     if code == libc::BUS_MCEERR_AR {
         return true;
     }
     code == libc::BUS_ADRERR || code == libc::BUS_OBJERR
+}
+
+/// Whether the page at this address, of one of our mappings, cannot be had. Where the system cannot say (it has to be asked
+/// without touching it) the answer is no.
+fn is_gone(page_address: usize) -> bool {
+    // SAFETY: a page of a mapping of ours that a reader holds at this moment.
+    unsafe { super::populate(page_address as *mut u8, 1) }.is_err()
 }
 
 /// Lays zeros over a hole. If the system refuses (it is at its limit of mappings) the reserve goes for it.
@@ -126,7 +166,12 @@ fn fill(hole: Range<usize>) -> bool {
         };
         laid != libc::MAP_FAILED
     };
-    lay() || (release_reserve() && lay()) || {
+    let lay_with_the_reserve = || {
+        release_reserve();
+        lay()
+    };
+    // Another thread may have used the reserve and not yet what it gave back, or be about to give back more.
+    lay() || (0..TRIES).any(|_| lay_with_the_reserve() || give_way()) || {
         say(
             "smmap: fault guard: a file was cut short under its map, and the system has no mapping left to put in its \
              place (Linux: vm.max_map_count); raise that limit, or lower max_regions\n",
@@ -136,40 +181,40 @@ fn fill(hole: Range<usize>) -> bool {
 }
 
 /// To whoever was there before us, who will make of it what he always did.
-fn pass_on(signal: c_int, is_fault: bool, info: *mut siginfo_t, context: *mut c_void) {
+fn pass_on(turn: usize, signal: c_int, info: *mut siginfo_t, context: *mut c_void, is_fault: bool) {
+    let Turn { previous, is_spent } = &CHAIN[turn];
     // Relaxed: whoever finds it spent a moment too late calls a handler once more that would have been called anyway.
-    let is_spent = IS_PREVIOUS_SPENT.load(Ordering::Relaxed) != 0;
-    let Some(Guard { previous, .. }) = GUARD.get().filter(|_| !is_spent) else { return end(signal, is_fault) };
+    let previous = previous.get().filter(|_| is_spent.load(Ordering::Relaxed) == 0);
+    let Some(previous) = previous else { return end(signal, is_fault) };
     match previous.sa_sigaction {
         libc::SIG_DFL => end(signal, is_fault),
         // A signal can be ignored, a fault cannot.
         libc::SIG_IGN if !is_fault => {}
         libc::SIG_IGN => end(signal, is_fault),
         handler if previous.sa_flags & libc::SA_SIGINFO != 0 => {
-            type Handler = extern "C" fn(c_int, *mut siginfo_t, *mut c_void);
             // SAFETY: it was installed as such.
             let handler = unsafe { mem::transmute::<libc::sighandler_t, Handler>(handler) };
             handler(signal, info, context);
-            stay(previous);
+            stay(turn, previous);
         }
         handler => {
             // SAFETY: it was installed as such.
             let handler = unsafe { mem::transmute::<libc::sighandler_t, extern "C" fn(c_int)>(handler) };
             handler(signal);
-            stay(previous);
+            stay(turn, previous);
         }
     }
 }
 
 /// After the previous handler. Rust's own, for one, goes back to the default action and returns, so that the access faults
 /// again and ends the process; ours stays, and knows that the default is what comes next.
-fn stay(previous: &libc::sigaction) {
-    let is_gone = disposition().is_ok_and(|now| !is_ours(&now));
-    if is_gone || previous.sa_flags & libc::SA_RESETHAND != 0 {
-        IS_PREVIOUS_SPENT.store(1, Ordering::Relaxed);
+fn stay(turn: usize, previous: &libc::sigaction) {
+    let is_default = disposition().is_ok_and(|now| now.sa_sigaction == libc::SIG_DFL);
+    if is_default || previous.sa_flags & libc::SA_RESETHAND != 0 {
+        CHAIN[turn].is_spent.store(1, Ordering::Relaxed);
     }
-    if is_gone {
-        let _ = set_disposition(&our_action(previous));
+    if is_default {
+        let _ = set_disposition(&our_action(previous, HANDLERS[turn]));
     }
 }
 
@@ -201,24 +246,35 @@ pub(crate) fn keep_reserve() {
         return;
     }
     // Every other page is of another kind, so that the system does not make one mapping of them all.
-    for odd in (1..RESERVED).step_by(2) {
-        // SAFETY: pages of the mapping just made.
-        let _ = unsafe { libc::mprotect((made as usize + odd * page) as *mut c_void, page, libc::PROT_READ) };
-    }
+    let is_made = (1..RESERVED).step_by(2).all(|odd| {
+        // SAFETY: a page of the mapping just made.
+        unsafe { libc::mprotect((made as usize + odd * page) as *mut c_void, page, libc::PROT_READ) == 0 }
+    });
     // Release: pairs with the Acquire in `release_reserve`, so that what is given back has been made.
-    if RESERVE.compare_exchange(0, made as usize, Ordering::Release, Ordering::Relaxed).is_err() {
+    if !is_made || RESERVE.compare_exchange(0, made as usize, Ordering::Release, Ordering::Relaxed).is_err() {
         // SAFETY: the mapping just made, of which nobody knows.
         unsafe { libc::munmap(made, RESERVED * page) };
     }
 }
 
-fn release_reserve() -> bool {
-    let Some(Guard { page, .. }) = GUARD.get() else { return false };
+fn release_reserve() {
     // Acquire: pairs with the Release in `keep_reserve`.
     let reserve = RESERVE.swap(0, Ordering::Acquire);
-    // Without its first and its last page: these may be one with their neighbours by now, and to cut them off takes more.
+    let Some(Guard { page, .. }) = GUARD.get().filter(|_| reserve != 0) else { return };
     // SAFETY: the reserve, which is nobody else's since the exchange.
-    reserve != 0 && unsafe { libc::munmap((reserve + page) as *mut c_void, (RESERVED - 2) * page) } == 0
+    let is_refused = unsafe { libc::munmap(reserve as *mut c_void, RESERVED * page) } != 0;
+    if is_refused {
+        // Its first and its last page may be one with their neighbours by now, and to cut them off takes more.
+        // SAFETY: as above.
+        let _ = unsafe { libc::munmap((reserve + page) as *mut c_void, (RESERVED - 2) * page) };
+    }
+}
+
+/// Lets others run. `false`: nothing is filled by that.
+fn give_way() -> bool {
+    // SAFETY: it only yields.
+    unsafe { libc::sched_yield() };
+    false
 }
 
 fn say(message: &str) {

@@ -17,7 +17,7 @@
 //! 1. *Entries are written under a lock* that no handler takes, and with a turn that is odd meanwhile. A look-up that meets an
 //!    odd turn, or another one afterwards, goes on as if the entry were empty: a range is inserted before anybody learns its
 //!    address and removed when nobody reads there any more, so an entry that is changing cannot be the one that is looked for.
-//! 2. *A hole is noted before it is filled.* Who reads what was filled, and then asks [`is_torn`](Ranges::is_torn), is told. For
+//! 2. *A hole is noted before it is filled.* Who reads what was filled, and then asks [`torn_part`](Ranges::torn_part), is told. For
 //!    the thread that faulted this is the order of its own steps; any other sees the filling by way of the system's page tables,
 //!    which order what came before.
 //! 3. *The count of torn ranges goes up before the range's own note*, and down again if the range was torn already: so whoever
@@ -145,18 +145,24 @@ impl Ranges {
     }
 
     /// Notes a hole at `address`: these addresses are to be filled, and then the thread that met it may go on. `None`: the
-    /// address is not ours.
+    /// address is not ours. For a signal handler.
     ///
-    /// The first hole of a range is one page, each further one is four times as long as the one before: so a bad sector takes
-    /// nothing from its neighbours, and a file that was cut short takes few steps. For a signal handler.
-    pub(crate) fn tear(&self, address: usize, page: usize) -> Option<Range<usize>> {
+    /// The hole is the page that the address is in, and those beside it that `is_gone` says are gone too: the first hole of a
+    /// range takes no more, each further one up to four times as many as the one before, in either direction. So nothing is
+    /// filled that could be read, and a file that was cut short takes few steps.
+    pub(crate) fn tear(&self, address: usize, page: usize, is_gone: impl Fn(usize) -> bool) -> Option<Range<usize>> {
         let range = self.find(address)?;
         let entry = self.entry(first_key(&range), |known| *known == range)?;
         // Relaxed: how many there were is a hint.
         let before = entry.holes.fetch_add(1, Ordering::Relaxed);
-        let len = page.saturating_mul(1 << (2 * before).min(usize::BITS as usize - 1));
+        let more = page.saturating_mul(1 << (2 * before).min(18)) - page;
         let start = address & !(page - 1);
-        let hole = start..start.saturating_add(len).min(range.end);
+        let is_gone = |at: &usize| is_gone(*at);
+        let first = start.saturating_sub(more).max(range.start);
+        let last = start.saturating_add(more).min((range.end - 1) & !(page - 1));
+        let behind = (start..=last).step_by(page).skip(1).take_while(is_gone).last();
+        let ahead = (first..start).step_by(page).rev().take_while(is_gone).last();
+        let hole = ahead.unwrap_or(start)..behind.unwrap_or(start).saturating_add(page).min(range.end);
         // Rule 3: this one first. Relaxed, both: ordered by what follows.
         self.torn.fetch_add(1, Ordering::Relaxed);
         entry.torn_start.fetch_min(hole.start, Ordering::Relaxed);
@@ -170,25 +176,26 @@ impl Ranges {
     /// Whether any range is torn, as of about now: one load.
     #[inline]
     pub(crate) fn are_torn(&self) -> bool {
-        // Relaxed: who has to know asks `is_torn`.
+        // Relaxed: who has to know asks `torn_part`.
         self.torn.load(Ordering::Relaxed) != 0
     }
 
-    /// Whether a hole was found among `bytes`, which are part of `range`, and which the caller has read.
+    /// Where among `bytes`, which are part of `range` and which the caller has read, holes were found: a part that has them all,
+    /// and what is between them.
     #[inline]
-    pub(crate) fn is_torn(&self, range: Range<usize>, bytes: &Range<usize>) -> bool {
+    pub(crate) fn torn_part(&self, range: Range<usize>, bytes: Range<usize>) -> Option<Range<usize>> {
         // Acquire: rule 2; what was read was read before this is asked.
         fence(Ordering::Acquire);
-        self.are_torn() && self.has_hole(range, bytes)
+        if self.are_torn() { self.holes_in(range, bytes) } else { None }
     }
 
     #[cold]
-    fn has_hole(&self, range: Range<usize>, bytes: &Range<usize>) -> bool {
-        self.entry(first_key(&range), |known| *known == range).is_some_and(|entry| {
-            // Relaxed, both: ordered by the fence in `is_torn`.
-            let end = entry.torn_end.load(Ordering::Relaxed);
-            entry.torn_start.load(Ordering::Relaxed) < bytes.end && bytes.start < end
-        })
+    fn holes_in(&self, range: Range<usize>, bytes: Range<usize>) -> Option<Range<usize>> {
+        let entry = self.entry(first_key(&range), |known| *known == range)?;
+        // Relaxed, both: ordered by the fence in `torn_part`.
+        let (start, end) = (entry.torn_start.load(Ordering::Relaxed), entry.torn_end.load(Ordering::Relaxed));
+        let torn = bytes.start.max(start)..bytes.end.min(end);
+        (!torn.is_empty()).then_some(torn)
     }
 
     /// The range that `address` lies in.
@@ -282,37 +289,43 @@ mod tests {
     }
 
     #[test]
-    fn holes_grow_and_stay_inside_their_range() {
+    fn holes_take_what_is_gone_and_nothing_else() {
         let ranges = Ranges::default();
         let range = 100 * PAGE..200 * PAGE;
         ranges.insert(range.clone());
         ranges.insert(200 * PAGE..201 * PAGE);
-        assert_eq!(ranges.tear(99 * PAGE, PAGE), None);
+        // Cut short at page 110, but for one page that can be read.
+        let tear = |page: usize| ranges.tear(page * PAGE + 5, PAGE, |at| at >= 110 * PAGE && at != 150 * PAGE);
+        let pages = |hole: Option<Range<usize>>| hole.map(|hole| (hole.start / PAGE, hole.end / PAGE));
+        assert_eq!(tear(99), None);
         assert!(!ranges.are_torn());
-        assert_eq!(ranges.tear(110 * PAGE + 5, PAGE), Some(110 * PAGE..111 * PAGE));
-        assert_eq!(ranges.tear(111 * PAGE, PAGE), Some(111 * PAGE..115 * PAGE));
-        assert_eq!(ranges.tear(190 * PAGE, PAGE), Some(190 * PAGE..200 * PAGE));
-        let is_torn = |start, end| ranges.is_torn(range.clone(), &(start * PAGE..end * PAGE));
-        assert!(is_torn(100, 200) && is_torn(110, 111) && is_torn(199, 200));
-        assert!(!is_torn(100, 110));
-        assert!(!ranges.is_torn(200 * PAGE..201 * PAGE, &(200 * PAGE..201 * PAGE)));
+        assert_eq!(pages(tear(112)), Some((112, 113)));
+        assert_eq!(pages(tear(113)), Some((110, 117)));
+        assert_eq!(pages(tear(145)), Some((130, 150)));
+        assert_eq!(pages(tear(199)), Some((151, 200)));
+        let torn = |start, end| pages(ranges.torn_part(range.clone(), start * PAGE..end * PAGE));
+        assert_eq!(torn(100, 200), Some((110, 200)));
+        assert_eq!((torn(100, 111), torn(199, 200)), (Some((110, 111)), Some((199, 200))));
+        assert_eq!(torn(100, 110), None);
+        assert_eq!(ranges.torn_part(200 * PAGE..201 * PAGE, 200 * PAGE..201 * PAGE), None);
         // The next range at that place is another.
         ranges.remove(range.clone());
         assert!(!ranges.are_torn());
         ranges.insert(range.clone());
-        assert!(!ranges.is_torn(range.clone(), &range));
+        assert_eq!(torn(100, 200), None);
         ranges.remove(50 * PAGE..51 * PAGE);
     }
 
     #[test]
     fn a_range_that_lies_in_two_chunks_is_one() {
         let ranges = Ranges::default();
-        let range = 15 * PAGE..18 * PAGE;
+        let range = 15 * PAGE..18 * PAGE - 7;
         ranges.insert(range.clone());
-        assert_eq!(ranges.tear(17 * PAGE, PAGE), Some(17 * PAGE..18 * PAGE));
-        assert_eq!(ranges.tear(15 * PAGE, PAGE), Some(15 * PAGE..18 * PAGE));
-        assert!(ranges.is_torn(range.clone(), &range));
-        ranges.remove(range.clone());
-        assert!(!ranges.are_torn() && ranges.tear(17 * PAGE, PAGE).is_none());
+        let tear = |page: usize| ranges.tear(page * PAGE, PAGE, |_| true);
+        assert_eq!(tear(17), Some(17 * PAGE..range.end));
+        assert_eq!(tear(15), Some(range.clone()));
+        assert_eq!(ranges.torn_part(range.clone(), range.clone()), Some(range.clone()));
+        ranges.remove(range);
+        assert!(!ranges.are_torn() && tear(17).is_none());
     }
 }

@@ -161,6 +161,27 @@ impl Buffer {
         self.cursor.slice(range)
     }
 
+    /// Whether the bytes that [`slice`](Self::slice) gave last were all there: see [`Cursor::check`]. All other calls of a buffer
+    /// check what they answer by themselves.
+    ///
+    /// # Errors
+    ///
+    /// As [`Cursor::check`].
+    ///
+    /// ```
+    /// # use smmap::MapManager;
+    /// // SAFETY: nobody changes or truncates the files of this example.
+    /// let maps = unsafe { MapManager::builder().build()? };
+    /// let mut buffer = maps.open("Cargo.toml")?.buffer();
+    /// let is_package = buffer.slice(..9)? == b"[package]";
+    /// buffer.check(..9)?;
+    /// assert!(is_package);
+    /// # Ok::<(), smmap::Error>(())
+    /// ```
+    pub fn check(&self, range: impl RangeBounds<u64>) -> Result<()> {
+        self.cursor.check(range)
+    }
+
     /// Where `needle` first is. An empty one is at 0.
     ///
     /// ```

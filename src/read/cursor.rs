@@ -42,6 +42,8 @@ pub struct Cursor {
     /// For what is copied.
     scratch: Vec<u8>,
     position: u64,
+    /// Where the position was when the buffer was filled last.
+    filled: u64,
     /// The window after the one held last, to notice a reader who goes on.
     next: Option<u64>,
     file: MappedFile,
@@ -59,7 +61,7 @@ impl MappedFile {
     /// # Ok::<(), smmap::Error>(())
     /// ```
     pub fn cursor(&self) -> Cursor {
-        Cursor { held: Held::nothing(), scratch: Vec::new(), position: 0, next: None, file: self.clone() }
+        Cursor { held: Held::nothing(), scratch: Vec::new(), position: 0, filled: 0, next: None, file: self.clone() }
     }
 }
 
@@ -106,7 +108,11 @@ impl Cursor {
     /// Holds the window of `offset`; nothing, if the file ends before it.
     #[cold]
     fn move_to(&mut self, offset: u64) -> Result<()> {
-        self.let_go()?;
+        if self.held.get_from(offset).is_some() && !self.is_outgrown() && !self.held.region.is_torn() {
+            // It was another one's that a hole was found in.
+            return Ok(());
+        }
+        self.held = Held::nothing();
         if offset < self.file.len() {
             let (window, start) = self.file.geometry().locate(offset);
             let region = self.file.window(window, offset + 1)?;
@@ -115,15 +121,14 @@ impl Cursor {
         Ok(())
     }
 
-    /// Holds what serves a read at `offset`; it held nothing before. In place, and not by way of memory.
     /// Whether bytes that the last call gave were all there: ask after using them, where a file may be cut short at any time.
-    /// What of `range` the cursor does not hold (any more) is not looked at. O(1), with one call of the system. What it can
-    /// know: see [`Lease::check`](crate::Lease::check).
+    /// What of `range` the cursor does not hold (any more) is not looked at, so ask before the next call. What it can know, and
+    /// costs: see [`Lease::check`](crate::Lease::check).
     ///
     /// # Errors
     ///
     /// [`Truncated`](crate::ErrorKind::Truncated) if the file ends, or ended, before `range` does;
-    /// [`Io`](crate::ErrorKind::Io) if the medium failed; those of [`refresh`](MappedFile::refresh).
+    /// [`Io`](crate::ErrorKind::Io) if the medium failed.
     ///
     /// ```
     /// # use smmap::MapManager;
@@ -145,13 +150,8 @@ impl Cursor {
         region.clone().narrow((start - first) as usize..(end - first) as usize).check(start)
     }
 
-    /// Lets go of the region. If a hole was found in it, what was handed out of it may have been zeros.
-    fn let_go(&mut self) -> Result<()> {
-        let Held { start, region, .. } = mem::replace(&mut self.held, Held::nothing());
-        if region.is_torn_at(0, region.len()) { self.file.confirm(&region, 0, region.len(), start) } else { Ok(()) }
-    }
-
     /// Whether the bytes of `range`, as the last call gave them, were all there.
+    #[inline]
     pub(super) fn confirm(&self, range: Range<u64>) -> Result<()> {
         match self.held.get(range.start, range.end) {
             Some(bytes) => {
@@ -163,6 +163,7 @@ impl Cursor {
         }
     }
 
+    /// Holds what serves a read at `offset`; it held nothing before. In place, and not by way of memory.
     #[inline(always)]
     fn hold(&mut self, region: RegionRef, start: u64, window: Option<u64>, offset: u64) {
         // Goes on to the next window, and not to anywhere in there: who reads at random hardly ever does.
@@ -218,9 +219,9 @@ impl Cursor {
         if range.is_empty() {
             return Ok(&[]);
         }
-        if self.held.get(range.start, range.end).is_none() || fault_guard::are_torn() {
+        if self.held.get(range.start, range.end).is_none() || self.held.region.is_torn() {
             // One window at a time: the old one is not pinned while the new one is looked for.
-            self.let_go()?;
+            self.held = Held::nothing();
             let (window, start) = self.file.geometry().locate(range.start);
             if let Some(client) = self.file.cache().hit(self.file.cached(), window, range.end - start) {
                 self.hold(RegionRef::new(client), start, Some(window), range.start);
@@ -317,8 +318,8 @@ impl Read for Cursor {
         let span = self.file.geometry().span(window, len);
         let end = self.position.saturating_add(buf.len() as u64).min(span.end);
         let buf = &mut buf[..(end - self.position) as usize];
-        if self.held.get(self.position, end).is_none() || fault_guard::are_torn() {
-            self.let_go()?;
+        if self.held.get(self.position, end).is_none() || self.held.region.is_torn() {
+            self.held = Held::nothing();
             if let Some(region) = self.file.window_if(window, end, Want::IfWorth)? {
                 self.hold(region, start, Some(window), self.position);
             }
@@ -334,9 +335,14 @@ impl Read for Cursor {
     }
 }
 
-/// Without copying: what is buffered is the rest of the window. It always maps.
+/// Without copying: what is buffered is the rest of the window. It always maps. That bytes which were consumed were not there
+/// (see [`check`](Cursor::check)) is told by the next call that fills the buffer; the end of the file needs one.
 impl BufRead for Cursor {
     fn fill_buf(&mut self) -> io::Result<&[u8]> {
+        let consumed = mem::replace(&mut self.filled, self.position)..self.position;
+        if consumed.start < consumed.end {
+            self.confirm(consumed)?;
+        }
         Ok(self.window_at(self.position)?)
     }
 

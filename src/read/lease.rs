@@ -111,16 +111,16 @@ impl Lease {
     }
 
     /// Whether its bytes were all there: ask after reading them, where a file may be cut short at any time. O(1), with one call
-    /// of the system; a copy is always there.
+    /// of the system, unless holes were found; these are read. A copy is always there.
     ///
     /// It asks how long the file is. With [`fault_guard`](crate::fault_guard) in place it also knows what readers met a hole in,
-    /// and got zeros for; without it, to read what was cut off ends the process. When the manager is gone nobody can look at
-    /// the file any more, and only holes are known.
+    /// and got zeros for; without it, to read what was cut off ends the process. When the file cannot be looked at any more (the
+    /// manager is gone, or the descriptor was given up and the path leads elsewhere), only holes are known.
     ///
     /// # Errors
     ///
     /// [`Truncated`](crate::ErrorKind::Truncated) if the file ends, or ended, before the lease does;
-    /// [`Io`](crate::ErrorKind::Io) if the medium failed; those of [`refresh`](MappedFile::refresh).
+    /// [`Io`](crate::ErrorKind::Io) if the medium failed; and [`Replaced`](crate::ErrorKind::Replaced) if holes were found and it cannot be looked at.
     ///
     /// ```
     /// # use smmap::MapManager;

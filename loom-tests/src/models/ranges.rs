@@ -15,6 +15,14 @@ const NOBODYS: usize = 0x5000;
 const OTHER: std::ops::Range<usize> = 0x6000..0x7000;
 const PAGE: usize = 0x1000;
 
+fn tear(ranges: &Ranges, address: usize) -> Option<std::ops::Range<usize>> {
+    ranges.tear(address, PAGE, |_| false)
+}
+
+fn is_torn(ranges: &Ranges, range: std::ops::Range<usize>) -> bool {
+    ranges.torn_part(range.clone(), range).is_some()
+}
+
 /// Whoever looks up an address that is nobody's finds nothing, while one range goes and another takes its entry, between
 /// which that address lies.
 pub fn what_is_nobodys_is_not_found() {
@@ -28,7 +36,7 @@ pub fn what_is_nobodys_is_not_found() {
                 ranges.insert(OTHER);
             }
         });
-        assert!(ranges.tear(NOBODYS, PAGE).is_none(), "found what is nobody's");
+        assert!(tear(&ranges, NOBODYS).is_none(), "found what is nobody's");
         writer.join().expect("a thread that ends");
         assert!(!ranges.are_torn(), "told of another");
     });
@@ -47,10 +55,10 @@ pub fn a_look_up_beside_a_change() {
                 ranges.insert(OTHER);
             }
         });
-        assert_eq!(ranges.tear(OURS.start + 8, PAGE), Some(OURS), "not found");
+        assert_eq!(tear(&ranges, OURS.start + 8), Some(OURS), "not found");
         writer.join().expect("a thread that ends");
-        assert!(ranges.is_torn(OURS, &OURS), "not told");
-        assert!(!ranges.is_torn(OTHER, &OTHER), "told of another");
+        assert!(is_torn(&ranges, OURS), "not told");
+        assert!(!is_torn(&ranges, OTHER), "told of another");
     });
 }
 
@@ -60,8 +68,8 @@ pub fn two_meet_a_hole() {
         let ranges = Arc::new(Ranges::default());
         ranges.insert(OURS);
         let meet = |ranges: &Ranges| {
-            assert!(ranges.tear(OURS.start, PAGE).is_some(), "not found");
-            assert!(ranges.is_torn(OURS, &OURS), "not told");
+            assert!(tear(ranges, OURS.start).is_some(), "not found");
+            assert!(is_torn(ranges, OURS), "not told");
         };
         let other = thread::spawn({
             let ranges = Arc::clone(&ranges);
@@ -84,12 +92,12 @@ pub fn who_reads_what_was_filled_is_told() {
         let other = thread::spawn({
             let (ranges, is_filled) = (Arc::clone(&ranges), Arc::clone(&is_filled));
             move || {
-                assert!(ranges.tear(OURS.start, PAGE).is_some(), "not found");
+                assert!(tear(&ranges, OURS.start).is_some(), "not found");
                 is_filled.store(true, Release);
             }
         });
         if is_filled.load(Relaxed) {
-            assert!(ranges.is_torn(OURS, &OURS), "not told");
+            assert!(is_torn(&ranges, OURS), "not told");
         }
         other.join().expect("a thread that ends");
     });
@@ -101,20 +109,20 @@ pub fn a_note_goes_with_its_range() {
         let ranges = Arc::new(Ranges::default());
         ranges.insert(OURS);
         ranges.insert(OTHER);
-        assert!(ranges.tear(OTHER.start, PAGE).is_some(), "not found");
+        assert!(tear(&ranges, OTHER.start).is_some(), "not found");
         let other = thread::spawn({
             let ranges = Arc::clone(&ranges);
             move || {
                 ranges.remove(OTHER);
                 ranges.insert(OTHER);
-                assert!(!ranges.is_torn(OTHER, &OTHER), "told of another");
-                assert!(ranges.tear(OTHER.start, PAGE).is_some(), "not found");
+                assert!(!is_torn(&ranges, OTHER), "told of another");
+                assert!(tear(&ranges, OTHER.start).is_some(), "not found");
             }
         });
-        assert!(ranges.tear(OURS.start, PAGE).is_some(), "not found");
+        assert!(tear(&ranges, OURS.start).is_some(), "not found");
         other.join().expect("a thread that ends");
         for range in [OURS, OTHER] {
-            assert!(ranges.is_torn(range.clone(), &range), "not told");
+            assert!(is_torn(&ranges, range.clone()), "not told");
             ranges.remove(range);
         }
         assert!(!ranges.are_torn(), "counted for ever");
