@@ -13,6 +13,8 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
 
+#[cfg(unix)]
+use smmap::Change;
 use smmap::{
     Admission, Error, ErrorKind, Lease, Limits, MapManager, MapManagerBuilder, MappedFile, Overcommit, Window,
 };
@@ -176,6 +178,29 @@ fn a_file_of_proc_is_not_a_file() {
     assert_eq!(error.kind(), ErrorKind::NotAFile, "{error:?}");
 }
 
+/// It says that it is a regular file of one page, and is shorter and cannot be mapped: no byte is made up.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_file_of_sys_opens_and_cannot_be_read() {
+    let path = Path::new("/sys/kernel/mm/transparent_hugepage/enabled");
+    if !path.exists() {
+        eprintln!("SKIPPED: a_file_of_sys_opens_and_cannot_be_read: no {}", path.display());
+        return;
+    }
+    let maps = manager(builder());
+    let file = maps.open(path).unwrap();
+    assert!(file.len() > fs::read(path).unwrap().len() as u64);
+    let refused = [
+        file.lease(..).unwrap_err(),
+        file.cursor().window_at(0).unwrap_err(),
+        file.read_exact_at(&mut vec![0; file.len() as usize], 0).unwrap_err(),
+    ];
+    for error in refused {
+        assert!(matches!(error.kind(), ErrorKind::Io | ErrorKind::Truncated), "{error:?}");
+    }
+    assert_eq!(maps.stats().mapped_bytes, 0);
+}
+
 #[cfg(unix)]
 #[test]
 fn a_symlink_is_what_it_leads_to() {
@@ -189,6 +214,59 @@ fn a_symlink_is_what_it_leads_to() {
     assert_eq!(io::Error::from(error).kind(), io::ErrorKind::NotFound);
     symlink("loop", dir.path().join("loop")).unwrap();
     assert_open_fails(&maps, &dir.path().join("loop"), ErrorKind::Io);
+}
+
+/// Who may not follow links opens the file himself, and hands the descriptor over: then nobody looks at the path again.
+#[cfg(unix)]
+#[test]
+fn a_link_is_followed_and_a_descriptor_needs_no_path() {
+    use std::os::unix::fs::{OpenOptionsExt as _, symlink};
+    let dir = Dir::new();
+    let (path, secret) = (file_in(&dir, "file", 5000), dir.file("secret", 5000, SEED + 1).path);
+    let link = dir.path().join("link");
+    symlink(&path, &link).unwrap();
+    let maps = manager(builder().max_open_files(1));
+    let followed = maps.open(&link).unwrap();
+    assert_eq!((&*followed.lease(..).unwrap(), followed.path()), (&content(0..5000)[..], Some(&*link)));
+    drop((followed, maps));
+
+    let open = |path: &Path| OpenOptions::new().read(true).custom_flags(libc::O_NOFOLLOW).open(path);
+    assert!(open(&link).is_err(), "a link was followed");
+    let maps = manager(builder().max_open_files(1));
+    let file = maps.open_file(open(&path).unwrap()).unwrap();
+    fs::rename(&path, dir.path().join("moved")).unwrap();
+    symlink(&secret, &path).unwrap();
+    // It presses for the only place that a descriptor has.
+    let other = maps.open(&path).unwrap();
+    assert_eq!(&*other.lease(..).unwrap(), support::bytes(SEED + 1, 5000));
+    maps.collect();
+    assert_eq!(&*file.lease(..).unwrap(), content(0..5000));
+    assert_eq!(file.refresh().unwrap(), Change::Unchanged);
+    assert_eq!((file.path(), file.len()), (None, 5000));
+}
+
+/// A named file whose path leads elsewhere by now is not read from there, link or not.
+#[cfg(unix)]
+#[test]
+fn a_path_that_became_a_link_does_not_deceive() {
+    let dir = Dir::new();
+    let (path, secret) = (file_in(&dir, "file", 5000), dir.file("secret", 5000, SEED + 1).path);
+    let other = file_in(&dir, "other", 10);
+    let maps = manager(builder().max_open_files(1));
+    let file = maps.open(&path).unwrap();
+    // Its descriptor is given up for this one, as it can be had again by its path.
+    let other = maps.open(&other).unwrap();
+    other.refresh().unwrap();
+    fs::remove_file(&path).unwrap();
+    std::os::unix::fs::symlink(&secret, &path).unwrap();
+    assert_eq!(file.lease(..).unwrap_err().kind(), ErrorKind::Replaced);
+    assert_eq!(file.read_at(&mut [0; 10], 0).unwrap_err().kind(), ErrorKind::Replaced);
+    assert_eq!(file.refresh().unwrap_err().kind(), ErrorKind::Replaced);
+    // One that leads to a file that is known is that file.
+    fs::remove_file(&path).unwrap();
+    std::os::unix::fs::symlink(dir.path().join("other"), &path).unwrap();
+    let again = maps.open(&path).unwrap();
+    assert_eq!((again.len(), maps.stats().files), (10, 2));
 }
 
 // ---------------------------------------------------------------------------------------------------------------
