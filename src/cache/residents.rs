@@ -235,3 +235,229 @@ fn retire_if_it_may_go<R: Resource>(slot: &Slot<Kept<R>>) -> Option<Owned<Kept<R
     // Needed since. Put back; or it was drained meanwhile, and then it goes after all.
     owned.restore().err()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::protocol::table::Table;
+    use crate::sync::epoch::Retired;
+    use std::io;
+    use std::sync::Weak;
+    use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+    const BYTES: usize = 10;
+
+    /// A resource with a number, which the system may refuse to take back.
+    struct Fake<const MAY_BE_NEEDED: bool> {
+        number: u64,
+        is_refused: Arc<AtomicBool>,
+    }
+
+    impl<const MAY_BE_NEEDED: bool> Resource for Fake<MAY_BE_NEEDED> {
+        const MAY_BE_NEEDED: bool = MAY_BE_NEEDED;
+
+        fn give_back(&mut self) -> io::Result<()> {
+            if self.is_refused.load(Ordering::Relaxed) { Err(io::ErrorKind::OutOfMemory.into()) } else { Ok(()) }
+        }
+    }
+
+    /// Where fakes stand.
+    struct House<const MAY_BE_NEEDED: bool> {
+        slots: Retired<Table<Slot<Kept<Fake<MAY_BE_NEEDED>>>>>,
+        residents: Weak<Residents<Fake<MAY_BE_NEEDED>>>,
+        /// How often it was asked whether it needs one; from which time on it does; and whether it can have another.
+        asked: AtomicUsize,
+        is_needed_from: AtomicUsize,
+        is_replaceable: AtomicBool,
+    }
+
+    impl<const MAY_BE_NEEDED: bool> Home<Fake<MAY_BE_NEEDED>> for House<MAY_BE_NEEDED> {
+        fn is_needed(&self) -> bool {
+            self.asked.fetch_add(1, Ordering::Relaxed) + 1 >= self.is_needed_from.load(Ordering::Relaxed)
+        }
+
+        fn is_replaceable(&self) -> bool {
+            self.is_replaceable.load(Ordering::Relaxed)
+        }
+
+        fn reclaim(self: Arc<Self>, owned: Owned<Kept<Fake<MAY_BE_NEEDED>>>) {
+            let residents = self.residents.upgrade().expect("the test outlives its clients");
+            drop(residents.reclaim(owned));
+        }
+    }
+
+    struct Setting<const MAY_BE_NEEDED: bool = false> {
+        residents: Arc<Residents<Fake<MAY_BE_NEEDED>>>,
+        house: Arc<House<MAY_BE_NEEDED>>,
+        is_refused: Arc<AtomicBool>,
+    }
+
+    impl<const MAY_BE_NEEDED: bool> Setting<MAY_BE_NEEDED> {
+        fn new() -> Self {
+            let residents = Arc::new(Residents::new(Usage { bytes: 100 * BYTES, items: 100 }));
+            let house = Arc::new(House {
+                slots: Retired::new(Table::default()),
+                residents: Arc::downgrade(&residents),
+                asked: AtomicUsize::new(0),
+                is_needed_from: AtomicUsize::new(usize::MAX),
+                is_replaceable: AtomicBool::new(false),
+            });
+            Self { residents, house, is_refused: Arc::default() }
+        }
+
+        fn slot(&self, number: u64) -> &Slot<Kept<Fake<MAY_BE_NEEDED>>> {
+            self.house.slots.at(number)
+        }
+
+        fn fake(&self, number: u64) -> (Fake<MAY_BE_NEEDED>, Reservation, Arc<dyn Home<Fake<MAY_BE_NEEDED>>>) {
+            let fake = Fake { number, is_refused: Arc::clone(&self.is_refused) };
+            (fake, self.residents.budget.reserve(BYTES).expect("room"), Arc::clone(&self.house) as _)
+        }
+
+        /// One that has this credit, on the next seat.
+        fn admit(&self, number: u64, credit: u8) -> SlotRef<Kept<Fake<MAY_BE_NEEDED>>> {
+            (0..credit).for_each(|_| self.residents.touch(self.slot(number)));
+            let loading = self.slot(number).begin_load().expect("vacant");
+            let (fake, reservation, home) = self.fake(number);
+            self.residents.admit(loading, fake, reservation, home)
+        }
+
+        /// The number of what was won, which goes.
+        fn give_back(&self, won: Option<Owned<Kept<Fake<MAY_BE_NEEDED>>>>) -> Option<u64> {
+            let owned = won?;
+            let number = owned.payload().get().number;
+            drop(self.residents.reclaim(owned).expect("nothing is refused"));
+            Some(number)
+        }
+
+        fn victim(&self) -> Option<u64> {
+            self.give_back(self.residents.victim())
+        }
+
+        fn victim_of_duel(&self, at_most: u8) -> Option<u64> {
+            self.give_back(self.residents.victim_of_duel(at_most))
+        }
+    }
+
+    impl<const MAY_BE_NEEDED: bool> Drop for Setting<MAY_BE_NEEDED> {
+        fn drop(&mut self) {
+            // What stands in a house keeps it.
+            self.is_refused.store(false, Ordering::Relaxed);
+            self.residents.retry_limbo();
+            self.residents.drain(|owned| drop(self.residents.reclaim(owned)));
+        }
+    }
+
+    #[test]
+    fn each_touch_is_a_credit_until_it_is_full_and_time_halves_it() {
+        let Setting { residents, .. } = &Setting::<false>::new();
+        let slot = Slot::default();
+        for credit in 0..u8::MAX {
+            assert_eq!(residents.credit(&slot), credit);
+            residents.touch(&slot);
+        }
+        let full = slot.heat();
+        residents.touch(&slot);
+        assert_eq!((residents.credit(&slot), slot.heat()), (u8::MAX, full));
+
+        let period = policy::clock_period(3);
+        (0..period).for_each(|_| residents.tick(3));
+        assert_eq!(residents.credit(&slot), u8::MAX);
+        residents.tick(3);
+        assert_eq!(residents.credit(&slot), u8::MAX / 2);
+    }
+
+    #[test]
+    fn the_coldest_of_those_that_nobody_uses_goes_first() {
+        let setting = Setting::<false>::new();
+        let _used: Vec<_> = (0..7).map(|number| setting.admit(number, 0)).collect();
+        for (number, credit) in (7..).zip([9, 3, 3, 3, 1, 3, 3, 3, 0]) {
+            drop(setting.admit(number, credit));
+        }
+        assert_eq!(setting.victim(), Some(11), "the coldest of the first {}", policy::SAMPLE);
+        let rest: Vec<_> = std::iter::from_fn(|| setting.victim()).collect();
+        assert_eq!((rest.len(), rest.first()), (8, Some(&15)), "{rest:?}");
+        assert!(rest.iter().all(|&number| number >= 7), "{rest:?}");
+        assert_eq!(setting.residents.budget.used(), Usage { bytes: 7 * BYTES, items: 7 });
+    }
+
+    #[test]
+    fn a_newcomer_looks_at_a_few_seats_only() {
+        for (used, found) in [(60, Some(60)), (63, Some(63)), (64, None), (70, None)] {
+            let setting = Setting::<false>::new();
+            let _used: Vec<_> = (0..used).map(|number| setting.admit(number, 0)).collect();
+            drop(setting.admit(used, 0));
+            assert_eq!(setting.victim_of_duel(u8::MAX), found, "behind {used} that are in use");
+        }
+    }
+
+    #[test]
+    fn what_is_hotter_than_a_newcomer_stays_and_is_the_floor() {
+        let setting = Setting::<false>::new();
+        drop(setting.admit(0, 8));
+        assert_eq!(setting.residents.floor(), 0);
+        assert_eq!(setting.victim_of_duel(7), None);
+        assert_eq!(setting.residents.floor(), 8);
+        assert_eq!(setting.victim_of_duel(8), Some(0));
+    }
+
+    #[test]
+    fn what_is_needed_goes_only_where_there_is_another() {
+        for (is_needed, is_replaceable, goes) in
+            [(false, false, true), (false, true, true), (true, false, false), (true, true, true)]
+        {
+            let setting = Setting::<true>::new();
+            drop(setting.admit(0, 0));
+            setting.house.is_needed_from.store(if is_needed { 0 } else { usize::MAX }, Ordering::Relaxed);
+            setting.house.is_replaceable.store(is_replaceable, Ordering::Relaxed);
+            assert_eq!(setting.victim().is_some(), goes, "needed: {is_needed}, replaceable: {is_replaceable}");
+            assert_eq!(setting.slot(0).take().is_err(), goes);
+        }
+    }
+
+    #[test]
+    fn what_is_never_needed_is_not_asked_about() {
+        let setting = Setting::<false>::new();
+        setting.house.is_needed_from.store(0, Ordering::Relaxed);
+        drop(setting.admit(0, 0));
+        assert_eq!((setting.victim(), setting.house.asked.load(Ordering::Relaxed)), (Some(0), 0));
+    }
+
+    #[test]
+    fn what_is_needed_since_it_was_asked_about_is_put_back() {
+        let setting = Setting::<true>::new();
+        drop(setting.admit(0, 0));
+        // The first time is before it is won, the second one after.
+        setting.house.is_needed_from.store(2, Ordering::Relaxed);
+        assert_eq!(setting.victim_of_duel(0), None);
+        assert_eq!(setting.house.asked.load(Ordering::Relaxed), 2);
+        assert_eq!(setting.slot(0).take().map(|client| client.get().number).ok(), Some(0));
+    }
+
+    #[test]
+    fn what_is_refused_is_kept_and_counted_once() {
+        let setting = Setting::<false>::new();
+        let residents = &setting.residents;
+        drop(setting.admit(0, 0));
+        let (fake, reservation, home) = setting.fake(1);
+        let detached = residents.admit_detached(fake, reservation, home);
+        let held = setting.admit(2, 0);
+        drop(setting.admit(3, 0));
+        let two = Usage { bytes: 2 * BYTES, items: 2 };
+        assert_eq!(residents.pinned(), two, "of a client, and detached");
+
+        setting.is_refused.store(true, Ordering::Relaxed);
+        assert!(residents.victim().is_some_and(|owned| residents.reclaim(owned).is_none()));
+        drop(detached);
+        drop(held);
+        assert_eq!((residents.retry_limbo(), residents.retry_limbo()), (0, 0));
+        assert_eq!(residents.pinned(), two, "both are in limbo");
+        assert_eq!(residents.budget.used(), Usage { bytes: 4 * BYTES, items: 4 });
+
+        setting.is_refused.store(false, Ordering::Relaxed);
+        assert_eq!((residents.retry_limbo(), residents.retry_limbo()), (2, 0));
+        assert_eq!(residents.pinned(), Usage::default());
+        assert_eq!(residents.collect(), (2, 2 * BYTES));
+        assert_eq!(residents.budget.used(), Usage::default());
+    }
+}
