@@ -239,3 +239,37 @@ fn absorb(held: &mut Option<Reservation>, more: Reservation) {
         None => *held = Some(more),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::mapping::Mapping;
+    use crate::protocol::budget::Usage;
+
+    #[test]
+    fn what_others_hold_in_flight_could_land() {
+        let limit = Usage { bytes: 100, items: 4 };
+        // This thread and others in flight, what each item takes, what is asked for; the limit may be passed already.
+        for (flights, items, asked, could_land) in [
+            (1, &[][..], 10, false),
+            (1, &[10], 10, false),
+            (2, &[], 10, true),
+            (2, &[90], 10, true),
+            (2, &[100], 10, true),
+            (2, &[101], 10, false),
+            (2, &[110], 10, false),
+            (3, &[110], 10, true),
+            (3, &[111], 10, false),
+            (2, &[1, 1, 1], 10, true),
+            (2, &[1, 1, 1, 1], 10, true),
+            (2, &[1, 1, 1, 1, 1], 10, false),
+            (3, &[1, 1, 1, 1, 1], 10, true),
+            (3, &[1, 1, 1, 1, 1, 200], 10, false),
+        ] {
+            let residents = Residents::<Mapping>::new(limit);
+            let _held: Vec<_> = items.iter().map(|&bytes| residents.budget.reserve_over(bytes)).collect();
+            let _flights: Vec<_> = (0..flights).map(|_| residents.budget.take_off()).collect();
+            assert_eq!(residents.could_land(asked), could_land, "{flights} in flight, {items:?} held");
+        }
+    }
+}
