@@ -425,3 +425,28 @@ impl<P> fmt::Debug for Owned<P> {
         f.debug_tuple("Owned").field(&self.slot().snapshot()).finish()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{Phase, Slot};
+
+    #[test]
+    fn a_slot_that_is_loaded_says_so() {
+        let slot = Slot::<u32>::default();
+        assert_eq!(slot.snapshot().phase(), Phase::Vacant);
+        let loading = slot.begin_load().expect("vacant");
+        assert_eq!(slot.snapshot().phase(), Phase::Loading);
+        assert!(slot.begin_load().is_err_and(|now| now.phase() == Phase::Loading && !now.is_draining()));
+        drop(loading);
+        assert_eq!(slot.snapshot().phase(), Phase::Vacant);
+    }
+
+    #[test]
+    fn heat_is_what_was_set_last() {
+        let slot = Slot::<u32>::default();
+        for heat in [7, 0, 1, u32::MAX] {
+            slot.set_heat(heat);
+            assert_eq!(slot.heat(), heat);
+        }
+    }
+}
