@@ -367,3 +367,139 @@ impl From<Error> for Unmapped {
         Self::Failed(error)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{Config, Limits, Overcommit, Window};
+    use std::sync::mpsc;
+    use std::thread;
+
+    const WINDOW: u64 = 64 << 10;
+    const LONG: Duration = Duration::from_secs(10);
+
+    struct Opened {
+        cache: Arc<Cache>,
+        file: Arc<CachedFile>,
+        on_disk: tempfile::NamedTempFile,
+    }
+
+    impl Opened {
+        /// A cache of so many windows, and a file of `len` bytes in it.
+        fn new(windows: u64, len: u64) -> Self {
+            let limits = Limits { max_mapped_bytes: windows * WINDOW, max_regions: 1_000, max_open_files: 10 };
+            let config = Config {
+                geometry: Window::Sliding { bytes: WINDOW }.geometry(limits.max_mapped_bytes).unwrap(),
+                overcommit: Overcommit::Allow,
+                admission: Admission::Adaptive,
+                revalidate: Revalidate::AtOpen,
+            };
+            let on_disk = tempfile::NamedTempFile::new().unwrap();
+            on_disk.as_file().set_len(len).unwrap();
+            let cache = Cache::new(config, limits);
+            let file = cache.open(on_disk.path()).unwrap();
+            Self { cache, file, on_disk }
+        }
+
+        fn slot(&self, window: u64) -> &Slot<Region> {
+            self.file.entry.slots().windows.at(window)
+        }
+
+        /// A miss of the first window that has to be mapped.
+        fn map(&self) -> RegionRef {
+            self.cache.miss(&self.file, 0, 1, Want::Mapping).unwrap().expect("a mapping, or an error")
+        }
+    }
+
+    impl Drop for Opened {
+        fn drop(&mut self) {
+            self.cache.shut_down();
+        }
+    }
+
+    #[test]
+    fn a_loader_is_waited_for_however_long_it_takes() {
+        let opened = Opened::new(8, WINDOW);
+        let (done, is_done) = mpsc::channel();
+        thread::scope(|scope| {
+            let loading = opened.slot(0).begin_load().expect("vacant");
+            scope.spawn(|| done.send(opened.map()));
+            let early = is_done.recv_timeout(6 * DRAIN_MAX);
+            assert!(early.is_err(), "somebody else is loading, and it is mapped beside that");
+            drop(loading);
+            let _region = is_done.recv_timeout(LONG).expect("nobody is loading any more");
+            assert_eq!((opened.cache.stats().maps, opened.file.entry.detached.count()), (1, 0));
+        });
+    }
+
+    #[test]
+    fn a_loader_whose_window_goes_at_once_is_not_waited_for() {
+        let opened = Opened::new(8, WINDOW);
+        let slot = opened.slot(0);
+        let (done, is_done) = mpsc::channel();
+        thread::scope(|scope| {
+            let loading = slot.begin_load().expect("vacant");
+            assert!(as_owned(slot.drain()).is_none());
+            scope.spawn(|| done.send(opened.map()));
+            let region = is_done.recv_timeout(LONG);
+            drop(loading);
+            assert!(region.is_ok(), "what is loaded now is not for who comes later");
+            assert_eq!(opened.file.entry.detached.count(), 1);
+        });
+    }
+
+    #[test]
+    fn a_window_waits_a_moment_for_its_slot() {
+        let opened = Opened::new(8, WINDOW);
+        // Where the client is slow to go, the window may well be mapped beside it: so more than one try.
+        let has_waited = (0..200).any(|_| {
+            let older = opened.map();
+            assert!(as_owned(opened.slot(0).drain()).is_none());
+            let misses = opened.cache.stats().misses;
+            let newer = thread::scope(|scope| {
+                scope.spawn(|| {
+                    while opened.cache.stats().misses == misses {
+                        thread::yield_now();
+                    }
+                    thread::sleep(Duration::from_millis(1));
+                    drop(older);
+                });
+                opened.map()
+            });
+            let has_waited = opened.file.entry.detached.count() == 0;
+            drop(newer);
+            has_waited
+        });
+        assert!(has_waited, "always mapped beside what was just going");
+    }
+
+    #[test]
+    fn a_window_that_became_shorter_says_from_where_to_where() {
+        let opened = Opened::new(8, WINDOW + 3_000);
+        opened.on_disk.as_file().set_len(WINDOW + 1_000).unwrap();
+        opened.cache.refresh(&opened.file, None).unwrap();
+        let error = opened.cache.miss(&opened.file, 1, 3_000, Want::Mapping).unwrap_err();
+        let says = format!("shrunk to {} bytes, from {};", WINDOW + 1_000, WINDOW + 3_000);
+        assert!(error.kind() == ErrorKind::Truncated && error.to_string().contains(&says), "{error}");
+    }
+
+    #[test]
+    fn time_goes_on_with_misses_for_each_window_in_the_budget() {
+        let opened = Opened::new(64, WINDOW);
+        let other = opened.slot(1);
+        (0..8).for_each(|_| opened.cache.regions.touch(other));
+        (0..policy::clock_period(64)).for_each(|_| drop(opened.map()));
+        assert_eq!(opened.cache.regions.credit(other), 8);
+        drop(opened.map());
+        assert_eq!(opened.cache.regions.credit(other), 4);
+    }
+
+    #[test]
+    fn nothing_is_given_up_for_a_path_that_leads_nowhere() {
+        let opened = Opened::new(8, WINDOW);
+        drop(opened.map());
+        let error = opened.cache.open_descriptor(&opened.on_disk.path().join("nowhere")).unwrap_err();
+        assert!(error.to_string().starts_with("cannot open:"), "{error}");
+        assert_eq!((opened.cache.stats().regions, opened.cache.stats().open_files), (1, 1));
+    }
+}
