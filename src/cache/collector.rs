@@ -70,7 +70,7 @@ fn run(cache: &Weak<Cache>, signal: &Signal) {
         let Some(cache) = cache.upgrade() else { return };
         cache.trim();
         if round.last.elapsed() >= LOOK {
-            round.look(&cache);
+            round.look(&cache, LOOKS_MAX);
             epoch::flush();
         }
         // Without files there is nothing to look after; the first one wakes, unless two are the first at once.
@@ -85,16 +85,17 @@ struct Round {
 }
 
 impl Round {
-    fn look(&mut self, cache: &Cache) {
+    /// Looks after `at_most` files, from where the last look ended.
+    fn look(&mut self, cache: &Cache, at_most: usize) {
         self.last = Instant::now();
         let files = cache.registry.files();
-        for file in files.iter().cycle().skip(self.next).take(files.len().min(LOOKS_MAX)) {
+        for file in files.iter().cycle().skip(self.next).take(files.len().min(at_most)) {
             if cache.signal.is_stopped() {
                 return;
             }
             cache.look_after(file);
         }
-        self.next = (self.next + LOOKS_MAX) % files.len().max(1);
+        self.next = (self.next + at_most) % files.len().max(1);
     }
 }
 
@@ -136,4 +137,47 @@ fn is_gone(file: &CachedFile) -> bool {
     }
     let descriptor = file.entry.slots().descriptor.take();
     descriptor.is_ok_and(|descriptor| os::stat(descriptor.get()).is_ok_and(|stat| stat.links == 0))
+}
+
+#[cfg(test)]
+#[cfg(unix)]
+mod tests {
+    use super::*;
+    use crate::cache::Want;
+    use crate::config::{Admission, Config, Limits, Overcommit};
+    use crate::window::Geometry;
+    use std::fs;
+
+    #[test]
+    fn the_next_look_goes_on_where_the_last_one_ended() {
+        let config = Config {
+            geometry: Geometry::whole_file(),
+            overcommit: Overcommit::Fail,
+            admission: Admission::Always,
+            revalidate: Revalidate::AtOpen,
+        };
+        let limits = Limits { max_mapped_bytes: 1 << 20, max_regions: 100, max_open_files: 100 };
+        let cache = Cache::new(config, limits);
+        let directory = tempfile::tempdir().unwrap();
+        let open_handles: Vec<_> = (0..12)
+            .map(|number| {
+                let path = directory.path().join(number.to_string());
+                fs::write(&path, "bytes").unwrap();
+                let file = cache.open(&path).unwrap();
+                assert!(cache.miss(&file, 0, 5, Want::Mapping).is_ok_and(|region| region.is_some()));
+                file
+            })
+            .collect();
+        let mut round = Round { next: 0, last: Instant::now() };
+        round.look(&cache, 8);
+        assert_eq!(cache.stats().regions, 12, "the paths lead to them");
+        directory.close().unwrap();
+
+        round.look(&cache, 8);
+        assert_eq!(cache.stats().regions, 4);
+        round.look(&cache, 8);
+        assert_eq!(cache.stats().regions, 0);
+        assert_eq!(cache.stats().open_files, open_handles.len());
+        cache.shut_down();
+    }
 }
