@@ -428,7 +428,7 @@ impl<P> fmt::Debug for Owned<P> {
 
 #[cfg(test)]
 mod tests {
-    use super::{Phase, Slot};
+    use super::{Drain, Phase, Slot};
 
     #[test]
     fn a_slot_that_is_loaded_says_so() {
@@ -439,6 +439,18 @@ mod tests {
         assert!(slot.begin_load().is_err_and(|now| now.phase() == Phase::Loading && !now.is_draining()));
         drop(loading);
         assert_eq!(slot.snapshot().phase(), Phase::Vacant);
+    }
+
+    #[test]
+    fn a_load_begins_without_what_was_drained_before_it() {
+        let slot = Slot::<u32>::default();
+        assert!(matches!(slot.drain(), Drain::Nothing));
+        assert!(slot.snapshot().is_draining());
+        let loading = slot.begin_load().expect("vacant");
+        assert!(!slot.snapshot().is_draining(), "its first client would be its last");
+        assert!(matches!(slot.drain(), Drain::Held));
+        assert!(slot.snapshot().is_draining() && slot.snapshot().phase() == Phase::Loading);
+        drop(loading);
     }
 
     #[test]
