@@ -81,9 +81,9 @@ const NAMES_OF_NOTHING: &str = "utils util common types helpers inner misc";
 const UNFINISHED: &str = "todo! unimplemented! dbg! print! println! eprint! eprintln! .unwrap()";
 
 /// What may lie at the top of the repository; the last line is what cargo adds to a package.
-const TOP_LEVEL: &str = "Cargo.toml Cargo.lock README.md CHANGELOG.md CONTRIBUTING.md SECURITY.md LICENSE-* rustfmt.toml \
-    clippy.toml .cargo .ci .git .gitignore src tests benches examples loom-tests shuttle-tests docs fuzz issues* target \
-    Cargo.toml.orig .cargo_vcs_info.json .cargo-ok";
+const TOP_LEVEL: &str = "Cargo.toml Cargo.lock README.md CHANGELOG.md CONTRIBUTING.md SECURITY.md LICENSE-* \
+    rustfmt.toml clippy.toml deny.toml .cargo .ci .git .gitignore src tests benches examples loom-tests shuttle-tests \
+    docs fuzz issues* target Cargo.toml.orig .cargo_vcs_info.json .cargo-ok";
 
 /// File, what it does, and why it may.
 const EXCEPTIONS: [(&str, &str, &str); 2] = [
