@@ -296,7 +296,12 @@ mod tests {
         ranges.insert(range.clone());
         ranges.insert(200 * PAGE..201 * PAGE);
         // Cut short at page 110, but for one page that can be read.
-        let tear = |page: usize| ranges.tear(page * PAGE + 5, PAGE, |at| at >= 110 * PAGE && at != 150 * PAGE);
+        let tear = |page: usize| {
+            ranges.tear(page * PAGE + 5, PAGE, |at| {
+                assert!(range.contains(&at), "asked for what is not ours");
+                at >= 110 * PAGE && at != 150 * PAGE
+            })
+        };
         let pages = |hole: Option<Range<usize>>| hole.map(|hole| (hole.start / PAGE, hole.end / PAGE));
         assert_eq!(tear(99), None);
         assert!(!ranges.are_torn());
@@ -328,5 +333,22 @@ mod tests {
         assert_eq!(ranges.torn_part(range.clone(), range.clone()), Some(range.clone()));
         ranges.remove(range);
         assert!(!ranges.are_torn() && tear(17).is_none());
+    }
+
+    #[test]
+    fn each_torn_range_is_counted_once() {
+        let ranges = Ranges::default();
+        // Each in one chunk.
+        let [one, other, whole] = [16, 17, 18].map(|page| page * PAGE..(page + 1) * PAGE);
+        [&one, &other, &whole].map(|range| ranges.insert(range.clone()));
+        for _ in 0..3 {
+            assert!(ranges.tear(one.start, PAGE, |_| false).is_some());
+        }
+        assert!(ranges.tear(other.start, PAGE, |_| false).is_some());
+        ranges.remove(whole);
+        ranges.remove(one);
+        assert!(ranges.are_torn());
+        ranges.remove(other);
+        assert!(!ranges.are_torn());
     }
 }
