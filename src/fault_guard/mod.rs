@@ -60,7 +60,7 @@
 
 use std::ops::Range;
 use std::process;
-use std::sync::OnceLock;
+use std::sync::{Mutex, OnceLock, PoisonError};
 
 use crate::error::{Error, Result};
 use crate::os;
@@ -89,6 +89,8 @@ static IS_INSTALLED: OnceLock<()> = OnceLock::new();
 /// # Ok::<(), smmap::Error>(())
 /// ```
 pub fn install() -> Result<()> {
+    static INSTALLING: Mutex<()> = Mutex::new(());
+    let _installing = INSTALLING.lock().unwrap_or_else(PoisonError::into_inner);
     os::sigbus::install(|address, page, is_gone| RANGES.get()?.ranges.tear(address, page, is_gone))
         .map_err(|error| Error::io("cannot install the handler for SIGBUS", error))?;
     IS_INSTALLED.get_or_init(|| ());

@@ -42,7 +42,8 @@ static CHAIN: [Turn; TURNS] = [const { Turn { previous: OnceLock::new(), is_spen
 
 type Handler = extern "C" fn(c_int, *mut siginfo_t, *mut c_void);
 
-const HANDLERS: [Handler; TURNS] = [
+/// A static, so that each has one address.
+static HANDLERS: [Handler; TURNS] = [
     on_sigbus::<0>,
     on_sigbus::<1>,
     on_sigbus::<2>,
@@ -62,7 +63,8 @@ const RESERVED: usize = 32;
 /// How often a mapping is asked for at the limit before the process is given up.
 const TRIES: usize = 100;
 
-/// Puts the handler in place, for as long as the process lives. Called again, it puts it on top of what came meanwhile.
+/// Puts the handler in place, for as long as the process lives. Called again, it puts it on top of what came meanwhile. By one
+/// thread at a time.
 pub(crate) fn install(tear: Tear) -> io::Result<()> {
     GUARD.get_or_init(|| Guard { tear, page: page_size() });
     keep_reserve();
@@ -71,7 +73,6 @@ pub(crate) fn install(tear: Tear) -> io::Result<()> {
         if is_ours(&now) {
             return Ok(());
         }
-        // Two threads may both want this turn: one has it, the other finds the handler in place, or takes the next.
         if turn.previous.set(now).is_ok() {
             return set_disposition(&our_action(&now, handler));
         }
