@@ -340,7 +340,7 @@ mod tests {
         let ranges = Ranges::default();
         // Each in one chunk.
         let [one, other, whole] = [16, 17, 18].map(|page| page * PAGE..(page + 1) * PAGE);
-        [&one, &other, &whole].map(|range| ranges.insert(range.clone()));
+        [&one, &other, &whole].into_iter().for_each(|range| ranges.insert(range.clone()));
         for _ in 0..3 {
             assert!(ranges.tear(one.start, PAGE, |_| false).is_some());
         }
