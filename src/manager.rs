@@ -566,7 +566,7 @@ impl MappedFile {
     }
 
     /// Whether all bytes of `range` can be had: touches each page of it without danger, as no touch of a mapping is. It waits
-    /// for the disk, maps nothing, and needs no [`fault_guard`]. Windows that are mapped have their pages
+    /// for the disk, maps nothing, and needs no [`fault_guard`](crate::fault_guard). Windows that are mapped have their pages
     /// there afterwards, as far as memory allows (Linux 5.14; elsewhere they are read as the rest is). O(bytes).
     ///
     /// Nothing keeps the file from being cut short in the next moment.
