@@ -662,7 +662,10 @@ impl World {
             Call::NewBuffer(which) => {
                 if let Some(index) = pick(&self.files, which) {
                     let (is_good, file) = &self.files[index];
-                    keep(&mut self.buffers, (*is_good, file.buffer().clone()));
+                    let buffer = file.buffer().clone();
+                    assert_eq!((buffer.len(), buffer.is_empty()), (file.len(), !is_good));
+                    assert_eq!(buffer.file().path(), file.path());
+                    keep(&mut self.buffers, (*is_good, buffer));
                 }
             }
             Call::Get(which, index) => self.with_buffer(which, |content, buffer| {

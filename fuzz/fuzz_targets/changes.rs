@@ -20,6 +20,7 @@ use smmap_fuzz::{Script, assert_same, bytes_of, directory, manager, pick, run};
 const PAGE: u64 = 4096;
 /// The first word of a file says which one it is, so no file is shorter.
 const SHORTEST: u64 = 8;
+/// When it is made; it may grow to twice that.
 const LONGEST: u64 = 16 * PAGE;
 const KEPT: usize = 4;
 
@@ -183,7 +184,8 @@ impl World {
     fn new(setup: &Setup) -> Self {
         let dir = directory();
         let window = u64::from(setup.window % 4) * PAGE;
-        let unit = if window == 0 { LONGEST } else { window };
+        // A mapping larger than the whole budget is always refused: there is none.
+        let unit = if window == 0 { 2 * LONGEST } else { window };
         let builder = MapManager::builder()
             .window(if window == 0 { Window::WholeFile } else { Window::Sliding { bytes: window } })
             .max_mapped_bytes((u64::from(setup.budget % 16) + 1) * unit)
@@ -238,7 +240,8 @@ impl World {
             Action::Replace(which, len) => self.make(place(which), length(len)),
             Action::Delete(which) => {
                 let place = place(which);
-                if locked(&place.now).life.take().is_some() {
+                let mut now = locked(&place.now);
+                if now.life.take().is_some() {
                     fs::remove_file(&place.path).expect("it was there");
                 }
             }
