@@ -9,11 +9,12 @@
 //! is each error: those that the moment explains are counted (over the budget, where a call has to map; a file that was
 //! replaced while its descriptor was given up), all others are failures.
 //!
-//! There are two sets of files:
+//! There are sets of files:
 //!
 //! - *named* ones are never made shorter, and nobody looks out for anybody;
 //! - *cut* ones are, which [`build`](smmap::MapManagerBuilder::build) allows while nobody reads or holds them, and if they
-//!   are refreshed before they are read again: each has a lock of the soak's own for that.
+//!   are refreshed before they are read again: each has a lock of the soak's own for that;
+//! - with the feature `fault-guard`, *torn* ones are cut under their readers, without a lock.
 //!
 //! In the end everything is dropped, and nothing may be left: no mapping in the kernel's list, no descriptor, no thread.
 //! Memory of the process's own (RssAnon) is looked at each second; its trend after a warm-up has to stay below what a leak
@@ -24,6 +25,8 @@
 mod changes;
 mod content;
 mod process;
+#[cfg(feature = "fault-guard")]
+mod torn;
 mod watch;
 mod worker;
 mod world;
@@ -107,6 +110,8 @@ fn main() -> ExitCode {
 
 fn soak(plan: &Plan) -> Result<String, Failed> {
     give_memory_back();
+    #[cfg(feature = "fault-guard")]
+    smmap::fault_guard::install()?;
     let before = Held::of_process();
     let temporary = tempfile::Builder::new().prefix("smmap-soak-").tempdir()?;
     let world = World::new(plan, temporary.path().canonicalize()?)?;

@@ -16,7 +16,7 @@ use crate::{LEASES, LONG, LONGEST, NAMED, OWN_BUDGET, POST, READERS, SMALL, WIND
 /// Name, how often, whether it may be refused for the budget, and what it does.
 pub(crate) type Step = (&'static str, u64, bool, fn(&mut Worker<'_>) -> Result<(), Trouble>);
 
-pub(crate) const STEPS: [Step; 37] = [
+pub(crate) const STEPS: &[Step] = &[
     ("open", 30, true, |worker| worker.open()),
     ("open_file", 5, true, |worker| worker.open_file()),
     ("drop a reader", 15, false, |worker| worker.drop_reader()),
@@ -53,6 +53,10 @@ pub(crate) const STEPS: [Step; 37] = [
     ("touch", 4, false, |worker| worker.touch()),
     ("read a cut file", 60, true, |worker| worker.read_cut()),
     ("cut", 4, false, |worker| worker.cut()),
+    #[cfg(feature = "fault-guard")]
+    ("read a torn file", 60, true, |worker| worker.read_torn()),
+    #[cfg(feature = "fault-guard")]
+    ("tear", 6, false, |worker| worker.tear()),
     ("append to a cut file", 6, false, |worker| worker.append_to_cut()),
 ];
 
@@ -65,6 +69,9 @@ pub(crate) struct Worker<'a> {
     pub(crate) cut_cursors: Vec<Cursor>,
     pub(crate) buffer: Vec<u8>,
     step: Step,
+    /// One of a torn file.
+    #[cfg(feature = "fault-guard")]
+    pub(crate) torn_lease: Option<Kept>,
 }
 
 /// A file that is open, and everything it is read through.
@@ -89,6 +96,8 @@ impl<'a> Worker<'a> {
             cut_cursors,
             buffer: vec![0; SMALL as usize],
             step: STEPS[0],
+            #[cfg(feature = "fault-guard")]
+            torn_lease: None,
         }
     }
 
@@ -174,7 +183,7 @@ impl<'a> Worker<'a> {
     }
 
     /// What a file that was just opened is by its first word: one that was there meanwhile, as long as it was at least.
-    fn identify(&self, named: &Named, before: Now, file: &MappedFile) -> Result<Content, Trouble> {
+    pub(crate) fn identify(&self, named: &Named, before: Now, file: &MappedFile) -> Result<Content, Trouble> {
         let (mut first, len) = ([0; 8], file.len());
         file.read_exact_at(&mut first, 0)?;
         let after = *unpoisoned(&named.now);

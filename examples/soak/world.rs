@@ -20,6 +20,8 @@ pub(crate) struct World<'a> {
     pub(crate) maps: MapManager,
     pub(crate) named: Vec<Named>,
     pub(crate) cut: Vec<RwLock<Cut>>,
+    #[cfg(feature = "fault-guard")]
+    pub(crate) torn: Vec<Named>,
     /// Leases that any thread may take.
     pub(crate) post: Mutex<Vec<Kept>>,
     pub(crate) generations: AtomicU64,
@@ -64,6 +66,8 @@ impl<'a> World<'a> {
             maps: manager(builder.overcommit(plan.overcommit()))?,
             named: Vec::new(),
             cut: Vec::new(),
+            #[cfg(feature = "fault-guard")]
+            torn: Vec::new(),
             post: Mutex::default(),
             generations: AtomicU64::new((plan.seed << 32) + 1),
             tally: Tally::default(),
@@ -85,6 +89,13 @@ impl<'a> World<'a> {
             let Now { generation, len, .. } = world.make(&path, random.within(8..LONGEST))?;
             let file = world.maps.open(&path)?;
             world.cut.push(RwLock::new(Cut { path, file, content: Content::of(generation), len }));
+        }
+        #[cfg(feature = "fault-guard")]
+        for number in 0..crate::torn::TORN {
+            let now = Mutex::new(Now { generation: 0, is_there: false, len: 0 });
+            let named = Named { path: world.dir.join(format!("torn {number}")), now };
+            world.make_torn(&named, random.below(LONGEST))?;
+            world.torn.push(named);
         }
         Ok(world)
     }
@@ -205,6 +216,7 @@ pub(crate) struct Tally {
     pub(crate) replaced: AtomicU64,
     pub(crate) not_found: AtomicU64,
     pub(crate) out_of_bounds: AtomicU64,
+    pub(crate) truncated: AtomicU64,
 }
 
 impl Default for Tally {
@@ -212,7 +224,7 @@ impl Default for Tally {
         let steps = array::from_fn(|_| AtomicU64::new(0));
         let none = || AtomicU64::new(0);
         let (over_budget, replaced, not_found, out_of_bounds) = (none(), none(), none(), none());
-        Self { steps, bytes: none(), over_budget, replaced, not_found, out_of_bounds }
+        Self { steps, bytes: none(), over_budget, replaced, not_found, out_of_bounds, truncated: none() }
     }
 }
 
@@ -221,12 +233,13 @@ impl Tally {
         self.steps.iter().map(|count| count.load(Relaxed)).sum()
     }
 
-    pub(crate) fn errors(&self) -> [(&'static str, u64); 4] {
+    pub(crate) fn errors(&self) -> [(&'static str, u64); 5] {
         [
             ("OverBudget", self.over_budget.load(Relaxed)),
             ("Replaced, or its path gone", self.replaced.load(Relaxed)),
             ("NotFound, when opened", self.not_found.load(Relaxed)),
             ("OutOfBounds, asked for", self.out_of_bounds.load(Relaxed)),
+            ("Truncated, with fault-guard", self.truncated.load(Relaxed)),
         ]
     }
 }
