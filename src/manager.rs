@@ -10,7 +10,7 @@ use crate::cache::{Cache, CachedFile, Change, Closed, Collected, Collector, Want
 use crate::config::{Admission, Config, Limits, Overcommit, Revalidate, Window};
 use crate::error::{Error, ErrorKind, Result};
 use crate::os::Advice;
-use crate::region::RegionRef;
+use crate::region::{Doubt, RegionRef};
 use crate::stats::Stats;
 use crate::window::{self, Geometry};
 
@@ -631,17 +631,16 @@ impl MappedFile {
     /// system only if they may not have been.
     #[inline]
     pub(crate) fn confirm(&self, region: &RegionRef, at: usize, len: usize, offset: u64) -> Result<()> {
-        let torn = region.torn_part(at, len);
-        if torn.is_none() && !region.may_end_early(at, len) {
-            return Ok(());
+        match region.doubt(at, len) {
+            Doubt::None => Ok(()),
+            doubt => self.check(offset, &region[at..at + len], doubt),
         }
-        self.check(offset, &region[at..at + len], torn)
     }
 
     #[cold]
-    fn check(&self, offset: u64, bytes: &[u8], torn: Option<Range<usize>>) -> Result<()> {
+    fn check(&self, offset: u64, bytes: &[u8], doubt: Doubt) -> Result<()> {
         let range = offset..offset + bytes.len() as u64;
-        self.cache().check(self.cached(), offset, bytes, torn).map_err(|error| self.explain(error, range))
+        self.cache().check(self.cached(), offset, bytes, doubt).map_err(|error| self.explain(error, range))
     }
 
     #[inline]

@@ -27,6 +27,16 @@ pub(crate) type Descriptor = Kept<File>;
 /// A client of a descriptor.
 pub(crate) type DescriptorRef = SlotRef<Descriptor>;
 
+/// Whether bytes that were read of a mapping may not have been there.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Doubt {
+    None,
+    /// They end in zeros, as they would if the file had been cut short inside a page.
+    Zeros,
+    /// Holes were found in this part of them.
+    Torn(Range<usize>),
+}
+
 /// Something of the system's that is limited, counted and given back.
 pub(crate) trait Resource: Send + Sync + Sized + 'static {
     /// Whether a home may ever need one that nobody uses at the moment.
@@ -66,9 +76,8 @@ pub(crate) trait Home<R: Resource>: Send + Sync {
         true
     }
 
-    /// Whether `bytes`, which were mapped as those of the file from `offset` on, are what the file has; `torn` is the part of
-    /// them that holes were found in.
-    fn check(self: Arc<Self>, _offset: u64, _bytes: &[u8], _torn: Option<Range<usize>>) -> Result<()> {
+    /// Whether `bytes`, which were mapped as those of the file from `offset` on, are what the file has.
+    fn check(self: Arc<Self>, _offset: u64, _bytes: &[u8], _doubt: Doubt) -> Result<()> {
         Ok(())
     }
 
@@ -230,25 +239,24 @@ impl RegionRef {
         self.client.as_ref().is_some_and(|client| client.get().is_torn())
     }
 
-    /// Where holes were found among `len` bytes from `at` on, which are inside: counted from `at`. Ask after reading.
+    /// Whether `len` bytes from `at` on, which are inside, may be zeros in the place of what is not there. Ask after reading.
     #[inline]
-    pub(crate) fn torn_part(&self, at: usize, len: usize) -> Option<Range<usize>> {
-        self.client.as_ref()?.get().torn_part(self.address.as_ptr().wrapping_add(at), len)
-    }
-
-    /// Whether these may reach past the end of a file that was cut short inside a page. Ask after reading.
-    #[inline]
-    pub(crate) fn may_end_early(&self, at: usize, len: usize) -> bool {
-        let start = self.address.as_ptr().wrapping_add(at);
-        self.client.as_ref().is_some_and(|client| client.get().may_end_early(start, len))
+    pub(crate) fn doubt(&self, at: usize, len: usize) -> Doubt {
+        let Some(client) = &self.client else { return Doubt::None };
+        let (mapping, start) = (client.get(), self.address.as_ptr().wrapping_add(at));
+        match mapping.torn_part(start, len) {
+            Some(torn) => Doubt::Torn(torn),
+            None if mapping.may_end_early(start, len) => Doubt::Zeros,
+            None => Doubt::None,
+        }
     }
 
     /// Whether its bytes, of which the first is at `offset` of the file, were all there when they were read.
     pub(crate) fn check(&self, offset: u64) -> Result<()> {
         match &self.client {
             Some(client) => {
-                let torn = self.torn_part(0, self.len);
-                Arc::clone(&client.home).check(offset, self, torn)
+                let doubt = self.doubt(0, self.len);
+                Arc::clone(&client.home).check(offset, self, doubt)
             }
             None => Ok(()),
         }

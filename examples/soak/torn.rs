@@ -5,7 +5,7 @@
 //! bytes that came and went could not be told from others; a new one takes its place.
 
 use std::fs::{self, OpenOptions};
-use std::io::Read;
+use std::io::{self, Read};
 use std::sync::atomic::Ordering::Relaxed;
 
 use smmap::ErrorKind;
@@ -56,11 +56,18 @@ impl Worker<'_> {
                 0 => file.read_exact_at(buffer, range.start)?,
                 1 => {
                     cursor.set_position(range.start);
-                    cursor.read_exact(buffer)?;
+                    match cursor.read_exact(buffer) {
+                        // `Truncated`; or another thread has taken notice, and the file ends here.
+                        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
+                            world.tally.truncated.fetch_add(1, Relaxed);
+                            return Ok(());
+                        }
+                        read => read?,
+                    }
                 }
                 2 => {
                     buffer.copy_from_slice(cursor.slice(range.clone())?);
-                    cursor.check()?;
+                    cursor.check(range.clone())?;
                 }
                 3 => {
                     let lease = file.lease(range.clone())?;

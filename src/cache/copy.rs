@@ -11,7 +11,7 @@ use super::{Cache, CachedFile, Want};
 use crate::config::Revalidate;
 use crate::error::{Error, Result};
 use crate::os;
-use crate::region::RegionRef;
+use crate::region::{Doubt, RegionRef};
 use crate::stats::Event;
 
 impl Cache {
@@ -47,22 +47,12 @@ impl Cache {
         buf: &mut [u8],
     ) -> Result<()> {
         region.copy_to(at, buf);
-        let is_torn = region.torn_part(at, buf.len()).is_some();
-        if is_torn || region.may_end_early(at, buf.len()) {
-            self.copy_again(file, offset, buf, is_torn)
-        } else {
-            Ok(())
+        match region.doubt(at, buf.len()) {
+            Doubt::None => Ok(()),
+            Doubt::Zeros if self.config.revalidate == Revalidate::Never => Ok(()),
+            // Zeros may stand in the place of what is not there: the file knows.
+            Doubt::Zeros | Doubt::Torn(_) => self.read(file, offset, buf),
         }
-    }
-
-    /// Fills `buf` from the file, where zeros may stand in the place of what is not there. If nothing but the file's own zeros
-    /// says so, and it cannot be looked at any more, they are taken for that.
-    #[cold]
-    fn copy_again(&self, file: &Arc<CachedFile>, offset: u64, buf: &mut [u8], is_torn: bool) -> Result<()> {
-        if !is_torn && (self.config.revalidate == Revalidate::Never || self.descriptor(file, Effort::Force).is_err()) {
-            return Ok(());
-        }
-        self.read(file, offset, buf)
     }
 
     /// Fills `buf` from the file.

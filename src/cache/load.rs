@@ -347,8 +347,7 @@ pub(super) fn truncated(now: u64, before: u64) -> Error {
 
 /// Of a hole that cannot be seen any more.
 pub(super) fn torn_meanwhile() -> Error {
-    let message =
-        "a hole was found where it was mapped: it was cut short, and may have grown again since; read it once more";
+    let message = "it may have been cut short while it was mapped: zeros that were read there need not be its own; read it once more";
     Error::new(ErrorKind::Truncated, message)
 }
 

@@ -41,7 +41,7 @@ use crate::policy;
 use crate::protocol::budget::{Reservation, Usage};
 use crate::protocol::signal::Signal;
 use crate::protocol::slot::{Drain, Owned, SlotRef};
-use crate::region::{Descriptor, DescriptorRef, Home, Region};
+use crate::region::{Descriptor, DescriptorRef, Doubt, Home, Region};
 use crate::stats::{Counters, Event, Stats};
 use registry::Registry;
 use residents::Residents;
@@ -310,28 +310,20 @@ impl Cache {
         noticed.map_err(cannot_look)
     }
 
-    /// Whether `bytes`, which were mapped as those of the file from `offset` on, are what the file has; `torn` is the part of
-    /// them that holes were found in. If the file cannot be looked at any more, that is no error by itself.
+    /// Whether `bytes`, which were mapped as those of the file from `offset` on, are what the file has.
     #[cold]
-    pub(crate) fn check(
-        &self,
-        file: &Arc<CachedFile>,
-        offset: u64,
-        bytes: &[u8],
-        torn: Option<Range<usize>>,
-    ) -> Result<()> {
-        match self.descriptor(file, Effort::Force) {
-            Ok(descriptor) => self.compare(descriptor.get(), offset, bytes, torn),
-            Err(_) if torn.is_none() => Ok(()),
-            Err(error) => Err(error),
-        }
+    pub(crate) fn check(&self, file: &Arc<CachedFile>, offset: u64, bytes: &[u8], doubt: Doubt) -> Result<()> {
+        let descriptor = self.descriptor(file, Effort::Force)?;
+        self.compare(descriptor.get(), offset, bytes, doubt)
     }
 
-    /// Whether the file reaches to the end of `bytes`, and has the `torn` ones.
-    fn compare(&self, file: &fs::File, offset: u64, bytes: &[u8], torn: Option<Range<usize>>) -> Result<()> {
-        if torn.is_none() && self.config.revalidate == Revalidate::Never {
-            return Ok(());
-        }
+    /// Whether the file reaches to the end of `bytes`, and has those that were torn.
+    fn compare(&self, file: &fs::File, offset: u64, bytes: &[u8], doubt: Doubt) -> Result<()> {
+        let torn = match doubt {
+            Doubt::Torn(torn) => Some(torn),
+            _ if self.config.revalidate == Revalidate::Never => return Ok(()),
+            _ => None,
+        };
         let end = offset + bytes.len() as u64;
         let len = os::stat(file).map_err(cannot_look)?.len;
         if len < end {
@@ -575,20 +567,21 @@ fn real_name(path: &Path) -> std::path::PathBuf {
 }
 
 impl Home<Mapping> for CachedFile {
-    fn check(self: Arc<Self>, offset: u64, bytes: &[u8], torn: Option<Range<usize>>) -> Result<()> {
-        let is_torn = torn.is_some();
+    fn check(self: Arc<Self>, offset: u64, bytes: &[u8], doubt: Doubt) -> Result<()> {
+        let is_doubtful = doubt != Doubt::None;
         let checked = match self.cache.upgrade() {
             Some(cache) => match self.entry.slots().descriptor.take() {
-                Ok(descriptor) => cache.compare(descriptor.get(), offset, bytes, torn),
+                Ok(descriptor) => cache.compare(descriptor.get(), offset, bytes, doubt),
                 // Not into its slot, from which nobody may be left to take it.
                 Err(_) => match cache.reopen(&self) {
-                    Ok(descriptor) => cache.compare(&descriptor, offset, bytes, torn),
-                    Err(error) if is_torn => Err(error),
+                    Ok(descriptor) => cache.compare(&descriptor, offset, bytes, doubt),
+                    Err(error) if is_doubtful => Err(error),
+                    // It has all its bytes: none of them is a zero that somebody else may have put there.
                     Err(_) => Ok(()),
                 },
             },
             // Nobody is left who could look at the file.
-            None if is_torn => Err(torn_meanwhile()),
+            None if is_doubtful => Err(torn_meanwhile()),
             None => Ok(()),
         };
         let range = offset..offset + bytes.len() as u64;

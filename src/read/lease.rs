@@ -115,12 +115,13 @@ impl Lease {
     ///
     /// It asks how long the file is. With [`fault_guard`](crate::fault_guard) in place it also knows what readers met a hole in,
     /// and got zeros for; without it, to read what was cut off ends the process. When the file cannot be looked at any more (the
-    /// manager is gone, or the descriptor was given up and the path leads elsewhere), only holes are known.
+    /// manager is gone, or the descriptor was closed and the path leads elsewhere), that is an error only if bytes may be
+    /// missing: a hole was found, or they end in zeros, up to the end of a page.
     ///
     /// # Errors
     ///
     /// [`Truncated`](crate::ErrorKind::Truncated) if the file ends, or ended, before the lease does;
-    /// [`Io`](crate::ErrorKind::Io) if the medium failed; and [`Replaced`](crate::ErrorKind::Replaced) if holes were found and it cannot be looked at.
+    /// [`Io`](crate::ErrorKind::Io) if the medium failed; and [`Replaced`](crate::ErrorKind::Replaced) if the file cannot be looked at, and bytes may be missing.
     ///
     /// ```
     /// # use smmap::MapManager;
