@@ -6,7 +6,7 @@ use std::{fmt, mem};
 
 use super::Held;
 use crate::cache::Want;
-use crate::error::Result;
+use crate::error::{ErrorKind, Result};
 use crate::manager::MappedFile;
 use crate::os::Advice;
 use crate::region::RegionRef;
@@ -113,12 +113,23 @@ impl Cursor {
             return Ok(());
         }
         self.held = Held::nothing();
-        if offset < self.file.len() {
+        loop {
+            let len = self.file.len();
+            if offset >= len {
+                return Ok(());
+            }
             let (window, start) = self.file.geometry().locate(offset);
-            let region = self.file.window(window, offset + 1)?;
-            self.hold(region, start, Some(window), offset);
+            // As far as the file is known to reach by now: there may be an older mapping of its tail, about to go.
+            let end = self.file.geometry().span(window, len).end;
+            match self.file.window(window, end) {
+                // Noticed to be shorter meanwhile; `offset` may be inside still.
+                Err(error) if error.kind() == ErrorKind::Truncated && self.file.len() < len => {}
+                region => {
+                    self.hold(region?, start, Some(window), offset);
+                    return Ok(());
+                }
+            }
         }
-        Ok(())
     }
 
     /// Whether bytes that the last call gave were all there: ask after using them, where a file may be cut short at any time.
@@ -378,5 +389,36 @@ impl fmt::Debug for Cursor {
             .field("position", &self.position)
             .field("holds", &held)
             .finish()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::{MapManager, Window};
+    use std::fs::{self, OpenOptions};
+    use std::io::Write as _;
+    use std::thread;
+
+    /// The length is told before the old mapping of the tail goes.
+    #[test]
+    fn a_window_reaches_as_far_as_the_length_that_was_told() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("log");
+        fs::write(&path, "old").unwrap();
+        #[allow(unsafe_code, reason = "the promise is kept: the file is appended to")]
+        // SAFETY: the file is only appended to.
+        let maps = unsafe { MapManager::builder().window(Window::Sliding { bytes: 1 << 16 }).build() }.unwrap();
+        let file = maps.open(&path).unwrap();
+        assert_eq!(file.cursor().window_at(0).unwrap(), b"old");
+        OpenOptions::new().append(true).open(&path).unwrap().write_all(b" and new").unwrap();
+        let look = || crate::os::stat_path(&path);
+        let meanwhile = |_| {
+            assert_eq!(file.len(), 11);
+            thread::scope(|scope| {
+                let reader = scope.spawn(|| file.cursor().window_at(1).unwrap().to_vec());
+                assert_eq!(reader.join().unwrap(), b"ld and new");
+            });
+        };
+        file.cached().entry.notice(look, meanwhile).unwrap();
     }
 }
