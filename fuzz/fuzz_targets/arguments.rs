@@ -516,6 +516,10 @@ impl World {
                     Err(error) if is_inside => assert_excused("prefetch", &error, true),
                     Err(error) => assert_eq!(error.kind(), ErrorKind::OutOfBounds, "{error}"),
                 }
+                match file.verify((ends.0.get(), ends.1.get())) {
+                    Ok(()) => assert!(is_inside, "verify {ends:?}"),
+                    Err(error) => assert!(!is_inside && error.kind() == ErrorKind::OutOfBounds, "{error}"),
+                }
             }),
             Call::Refresh(which) => self.with_file(which, |_, file| {
                 if let Err(error) = file.refresh() {
@@ -562,6 +566,7 @@ impl World {
                         assert_same(&part, &lease[range.start as usize..range.end as usize], "a part of a lease");
                         assert_eq!(part.offset(), lease.offset() + range.start);
                         assert!(part.is_empty() || part.is_mapped() == lease.is_mapped());
+                        part.check().expect("nobody cuts the files");
                         keep(&mut self.leases, part);
                     }
                 }
@@ -604,6 +609,7 @@ impl World {
             Call::Slice(which, ends) => self.with_cursor(which, |content, cursor| {
                 let result = cursor.slice((ends.0.get(), ends.1.get()));
                 expect_range("slice", !content.is_empty(), ends, false, result);
+                cursor.check((ends.0.get(), ends.1.get())).expect("nobody cuts the files");
             }),
             Call::Release(which) => self.with_cursor(which, |_, cursor| {
                 cursor.release();
@@ -679,6 +685,7 @@ impl World {
             Call::BufferSlice(which, ends) => self.with_buffer(which, |content, buffer| {
                 let result = buffer.slice((ends.0.get(), ends.1.get()));
                 expect_range("slice of a buffer", !content.is_empty(), ends, false, result);
+                buffer.check((ends.0.get(), ends.1.get())).expect("nobody cuts the files");
                 buffer.release();
             }),
             Call::Find(which, ref needle) => self.with_buffer(which, |content, buffer| {
