@@ -4,7 +4,7 @@
 #![allow(dead_code, reason = "each test file takes what it needs")]
 
 use std::cell::Cell;
-use std::io::Write as _;
+use std::io::{self, BufRead as _, Write as _};
 use std::ops::Deref;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -232,8 +232,10 @@ fn areas_below(dir: &Path) -> Option<Vec<Area>> {
     if !proc_is_here("what is mapped") {
         return None;
     }
-    let list = fs::read("/proc/self/maps").expect("/proc is mounted");
-    Some(String::from_utf8_lossy(&list).lines().filter_map(|line| parse(line, dir)).collect())
+    // Line by line: at the system's limit of mappings there may be no memory for all of it.
+    let list = io::BufReader::new(fs::File::open("/proc/self/maps").expect("/proc is mounted"));
+    let lines = list.split(b'\n').map(|line| line.expect("the kernel's list can be read"));
+    Some(lines.filter_map(|line| parse(&String::from_utf8_lossy(&line), dir)).collect())
 }
 
 /// `start-end permissions offset device inode   path`, if the path is below `dir`.
@@ -368,7 +370,7 @@ pub(crate) fn settles(mut done: impl FnMut() -> bool) -> bool {
 
 /// Says it past the harness, which keeps back what a test that passes prints: what was not checked, and why; what came out.
 pub(crate) fn say(what: impl std::fmt::Display) {
-    let _ = writeln!(std::io::stderr(), "{what}");
+    let _ = writeln!(io::stderr(), "{what}");
 }
 
 /// Runs the test of this full name (`module::function`) in a process of its own, where it may count what the whole
@@ -389,7 +391,7 @@ pub(crate) fn alone(test: &str) -> bool {
     assert!(told.contains("1 passed"), "no test has the name {test}:\n{told}");
     for line in warned.lines().filter(|line| line.starts_with("SKIPPED")) {
         // Past the harness, which keeps to itself what a test prints that passes.
-        let _ = writeln!(std::io::stderr(), "{line}");
+        let _ = writeln!(io::stderr(), "{line}");
     }
     false
 }
