@@ -604,8 +604,11 @@ impl World {
 
     /// After all that is unused was unmapped, of these files.
     fn check_unmapped(&self, what: &str, files: Range<usize>) {
-        if let Some(maps) = self.managers.first() {
-            self.recover(maps);
+        match self.managers.first() {
+            Some(maps) => self.recover(maps),
+            // Of a cache that is gone: any other one tries again.
+            None if faults() > 0 => drop(calm(|| manager(MapManager::builder()).collect())),
+            None => {}
         }
         for file in files {
             let (path, (_, held)) = (&self.files[file].path, self.held_of(file));
