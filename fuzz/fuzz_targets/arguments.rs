@@ -20,13 +20,12 @@ use arbitrary::Arbitrary;
 use libfuzzer_sys::fuzz_target;
 use rayon::iter::{IndexedParallelIterator, ParallelIterator};
 use smmap::{Admission, Buffer, Cursor, Error, ErrorKind, Lease, Limits, MapManager, MappedFile, Overcommit, Window};
-use smmap_fuzz::{Script, assert_same, bytes_of, directory, manager, pick, run};
+use smmap_fuzz::{Script, assert_same, bytes_of, directory, keep, manager, pick, run};
 use tempfile::TempDir;
 
 const PAGE: u64 = 4096;
 /// Of the file that is read: three pages and a bit.
 const LEN: u64 = 3 * PAGE + 100;
-const KEPT: usize = 6;
 
 #[derive(Arbitrary, Debug)]
 struct Input {
@@ -257,13 +256,6 @@ struct World {
     cursors: Vec<(bool, Cursor)>,
     buffers: Vec<(bool, Buffer)>,
     leases: Vec<Lease>,
-}
-
-fn keep<T>(into: &mut Vec<T>, value: T) {
-    if into.len() == KEPT {
-        into.swap_remove(0);
-    }
-    into.push(value);
 }
 
 /// Nobody made anything shorter, nobody replaced anything, and the system has enough of everything: there is one excuse.

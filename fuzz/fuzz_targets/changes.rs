@@ -5,7 +5,7 @@
 #![no_main]
 
 use std::fs::{self, OpenOptions};
-use std::io::{self, BufRead, Read, Seek, SeekFrom, Write};
+use std::io::{BufRead, Read, Seek, SeekFrom, Write};
 use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -14,15 +14,14 @@ use std::time::{Duration, Instant, SystemTime};
 
 use arbitrary::Arbitrary;
 use libfuzzer_sys::fuzz_target;
-use smmap::{Admission, Buffer, Change, Cursor, Error, ErrorKind, Lease, MapManager, MappedFile, Overcommit, Window};
-use smmap_fuzz::{Script, assert_same, bytes_of, directory, manager, pick, run};
+use smmap::{Admission, Buffer, Change, Cursor, ErrorKind, Lease, MapManager, MappedFile, Overcommit, Window};
+use smmap_fuzz::{Script, assert_same, bytes_of, directory, is_not_found, keep, manager, of_io, pick, run};
 
 const PAGE: u64 = 4096;
 /// The first word of a file says which one it is, so no file is shorter.
 const SHORTEST: u64 = 8;
 /// When it is made; it may grow to twice that.
 const LONGEST: u64 = 16 * PAGE;
-const KEPT: usize = 4;
 
 #[derive(Arbitrary, Debug)]
 struct Input {
@@ -131,18 +130,6 @@ struct Reader {
 
 fn locked<T>(lock: &Mutex<T>) -> MutexGuard<'_, T> {
     lock.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-fn keep<T>(into: &mut Vec<T>, value: T) {
-    if into.len() == KEPT {
-        into.swap_remove(0);
-    }
-    into.push(value);
-}
-
-fn is_not_found(error: &Error) -> bool {
-    let source = std::error::Error::source(error).and_then(|source| source.downcast_ref::<io::Error>());
-    source.is_some_and(|source| source.kind() == io::ErrorKind::NotFound)
 }
 
 impl Life {
@@ -504,11 +491,6 @@ impl World {
 
 fn chosen(readers: &mut [Reader], which: Pick) -> Option<&mut Reader> {
     pick(readers, which).map(|index| &mut readers[index])
-}
-
-/// The error that came through a trait of `std::io`.
-fn of_io(error: io::Error) -> Error {
-    error.downcast().expect("an error of the library")
 }
 
 /// A range inside of the file.

@@ -7,7 +7,7 @@
 
 use std::borrow::Cow;
 use std::fs::{self, OpenOptions};
-use std::io::{self, BufRead, Read, Seek, SeekFrom, Write};
+use std::io::{BufRead, Read, Seek, SeekFrom, Write};
 use std::ops::Range;
 use std::sync::OnceLock;
 use std::time::{Duration, Instant, SystemTime};
@@ -15,18 +15,14 @@ use std::{path::PathBuf, thread};
 
 use arbitrary::Arbitrary;
 use libfuzzer_sys::fuzz_target;
-use smmap::{
-    Admission, Buffer, Change, Cursor, Error, ErrorKind, Lease, Limits, MapManager, MappedFile, Overcommit, Window,
-};
-use smmap_fuzz::{Script, assert_same, directory, manager, mix, nameless, pick, run};
+use smmap::{Admission, Buffer, Change, Cursor, ErrorKind, Lease, Limits, MapManager, MappedFile, Overcommit, Window};
+use smmap_fuzz::{Script, assert_same, directory, is_not_found, keep, manager, mix, nameless, of_io, pick, run};
 
 const PAGE: u64 = 4096;
 /// A range up to this may be read instead of mapped.
 const SMALL: u64 = 256 << 10;
 /// Enough for ranges that get a mapping of their own. It is not searched, which would take most of the time.
 const LARGE: usize = 3 * SMALL as usize / 2;
-/// How many of each kind are kept at a time.
-const KEPT: usize = 6;
 
 #[derive(Arbitrary, Debug)]
 struct Input {
@@ -202,23 +198,6 @@ fn budget(half_windows: u8, window: u64) -> u64 {
 }
 
 /// Puts one more in, in the place of another if there are too many.
-fn keep<T>(into: &mut Vec<T>, value: T) {
-    if into.len() == KEPT {
-        into.swap_remove(0);
-    }
-    into.push(value);
-}
-
-fn is_not_found(error: &Error) -> bool {
-    let source = std::error::Error::source(error).and_then(|source| source.downcast_ref::<io::Error>());
-    source.is_some_and(|source| source.kind() == io::ErrorKind::NotFound)
-}
-
-/// The error that came through a trait of `std::io`.
-fn of_io(error: io::Error) -> Error {
-    error.downcast().expect("an error of the library")
-}
-
 fn pages(bytes: u64) -> u64 {
     bytes.div_ceil(PAGE) * PAGE
 }

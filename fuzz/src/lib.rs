@@ -4,11 +4,11 @@
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
-use std::{env, fs};
+use std::{env, fs, io};
 
 use arbitrary::{Arbitrary, Unstructured};
 use memchr::memmem;
-use smmap::{MapManager, MapManagerBuilder};
+use smmap::{Error, MapManager, MapManagerBuilder};
 use tempfile::TempDir;
 
 /// A manager of these settings, or why there is none.
@@ -111,6 +111,28 @@ pub fn assert_same(found: &[u8], expected: &[u8], what: &str) {
         let first = found.iter().zip(expected).position(|(found, expected)| found != expected);
         panic!("{what}: {} bytes in place of {}, the first that differs: {first:?}", found.len(), expected.len());
     }
+}
+
+/// How many of each kind a run keeps at a time.
+pub const KEPT: usize = 6;
+
+/// Keeps `value`; in the place of another one, if there are so many.
+pub fn keep<T>(into: &mut Vec<T>, value: T) {
+    if into.len() == KEPT {
+        into.swap_remove(0);
+    }
+    into.push(value);
+}
+
+/// Whether nothing was there under that name.
+pub fn is_not_found(error: &Error) -> bool {
+    let source = std::error::Error::source(error).and_then(|source| source.downcast_ref::<io::Error>());
+    source.is_some_and(|source| source.kind() == io::ErrorKind::NotFound)
+}
+
+/// The error that came through a trait of `std::io`.
+pub fn of_io(error: io::Error) -> Error {
+    error.downcast().expect("an error of the library")
 }
 
 /// The one that is chosen, of those that are there.
