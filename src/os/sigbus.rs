@@ -167,18 +167,23 @@ fn fill(hole: Range<usize>) -> bool {
         };
         laid != libc::MAP_FAILED
     };
-    let lay_with_the_reserve = || {
-        release_reserve();
-        lay()
-    };
-    // Another thread may have used the reserve and not yet what it gave back, or be about to give back more.
-    lay() || (0..TRIES).any(|_| lay_with_the_reserve() || give_way()) || {
-        say(
-            "smmap: fault guard: a file was cut short under its map, and the system has no mapping left to put in its \
-             place (Linux: vm.max_map_count); raise that limit, or lower max_regions\n",
-        );
-        false
+    if lay() {
+        return true;
     }
+    for _ in 0..TRIES {
+        release_reserve();
+        if lay() {
+            return true;
+        }
+        // Another thread may have used the reserve and not yet what it gave back, or be about to give back more.
+        // SAFETY: it only yields.
+        unsafe { libc::sched_yield() };
+    }
+    say(
+        "smmap: fault guard: a file was cut short under its map, and the system has no mapping left to put in its place \
+         (Linux: vm.max_map_count); raise that limit, or lower max_regions\n",
+    );
+    false
 }
 
 /// To whoever was there before us, who will make of it what he always did.
@@ -269,13 +274,6 @@ fn release_reserve() {
         // SAFETY: as above.
         let _ = unsafe { libc::munmap((reserve + page) as *mut c_void, (RESERVED - 2) * page) };
     }
-}
-
-/// Lets others run. `false`: nothing is filled by that.
-fn give_way() -> bool {
-    // SAFETY: it only yields.
-    unsafe { libc::sched_yield() };
-    false
 }
 
 fn say(message: &str) {
