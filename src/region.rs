@@ -14,6 +14,7 @@ use std::sync::Arc;
 use std::{fmt, io, slice};
 
 use crate::error::Result;
+use crate::fault_guard;
 use crate::mapping::Mapping;
 use crate::os::Advice;
 use crate::protocol::budget::Reservation;
@@ -235,8 +236,10 @@ impl RegionRef {
     }
 
     /// Whether a hole was found in it, as of about now.
+    #[inline]
     pub(crate) fn is_torn(&self) -> bool {
-        self.client.as_ref().is_some_and(|client| client.get().is_torn())
+        // Asked here already, so that a reader in its window follows no pointer for it.
+        fault_guard::are_torn() && self.client.as_ref().is_some_and(|client| client.get().is_torn())
     }
 
     /// Whether `len` bytes from `at` on, which are inside, may be zeros in the place of what is not there. Ask after reading.
@@ -251,13 +254,10 @@ impl RegionRef {
         }
     }
 
-    /// Whether its bytes, of which the first is at `offset` of the file, were all there when they were read.
-    pub(crate) fn check(&self, offset: u64) -> Result<()> {
+    /// Whether `len` bytes from `at` on, of which the first is at `offset` of the file, were all there when they were read.
+    pub(crate) fn check(&self, at: usize, len: usize, offset: u64) -> Result<()> {
         match &self.client {
-            Some(client) => {
-                let doubt = self.doubt(0, self.len);
-                Arc::clone(&client.home).check(offset, self, doubt)
-            }
+            Some(client) => Arc::clone(&client.home).check(offset, &self[at..at + len], self.doubt(at, len)),
             None => Ok(()),
         }
     }

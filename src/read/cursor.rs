@@ -10,7 +10,7 @@ use crate::error::{ErrorKind, Result};
 use crate::manager::MappedFile;
 use crate::os::Advice;
 use crate::region::RegionRef;
-use crate::{fault_guard, window};
+use crate::window;
 
 /// Who enters the next window within so many bytes of its start is taken to read on and on.
 const GOING_ON: u64 = 4096;
@@ -92,7 +92,7 @@ impl Cursor {
     /// ```
     #[inline]
     pub fn window_at(&mut self, offset: u64) -> Result<&[u8]> {
-        if self.held.get_from(offset).is_none() || self.is_outgrown() || fault_guard::are_torn() {
+        if self.held.get_from(offset).is_none() || self.is_outgrown() || self.held.region.is_torn() {
             self.move_to(offset)?;
         }
         Ok(self.held.get_from(offset).unwrap_or(&[]))
@@ -108,10 +108,6 @@ impl Cursor {
     /// Holds the window of `offset`; nothing, if the file ends before it.
     #[cold]
     fn move_to(&mut self, offset: u64) -> Result<()> {
-        if self.held.get_from(offset).is_some() && !self.is_outgrown() && !self.held.region.is_torn() {
-            // It was another one's that a hole was found in.
-            return Ok(());
-        }
         self.held = Held::nothing();
         loop {
             let len = self.file.len();
@@ -155,10 +151,7 @@ impl Cursor {
         let (start, end) = window::ends(&range);
         let Held { start: first, region, .. } = &self.held;
         let (start, end) = (start.max(*first), end.min(first + region.len() as u64));
-        if start >= end {
-            return Ok(());
-        }
-        region.clone().narrow((start - first) as usize..(end - first) as usize).check(start)
+        if start >= end { Ok(()) } else { region.check((start - first) as usize, (end - start) as usize, start) }
     }
 
     /// Whether the bytes of `range`, as the last call gave them, were all there.
@@ -214,7 +207,7 @@ impl Cursor {
     pub fn slice(&mut self, range: impl RangeBounds<u64>) -> Result<&[u8]> {
         // Without the length of the file, which is for the slow way to look at.
         let (start, end) = window::ends(&range);
-        if !fault_guard::are_torn() && self.held.get(start, end).is_some() {
+        if !self.held.region.is_torn() && self.held.get(start, end).is_some() {
             return Ok(self.held.get(start, end).unwrap_or(&[]));
         }
         // Taken apart and put together again, so that the bytes of the fast way need not pass through memory.

@@ -121,7 +121,8 @@ impl Lease {
     /// # Errors
     ///
     /// [`Truncated`](crate::ErrorKind::Truncated) if the file ends, or ended, before the lease does;
-    /// [`Io`](crate::ErrorKind::Io) if the medium failed; and [`Replaced`](crate::ErrorKind::Replaced) if the file cannot be looked at, and bytes may be missing.
+    /// [`Io`](crate::ErrorKind::Io) if the medium failed; and [`Replaced`](crate::ErrorKind::Replaced) if the file cannot be
+    /// looked at, and bytes may be missing.
     ///
     /// ```
     /// # use smmap::MapManager;
@@ -134,7 +135,7 @@ impl Lease {
     /// # Ok::<(), smmap::Error>(())
     /// ```
     pub fn check(&self) -> Result<()> {
-        self.bytes.check(self.offset)
+        self.bytes.check(0, self.len(), self.offset)
     }
 
     pub(super) fn region(&self) -> &RegionRef {
