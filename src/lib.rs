@@ -72,8 +72,8 @@
 //!  9  integrations/   bytes · rayon · stable_deref_trait                  guests, in by the front
 //!  8  read/           cursor · lease · buffer · windows                   what a reader holds
 //!  7  manager         MapManager · its builder · MappedFile               the front door
-//!  6  cache/          load · copy · evict · residents · registry ·        the one floor that decides
-//!                     collector · wait
+//!  6  cache/          load · copy · check · evict · residents ·           the one floor that decides
+//!                     registry · collector · wait
 //!  5  file/           key · FileEntry                                     one file and its slots
 //!  4  region          Region (a slot's payload) · RegionRef               where the columns meet
 //!  3  mapping         a span of a file, mapped                            I/O without concurrency

@@ -8,12 +8,13 @@ use std::io;
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
-use super::{Cache, CachedFile, as_owned};
+use super::{Cache, CachedFile};
 use crate::config::Revalidate;
+use crate::fault_guard;
+use crate::os::{self, Process};
 use crate::protocol::signal::{Signal, Woken};
 use crate::sync::epoch;
 use crate::sync::thread::{self, JoinHandle};
-use crate::{fault_guard, os};
 
 /// Between two looks at what became of the files.
 const LOOK: Duration = Duration::from_secs(1);
@@ -30,7 +31,7 @@ pub(crate) struct Collector {
     signal: Arc<Signal>,
     thread: Option<JoinHandle<()>>,
     /// A child of `fork` has no such thread and must not wait for it.
-    process: u32,
+    process: Process,
 }
 
 impl Collector {
@@ -40,7 +41,7 @@ impl Collector {
             let (cache, signal) = (Arc::downgrade(cache), Arc::clone(&signal));
             move || run(&cache, &signal)
         })?;
-        Ok(Self { signal, thread: Some(thread), process: std::process::id() })
+        Ok(Self { signal, thread: Some(thread), process: Process::this() })
     }
 }
 
@@ -48,7 +49,7 @@ impl Drop for Collector {
     /// Stops the thread and waits for its end.
     fn drop(&mut self) {
         let Some(thread) = self.thread.take() else { return };
-        if self.process != std::process::id() {
+        if !self.process.is_this() {
             // There is no such thread here; to let go of its handle would be to detach whoever has its number by now.
             std::mem::forget(thread);
             return;
@@ -107,7 +108,8 @@ impl Cache {
             self.close_unneeded(file);
         }
         if fault_guard::are_torn() {
-            self.drain_torn(file);
+            // As long as one is there, all readers have to look more closely.
+            file.entry.slots().windows.for_each_from(0, |_, slot| self.drain_if_torn(slot));
         }
         if self.config.revalidate == Revalidate::AtOpen && is_gone(file) {
             let _flight = self.regions.budget.take_off();
@@ -115,18 +117,6 @@ impl Cache {
                 self.unmap_all(slot.retire());
             });
         }
-    }
-
-    /// What a hole was found in goes with its last client: as long as it is there, all readers have to look more closely.
-    fn drain_torn(&self, file: &CachedFile) {
-        let _flight = self.regions.budget.take_off();
-        let mut owned = Vec::new();
-        file.entry.slots().windows.for_each_from(0, |_, slot| {
-            if slot.take().is_ok_and(|client| client.get().is_torn()) {
-                owned.extend(as_owned(slot.drain()));
-            }
-        });
-        self.unmap_all(owned);
     }
 }
 

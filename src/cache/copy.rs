@@ -2,6 +2,7 @@
 //!
 //! It never waits for room and never fails for the budget, and it never forms a reference to mapped bytes.
 
+use std::fs::File;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -59,10 +60,12 @@ impl Cache {
     pub(crate) fn read(&self, file: &Arc<CachedFile>, offset: u64, buf: &mut [u8]) -> Result<()> {
         self.stats.count(Event::Copy);
         let descriptor = self.descriptor(file, Effort::Force)?;
-        let read = os::read_fully_at(descriptor.get(), buf, offset).map_err(|error| Error::io("cannot read", error))?;
-        if read < buf.len() {
-            return Err(truncated(offset + read as u64, file.entry.len()));
-        }
-        Ok(())
+        read_exact_at(descriptor.get(), buf, offset, file.entry.len())
     }
+}
+
+/// Fills `buf` from `offset` on, of a file that was so `long` before.
+pub(super) fn read_exact_at(file: &File, buf: &mut [u8], offset: u64, long: u64) -> Result<()> {
+    let read = os::read_fully_at(file, buf, offset).map_err(|error| Error::io("cannot read", error))?;
+    if read < buf.len() { Err(truncated(offset + read as u64, long)) } else { Ok(()) }
 }

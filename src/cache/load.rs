@@ -12,7 +12,7 @@ use std::{fs, io};
 
 use super::evict::{Effort, FLIGHT_MAX, Refused, Room};
 use super::wait::Wait;
-use super::{Cache, CachedFile, as_owned, cannot_look};
+use super::{Cache, CachedFile, cannot_look};
 use crate::config::{Admission, Revalidate};
 use crate::error::{Error, ErrorKind, Result};
 use crate::file::FileKey;
@@ -53,15 +53,12 @@ impl Cache {
         let mapped = loop {
             let state = match slot.take() {
                 Ok(client) => {
-                    let is_torn = client.get().is_torn();
                     let region = RegionRef::new(client);
-                    if region.len() as u64 >= end && !is_torn {
+                    if region.len() as u64 >= end && !region.is_torn() {
                         break region;
                     }
-                    // What a hole was found in is for those who hold it already.
-                    if is_torn {
-                        self.unmap_all(as_owned(slot.drain()));
-                    }
+                    drop(region);
+                    self.drain_if_torn(slot);
                     // The tail of a file that has grown since. Whoever noticed that drains it, in a moment.
                     slot.snapshot()
                 }
@@ -345,12 +342,6 @@ pub(super) fn truncated(now: u64, before: u64) -> Error {
     Error::new(ErrorKind::Truncated, message)
 }
 
-/// Of a hole that cannot be seen any more.
-pub(super) fn torn_meanwhile() -> Error {
-    let message = "it may have been cut short while it was mapped: zeros that were read there need not be its own; read it once more";
-    Error::new(ErrorKind::Truncated, message)
-}
-
 /// Why a window was not mapped. Where a copy does as well, nobody asks for the words, some of which take long to find.
 #[derive(Debug)]
 enum Unmapped {
@@ -370,6 +361,7 @@ impl From<Error> for Unmapped {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cache::as_owned;
     use crate::config::{Config, Limits, Overcommit, Window};
     use std::sync::mpsc;
     use std::thread;

@@ -5,6 +5,7 @@
 //! | `mod` | the hit, and what becomes of a file and of the cache |
 //! | [`load`] | the miss: is it worth mapping, begin, make room, map, publish; and descriptors likewise |
 //! | [`copy`] | reading without a mapping, where that is cheaper |
+//! | [`check`] | was it there, what was read of a mapping? |
 //! | [`evict`] | making room; what an owner does |
 //! | [`residents`] | what is there, and who goes first |
 //! | [`registry`] | which files are known |
@@ -14,6 +15,7 @@
 //! Only `load` maps, only `evict` gives back, only `registry` names dashmap, only `collector` spawns and looks at the clock,
 //! only `wait` sleeps.
 
+mod check;
 mod collector;
 mod copy;
 mod evict;
@@ -22,7 +24,6 @@ mod registry;
 mod residents;
 mod wait;
 
-use std::ops::Range;
 use std::path::Path;
 use std::sync::{Arc, Weak};
 use std::{fmt, fs, io};
@@ -30,17 +31,16 @@ use std::{fmt, fs, io};
 pub(crate) use collector::Collector;
 use evict::Effort;
 pub(crate) use load::Want;
-use load::{torn_meanwhile, truncated};
 
 use crate::config::{Config, Limits, LiveLimits, Overcommit, Revalidate};
 use crate::error::{Error, ErrorKind, Result};
 use crate::file::{Content, FileEntry, FileKey};
 use crate::mapping::Mapping;
-use crate::os::{self, Kind, Stat};
+use crate::os::{self, Kind, Process, Stat};
 use crate::policy;
 use crate::protocol::budget::{Reservation, Usage};
 use crate::protocol::signal::Signal;
-use crate::protocol::slot::{Drain, Owned, SlotRef};
+use crate::protocol::slot::{Drain, Owned, Slot, SlotRef};
 use crate::region::{Descriptor, DescriptorRef, Doubt, Home, Region};
 use crate::stats::{Counters, Event, Stats};
 use registry::Registry;
@@ -56,8 +56,7 @@ pub(crate) struct Cache {
     registry: Registry,
     signal: Arc<Signal>,
     stats: Counters,
-    /// The process that it was made in.
-    process: u32,
+    process: Process,
 }
 
 /// A file in a cache. Kept by handles, and by each mapping and descriptor of it (rule 5 of the protocol).
@@ -130,7 +129,7 @@ impl Cache {
             registry: Registry::default(),
             signal: Arc::default(),
             stats: Counters::default(),
-            process: std::process::id(),
+            process: Process::this(),
         })
     }
 
@@ -310,53 +309,6 @@ impl Cache {
         noticed.map_err(cannot_look)
     }
 
-    /// Whether `bytes`, which were mapped as those of the file from `offset` on, are what the file has.
-    #[cold]
-    pub(crate) fn check(&self, file: &Arc<CachedFile>, offset: u64, bytes: &[u8], doubt: Doubt) -> Result<()> {
-        let descriptor = self.descriptor(file, Effort::Force)?;
-        self.compare(descriptor.get(), offset, bytes, doubt)
-    }
-
-    /// Whether the file reaches to the end of `bytes`, and has those that were torn.
-    fn compare(&self, file: &fs::File, offset: u64, bytes: &[u8], doubt: Doubt) -> Result<()> {
-        let torn = match doubt {
-            Doubt::Torn(torn) => Some(torn),
-            _ if self.config.revalidate == Revalidate::Never => return Ok(()),
-            _ => None,
-        };
-        let end = offset + bytes.len() as u64;
-        let len = os::stat(file).map_err(cannot_look)?.len;
-        if len < end {
-            return Err(truncated(len, end));
-        }
-        let Some(torn) = torn else { return Ok(()) };
-        let mut at = offset + torn.start as u64;
-        read_through(file, at..offset + torn.end as u64, |read| {
-            let start = (at - offset) as usize;
-            at += read.len() as u64;
-            if bytes[start..start + read.len()] == *read { Ok(()) } else { Err(torn_meanwhile()) }
-        })
-    }
-
-    /// Has all of `range` there without danger: what is mapped, where it is mapped; the rest is read.
-    pub(crate) fn verify(&self, file: &Arc<CachedFile>, range: Range<u64>) -> Result<()> {
-        let geometry = &self.config.geometry;
-        for (window, piece) in geometry.pieces(range.clone()) {
-            let start = geometry.start(window);
-            let (at, end) = ((piece.start - start) as usize, piece.end - start);
-            let mapped = self.hit(file, window, end);
-            // What the system refused is read, which says why.
-            let is_populated = mapped.is_some_and(|client| client.get().populate(at..end as usize).unwrap_or(false));
-            if !is_populated {
-                let descriptor = self.descriptor(file, Effort::Force)?;
-                read_through(descriptor.get(), piece, |_| Ok(()))?;
-            }
-        }
-        let descriptor = self.descriptor(file, Effort::Force)?;
-        let len = os::stat(descriptor.get()).map_err(cannot_look)?.len;
-        if len < range.end { Err(truncated(len, range.end)) } else { Ok(()) }
-    }
-
     /// Looks at the file again, and at where `path` leads.
     pub(crate) fn refresh(&self, file: &Arc<CachedFile>, path: Option<&Path>) -> Result<Change> {
         let descriptor = self.descriptor(file, self.demand())?;
@@ -442,20 +394,22 @@ impl Cache {
     pub(crate) fn shut_down(&self) {
         self.regions.drain(|owned| drop(self.regions.reclaim(owned)));
         self.descriptors.drain(|owned| drop(self.descriptors.reclaim(owned)));
-        if !self.is_inherited() {
+        if self.process.is_this() {
             self.regions.retry_limbo();
         }
-    }
-
-    /// Whether this process has it from its parent, by `fork`. Then no other thread is here, and what one of them had locked
-    /// at that moment stays locked: drops do without.
-    fn is_inherited(&self) -> bool {
-        self.process != std::process::id()
     }
 
     /// Unmaps what the caller owns. How many the system took back.
     fn unmap_all(&self, owned: impl IntoIterator<Item = Owned<Region>>) -> usize {
         owned.into_iter().filter_map(|region| self.regions.reclaim(region)).count()
+    }
+
+    /// What a hole was found in is for those who hold it already, and goes with the last of them.
+    fn drain_if_torn(&self, slot: &Slot<Region>) {
+        let _flight = self.regions.budget.take_off();
+        if slot.take().is_ok_and(|client| client.get().is_torn()) {
+            self.unmap_all(as_owned(slot.drain()));
+        }
     }
 
     /// Brings what is used below the limits, less the headroom, as far as it is unused.
@@ -514,23 +468,6 @@ fn as_owned<P>(drained: Drain<P>) -> Option<Owned<P>> {
     }
 }
 
-/// Reads `range` a part at a time, for what the system, or `look`, says of it.
-fn read_through(file: &fs::File, range: Range<u64>, mut look: impl FnMut(&[u8]) -> Result<()>) -> Result<()> {
-    const PART: u64 = 64 << 10;
-    let mut bytes = vec![0; PART.min(range.end - range.start) as usize];
-    let mut at = range.start;
-    while at < range.end {
-        let part = &mut bytes[..PART.min(range.end - at) as usize];
-        let read = os::read_fully_at(file, part, at).map_err(|error| Error::io("cannot read", error))?;
-        if read < part.len() {
-            return Err(truncated(at + read as u64, range.end));
-        }
-        look(part)?;
-        at += read as u64;
-    }
-    Ok(())
-}
-
 /// Refuses what cannot be mapped: what is no regular file, and what is generated while it is read.
 fn check_kind(file: &fs::File, stat: &Stat) -> Result<()> {
     if let Some(error) = not_a_file(stat) {
@@ -568,24 +505,9 @@ fn real_name(path: &Path) -> std::path::PathBuf {
 
 impl Home<Mapping> for CachedFile {
     fn check(self: Arc<Self>, offset: u64, bytes: &[u8], doubt: Doubt) -> Result<()> {
-        let is_doubtful = doubt != Doubt::None;
-        let checked = match self.cache.upgrade() {
-            Some(cache) => match self.entry.slots().descriptor.take() {
-                Ok(descriptor) => cache.compare(descriptor.get(), offset, bytes, doubt),
-                // Not into its slot, from which nobody may be left to take it.
-                Err(_) => match cache.reopen(&self) {
-                    Ok(descriptor) => cache.compare(&descriptor, offset, bytes, doubt),
-                    Err(error) if is_doubtful => Err(error),
-                    // It has all its bytes: none of them is a zero that somebody else may have put there.
-                    Err(_) => Ok(()),
-                },
-            },
-            // Nobody is left who could look at the file.
-            None if is_doubtful => Err(torn_meanwhile()),
-            None => Ok(()),
-        };
         let range = offset..offset + bytes.len() as u64;
-        checked.map_err(|error| error.at(self.entry.names().first().map(|name| &**name)).within(range))
+        let name = || self.entry.names().into_iter().next();
+        self.check_mapped(offset, bytes, doubt).map_err(|error| error.at(name().as_deref()).within(range))
     }
 
     fn reclaim(self: Arc<Self>, owned: Owned<Region>) {
@@ -628,7 +550,7 @@ impl Drop for Cache {
 impl Drop for CachedFile {
     fn drop(&mut self) {
         // In a child of `fork` it stays registered, as one that is gone: whoever finds it there makes another.
-        if let Some(cache) = self.cache.upgrade().filter(|cache| !cache.is_inherited()) {
+        if let Some(cache) = self.cache.upgrade().filter(|cache| cache.process.is_this()) {
             cache.registry.remove(&self.entry.key(), self);
         }
     }

@@ -59,11 +59,10 @@
 //! ```
 
 use std::ops::Range;
-use std::process;
 use std::sync::{Mutex, OnceLock, PoisonError};
 
 use crate::error::{Error, Result};
-use crate::os;
+use crate::os::{self, Process};
 use crate::protocol::ranges::Ranges;
 
 /// Of all managers: a process has one handler.
@@ -71,8 +70,7 @@ static RANGES: OnceLock<Known> = OnceLock::new();
 
 struct Known {
     ranges: Ranges,
-    /// The process that began it.
-    process: u32,
+    process: Process,
 }
 
 static IS_INSTALLED: OnceLock<()> = OnceLock::new();
@@ -99,15 +97,14 @@ pub fn install() -> Result<()> {
 
 /// Makes a mapping known, before anybody reads there.
 pub(crate) fn protect(mapping: Range<usize>) {
-    let known = || Known { ranges: Ranges::default(), process: process::id() };
+    let known = || Known { ranges: Ranges::default(), process: Process::this() };
     RANGES.get_or_init(known).ranges.insert(mapping);
     os::sigbus::keep_reserve();
 }
 
-/// Forgets it, when nobody does any more. In a child of `fork` it stays known: another thread may have had the table locked at
-/// that moment, and a drop waits for nobody there.
+/// Forgets it, when nobody does any more. In a child of `fork` it stays known, for want of the table's lock.
 pub(crate) fn unprotect(mapping: Range<usize>) {
-    if let Some(known) = RANGES.get().filter(|known| known.process == process::id()) {
+    if let Some(known) = RANGES.get().filter(|known| known.process.is_this()) {
         known.ranges.remove(mapping);
     }
 }

@@ -47,6 +47,23 @@ pub(crate) enum Kind {
     Other(&'static str),
 }
 
+/// The process that something was made in.
+///
+/// A child of `fork` has it too, but none of the other threads: what one of them had locked at that moment stays locked
+/// there. So what is dropped in another process than its own does without locks, and waits for nobody.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Process(u32);
+
+impl Process {
+    pub(crate) fn this() -> Self {
+        Self(std::process::id())
+    }
+
+    pub(crate) fn is_this(self) -> bool {
+        self.0 == std::process::id()
+    }
+}
+
 /// What a mapping will be used for next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Advice {
