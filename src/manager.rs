@@ -10,7 +10,7 @@ use crate::cache::{Cache, CachedFile, Change, Closed, Collected, Collector, Want
 use crate::config::{Admission, Config, Limits, Overcommit, Revalidate, Window};
 use crate::error::{Error, ErrorKind, Result};
 use crate::os::Advice;
-use crate::region::{Doubt, RegionRef};
+use crate::region::{Doubt, RegionRef, View};
 use crate::stats::Stats;
 use crate::window::{self, Geometry};
 
@@ -622,7 +622,7 @@ impl MappedFile {
 /// What the readers on the floor above build on.
 impl MappedFile {
     /// Copies from a region, which `at` is the offset in, of what is at `offset` in the file.
-    pub(crate) fn copy_from(&self, region: &RegionRef, at: usize, offset: u64, buf: &mut [u8]) -> Result<()> {
+    pub(crate) fn copy_from(&self, region: &impl View, at: usize, offset: u64, buf: &mut [u8]) -> Result<()> {
         let end = offset + buf.len() as u64;
         self.cache().copy_from(self.cached(), region, at, offset, buf).map_err(|error| self.explain(error, offset..end))
     }
@@ -630,10 +630,10 @@ impl MappedFile {
     /// Whether `len` bytes from `at` on, of a region that was read as the file from `offset` on, were all there. Asks the
     /// system only if they may not have been.
     #[inline]
-    pub(crate) fn confirm(&self, region: &RegionRef, at: usize, len: usize, offset: u64) -> Result<()> {
+    pub(crate) fn confirm(&self, region: &impl View, at: usize, len: usize, offset: u64) -> Result<()> {
         match region.doubt(at, len) {
             Doubt::None => Ok(()),
-            doubt => self.check(offset, &region[at..at + len], doubt),
+            doubt => self.check(offset, &region.bytes()[at..at + len], doubt),
         }
     }
 

@@ -17,9 +17,10 @@ use crate::error::Result;
 use crate::fault_guard;
 use crate::mapping::Mapping;
 use crate::os::Advice;
+use crate::protocol::announce::{Announcements, Announcer};
 use crate::protocol::budget::Reservation;
 use crate::protocol::ring::Seat;
-use crate::protocol::slot::{Owned, Payload, SlotRef};
+use crate::protocol::slot::{Owned, Payload, Slot, SlotRef};
 
 /// A window that is mapped, or a mapping of its own for a large range.
 pub(crate) type Region = Kept<Mapping>;
@@ -128,6 +129,10 @@ impl<R: Resource> Kept<R> {
         self.home.is_replaceable()
     }
 
+    pub(crate) fn is_seated(&self) -> bool {
+        self.seat.is_some()
+    }
+
     pub(crate) fn leave_seat(&mut self) -> Option<Seat> {
         self.seat.take()
     }
@@ -158,6 +163,88 @@ impl<R: Resource + fmt::Debug> fmt::Debug for Kept<R> {
     }
 }
 
+/// Bytes that are read, and the region that they are of. They stay where they are as long as this is borrowed.
+pub(crate) trait View {
+    /// `None` for a copy, and for no bytes.
+    fn region(&self) -> Option<&Region>;
+
+    /// Of the first byte; of `len` bytes that may be read.
+    fn address(&self) -> NonNull<u8>;
+
+    fn len(&self) -> usize;
+
+    #[inline]
+    fn bytes(&self) -> &[u8] {
+        // SAFETY: what `address` promises. That the bytes do not change and that the file does not shrink is the promise made to
+        // `MapManagerBuilder::build`.
+        unsafe { slice::from_raw_parts(self.address().as_ptr(), self.len()) }
+    }
+
+    /// `len` bytes from `at` on, if all of them are here, and they are any.
+    #[inline]
+    fn get(&self, at: u64, len: u64) -> Option<&[u8]> {
+        let left = (self.len() as u64).saturating_sub(at);
+        // One comparison says `0 < len` (or it wraps to more than there is) and `len <= left`, and so that `at` is inside.
+        if len.wrapping_sub(1) < left {
+            // SAFETY: inside the bytes it is about, by the condition.
+            let start = unsafe { self.address().add(at as usize) };
+            // SAFETY: as in `bytes`; the condition holds the end inside as well.
+            Some(unsafe { slice::from_raw_parts(start.as_ptr(), len as usize) })
+        } else {
+            None
+        }
+    }
+
+    /// Whether a hole was found in the region, as of about now.
+    #[inline]
+    fn is_torn(&self) -> bool {
+        // Asked here already, so that a reader in its window follows no pointer for it.
+        fault_guard::are_torn() && self.region().is_some_and(|region| region.get().is_torn())
+    }
+
+    /// Whether `len` bytes from `at` on, which are inside, may be zeros in the place of what is not there. Ask after reading.
+    #[inline]
+    fn doubt(&self, at: usize, len: usize) -> Doubt {
+        let Some(region) = self.region() else { return Doubt::None };
+        let (mapping, start) = (region.get(), self.address().as_ptr().wrapping_add(at));
+        match mapping.torn_part(start, len) {
+            Some(torn) => Doubt::Torn(torn),
+            None if mapping.may_end_early(start, len) => Doubt::Zeros,
+            None => Doubt::None,
+        }
+    }
+
+    /// Whether `len` bytes from `at` on, of which the first is at `offset` of the file, were all there when they were read.
+    fn check(&self, at: usize, len: usize, offset: u64) -> Result<()> {
+        match self.region() {
+            Some(region) => Arc::clone(&region.home).check(offset, &self.bytes()[at..at + len], self.doubt(at, len)),
+            None => Ok(()),
+        }
+    }
+
+    fn advise(&self, advice: Advice) {
+        if let Some(region) = self.region() {
+            region.get().advise(advice);
+        }
+    }
+
+    /// Copies from `at` on into `buf`, without ever forming a reference to what is mapped.
+    ///
+    /// # Panics
+    ///
+    /// If that reaches past the end.
+    #[inline]
+    fn copy_to(&self, at: usize, buf: &mut [u8]) {
+        if at > self.len() || buf.len() > self.len() - at {
+            beyond(at, at.saturating_add(buf.len()), self.len());
+        }
+        // SAFETY: inside the bytes it is about, by the condition; there, as long as `self` is.
+        let source = unsafe { self.address().add(at) };
+        // SAFETY: as above; and a buffer that is borrowed exclusively is not part of a mapping that is only read.
+        unsafe { source.as_ptr().copy_to_nonoverlapping(buf.as_mut_ptr(), buf.len()) };
+    }
+}
+
 /// A client of a region (or one of the owners of a copy), and the bytes of it that it is about: all, or fewer. They stay
 /// where they are as long as it lives, wherever it moves.
 ///
@@ -176,6 +263,23 @@ pub(crate) struct RegionRef {
 unsafe impl Send for RegionRef {}
 // SAFETY: as above.
 unsafe impl Sync for RegionRef {}
+
+impl View for RegionRef {
+    #[inline]
+    fn region(&self) -> Option<&Region> {
+        self.client.as_deref()
+    }
+
+    #[inline]
+    fn address(&self) -> NonNull<u8> {
+        self.address
+    }
+
+    #[inline]
+    fn len(&self) -> usize {
+        self.len
+    }
+}
 
 impl RegionRef {
     #[inline]
@@ -215,59 +319,6 @@ impl RegionRef {
         self.client.is_some()
     }
 
-    #[inline]
-    pub(crate) fn len(&self) -> usize {
-        self.len
-    }
-
-    /// `len` bytes from `at` on, if all of them are here, and they are any.
-    #[inline]
-    pub(crate) fn get(&self, at: u64, len: u64) -> Option<&[u8]> {
-        let left = (self.len as u64).saturating_sub(at);
-        // One comparison says `0 < len` (or it wraps to more than there is) and `len <= left`, and so that `at` is inside.
-        if len.wrapping_sub(1) < left {
-            // SAFETY: inside the bytes it is about, by the condition.
-            let start = unsafe { self.address.add(at as usize) };
-            // SAFETY: as in `deref`; the condition holds the end inside as well.
-            Some(unsafe { slice::from_raw_parts(start.as_ptr(), len as usize) })
-        } else {
-            None
-        }
-    }
-
-    /// Whether a hole was found in it, as of about now.
-    #[inline]
-    pub(crate) fn is_torn(&self) -> bool {
-        // Asked here already, so that a reader in its window follows no pointer for it.
-        fault_guard::are_torn() && self.client.as_ref().is_some_and(|client| client.get().is_torn())
-    }
-
-    /// Whether `len` bytes from `at` on, which are inside, may be zeros in the place of what is not there. Ask after reading.
-    #[inline]
-    pub(crate) fn doubt(&self, at: usize, len: usize) -> Doubt {
-        let Some(client) = &self.client else { return Doubt::None };
-        let (mapping, start) = (client.get(), self.address.as_ptr().wrapping_add(at));
-        match mapping.torn_part(start, len) {
-            Some(torn) => Doubt::Torn(torn),
-            None if mapping.may_end_early(start, len) => Doubt::Zeros,
-            None => Doubt::None,
-        }
-    }
-
-    /// Whether `len` bytes from `at` on, of which the first is at `offset` of the file, were all there when they were read.
-    pub(crate) fn check(&self, at: usize, len: usize, offset: u64) -> Result<()> {
-        match &self.client {
-            Some(client) => Arc::clone(&client.home).check(offset, &self[at..at + len], self.doubt(at, len)),
-            None => Ok(()),
-        }
-    }
-
-    pub(crate) fn advise(&self, advice: Advice) {
-        if let Some(client) = &self.client {
-            client.get().advise(advice);
-        }
-    }
-
     /// The same, about fewer bytes: `range` counts from the first of those it is about now.
     ///
     /// # Panics
@@ -283,21 +334,112 @@ impl RegionRef {
         self.len = range.end - range.start;
         self
     }
+}
 
-    /// Copies from `at` on into `buf`, without ever forming a reference to what is mapped.
-    ///
-    /// # Panics
-    ///
-    /// If that reaches past the end.
+/// What one cursor reads: a region that it has announced, or one that is in no slot and that it is a client of; or none.
+///
+/// It belongs to one file of one cache: it must only be given slots of that file, and go before the last handle of it does.
+pub(crate) struct Reading {
+    announcer: Announcer<Region>,
+    client: Option<SlotRef<Region>>,
+    /// What is announced, or the client's.
+    region: Option<NonNull<Region>>,
+    /// Inside of it. Here, for the same reason as in [`RegionRef`].
+    address: NonNull<u8>,
+    len: usize,
+}
+
+// SAFETY: as for `RegionRef`: memory that is only read, and what keeps it may cross threads.
+unsafe impl Send for Reading {}
+// SAFETY: as above.
+unsafe impl Sync for Reading {}
+
+impl View for Reading {
     #[inline]
-    pub(crate) fn copy_to(&self, at: usize, buf: &mut [u8]) {
-        if at > self.len || buf.len() > self.len - at {
-            beyond(at, at.saturating_add(buf.len()), self.len);
+    fn region(&self) -> Option<&Region> {
+        // SAFETY: it is announced or has a client, until the next `&mut self`.
+        self.region.map(|region| unsafe { region.as_ref() })
+    }
+
+    #[inline]
+    fn address(&self) -> NonNull<u8> {
+        self.address
+    }
+
+    #[inline]
+    fn len(&self) -> usize {
+        self.len
+    }
+}
+
+impl Reading {
+    /// Of a file of the cache whose owners look at these `announcements`.
+    pub(crate) fn new(announcements: &Arc<Announcements<Region>>) -> Self {
+        Self {
+            announcer: Announcer::new(announcements),
+            client: None,
+            region: None,
+            address: NonNull::dangling(),
+            len: 0,
         }
-        // SAFETY: inside the bytes it is about, by the condition; there, as long as `self` is.
-        let source = unsafe { self.address.add(at) };
-        // SAFETY: as above; and a buffer that is borrowed exclusively is not part of a mapping that is only read.
-        unsafe { source.as_ptr().copy_to_nonoverlapping(buf.as_mut_ptr(), buf.len()) };
+    }
+
+    /// Reads what is in `slot`, in the place of what it read before, if that is mapped, up to `end` bytes into it at least, and
+    /// whole; else nothing. The hit: nobody else sees it, but those who would unmap it.
+    #[inline]
+    pub(crate) fn announce(&mut self, slot: &Slot<Region>, end: u64) -> bool {
+        // SAFETY: a slot of the cache's (the promise of whoever made this one).
+        let Some(region) = (unsafe { self.announcer.announce(slot) }) else {
+            self.forget();
+            return false;
+        };
+        // SAFETY: it is announced now.
+        let mapping = unsafe { region.as_ref() }.get();
+        // What crosses into the next window is never here; nor is the new tail of a file that has grown.
+        if (mapping.len() as u64) < end || mapping.is_torn() {
+            self.release();
+            return false;
+        }
+        (self.region, self.address, self.len) = (Some(region), mapping.address(), mapping.len());
+        if self.client.is_some() {
+            self.client = None;
+        }
+        self.announcer.count();
+        true
+    }
+
+    /// Reads what somebody counted in for it: announced, if it is in a slot.
+    pub(crate) fn hold(&mut self, held: RegionRef) {
+        let RegionRef { client, address, len, .. } = held;
+        match client {
+            Some(client) if !client.is_detached() => {
+                // SAFETY: as in `announce`.
+                self.region = Some(unsafe { self.announcer.announce_client(&client) });
+                self.client = None;
+            }
+            client => {
+                self.announcer.withdraw();
+                self.region = client.as_deref().map(NonNull::from);
+                self.client = client;
+            }
+        }
+        (self.address, self.len) = (address, len);
+    }
+
+    /// Reads nothing any more.
+    pub(crate) fn release(&mut self) {
+        self.announcer.withdraw();
+        self.forget();
+    }
+
+    /// Whether, since this was last asked, it let go of what somebody may be waiting for, to unmap it.
+    #[inline]
+    pub(crate) fn take_what_drains(&mut self) -> bool {
+        self.announcer.take_what_drains()
+    }
+
+    fn forget(&mut self) {
+        (self.region, self.client, self.len) = (None, None, 0);
     }
 }
 
@@ -313,9 +455,7 @@ impl Deref for RegionRef {
 
     #[inline]
     fn deref(&self) -> &[u8] {
-        // SAFETY: inside what the client or the copy keeps, as long as `self` is borrowed. That the bytes do not change and
-        // that the file does not shrink is the promise made to `MapManagerBuilder::build`.
-        unsafe { slice::from_raw_parts(self.address.as_ptr(), self.len) }
+        self.bytes()
     }
 }
 

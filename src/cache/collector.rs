@@ -114,7 +114,7 @@ impl Cache {
         if self.config.revalidate == Revalidate::AtOpen && is_gone(file) {
             let _flight = self.regions.budget.take_off();
             file.entry.slots().windows.for_each_from(0, |_, slot| {
-                self.unmap_all(slot.retire());
+                self.regions.reclaim_all(slot.retire().into_iter().collect());
             });
         }
     }

@@ -12,7 +12,7 @@ use super::{Cache, CachedFile, Want};
 use crate::config::Revalidate;
 use crate::error::{Error, Result};
 use crate::os;
-use crate::region::{Doubt, RegionRef};
+use crate::region::{Doubt, RegionRef, View};
 use crate::stats::Event;
 
 impl Cache {
@@ -42,7 +42,7 @@ impl Cache {
     pub(crate) fn copy_from(
         &self,
         file: &Arc<CachedFile>,
-        region: &RegionRef,
+        region: &impl View,
         at: usize,
         offset: u64,
         buf: &mut [u8],

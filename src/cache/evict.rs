@@ -16,7 +16,8 @@ use std::time::Duration;
 use super::residents::Residents;
 use super::wait::Wait;
 use crate::config::Overcommit;
-use crate::protocol::budget::{Flight, Reservation};
+use crate::protocol::announce::Announced;
+use crate::protocol::budget::{Flight, Reservation, Usage};
 use crate::protocol::slot::Owned;
 use crate::region::{Kept, Region, Resource};
 
@@ -156,10 +157,42 @@ impl<R: Resource> Residents<R> {
         held.take()
     }
 
-    /// What an owner does: off its seat, back to the system, vacant. The reservation is the caller's. `None` if the system
-    /// refused; then it stays counted, in limbo.
+    /// What an owner does: off its seat, back to the system, vacant. The reservation is the caller's. `None` if somebody reads
+    /// it who is not counted, or if the system refused; then it is restored, or stays counted, in limbo.
     pub(crate) fn reclaim(&self, owned: Owned<Kept<R>>) -> Option<Reservation> {
         let _flight = self.budget.take_off();
+        let announced = self.announcements.settled();
+        self.reclaim_unless(announced.as_ref(), owned)
+    }
+
+    /// The same for several, with one look at who reads. How many went, and their bytes.
+    pub(crate) fn reclaim_all(&self, owned: Vec<Owned<Kept<R>>>) -> Usage {
+        let mut went = Usage::default();
+        if owned.is_empty() {
+            return went;
+        }
+        let _flight = self.budget.take_off();
+        let announced = self.announcements.settled();
+        for owned in owned {
+            if let Some(reservation) = self.reclaim_unless(announced.as_ref(), owned) {
+                went.items += 1;
+                went.bytes += reservation.bytes();
+            }
+        }
+        went
+    }
+
+    /// Reclaims what is not `announced`, as it was seen since it was won; nothing, if that could not be seen.
+    fn reclaim_unless(&self, announced: Option<&Announced<Kept<R>>>, owned: Owned<Kept<R>>) -> Option<Reservation> {
+        if announced.is_none_or(|announced| announced.has_owned(&owned)) {
+            // Back to those who read it; or it drains, and waits for the last of them. (What the system refused has no seat any
+            // more, and nobody can read it: who announces it is about to find that out.)
+            let kept = if owned.payload().is_seated() { owned.restore() } else { Err(owned) };
+            if let Err(owned) = kept {
+                self.keep_for_later(owned);
+            }
+            return None;
+        }
         let was_detached = owned.is_detached();
         let given_back = owned.vacate(|kept| {
             self.dismiss(kept);
@@ -177,9 +210,9 @@ impl<R: Resource> Residents<R> {
         }
     }
 
-    /// Gives back what the system refused before. How many went.
+    /// Gives back what is in limbo, as far as it goes by now. How many went.
     pub(crate) fn retry_limbo(&self) -> usize {
-        self.take_limbo().into_iter().filter_map(|owned| self.reclaim(owned)).count()
+        self.reclaim_all(self.take_limbo()).items
     }
 
     /// Gives back what nobody uses, until there is no more or `excess` says that nothing is left to go. In small batches:
@@ -195,24 +228,29 @@ impl<R: Resource> Residents<R> {
             if victims.is_empty() {
                 break;
             }
-            self.evicted.add(victims.into_iter().filter_map(|owned| self.reclaim(owned)).count());
+            self.evicted.add(self.reclaim_all(victims).items);
         }
     }
 
-    /// Gives back all that nobody uses. Regions and bytes.
-    pub(crate) fn collect(&self) -> (usize, usize) {
+    /// Gives back all that nobody uses. How much that was.
+    pub(crate) fn collect(&self) -> Usage {
         let _flight = self.budget.take_off();
-        let (mut items, mut bytes) = (0, 0);
-        let mut reclaim = |owned| {
-            if let Some(reservation) = self.reclaim(owned) {
-                items += 1;
-                bytes += reservation.bytes();
-            }
+        let mut went = self.reclaim_all(self.take_limbo());
+        let mut reclaim = |batch| {
+            let more = self.reclaim_all(batch);
+            went.items += more.items;
+            went.bytes += more.bytes;
         };
-        self.take_limbo().into_iter().for_each(&mut reclaim);
-        // One at a time: a window that was won and not yet unmapped is one that nobody can read.
-        self.for_each_unused(reclaim);
-        (items, bytes)
+        // A few at a time: a window that was won and not yet unmapped is one that nobody can read.
+        let mut batch = Vec::with_capacity(BATCH);
+        self.for_each_unused(|owned| {
+            batch.push(owned);
+            if batch.len() == BATCH {
+                reclaim(mem::take(&mut batch));
+            }
+        });
+        reclaim(batch);
+        went
     }
 }
 

@@ -21,7 +21,7 @@ use crate::os::{self, Kind};
 use crate::policy;
 use crate::protocol::budget::{Flight, Reservation};
 use crate::protocol::slot::{Loading, Phase, Slot, SlotRef};
-use crate::region::{DescriptorRef, Region, RegionRef};
+use crate::region::{DescriptorRef, Region, RegionRef, View};
 use crate::stats::Event;
 
 /// How long to wait for a slot to be given up by an older mapping, or by an evictor that sleeps, before mapping beside it.

@@ -41,7 +41,7 @@ use crate::policy;
 use crate::protocol::budget::{Reservation, Usage};
 use crate::protocol::signal::Signal;
 use crate::protocol::slot::{Drain, Owned, Slot, SlotRef};
-use crate::region::{Descriptor, DescriptorRef, Doubt, Home, Region};
+use crate::region::{Descriptor, DescriptorRef, Doubt, Home, Reading, Region};
 use crate::stats::{Counters, Event, Stats};
 use registry::Registry;
 use residents::Residents;
@@ -168,6 +168,28 @@ impl Cache {
             Some(client)
         } else {
             None
+        }
+    }
+
+    /// What a cursor of one of this cache's files will read.
+    pub(crate) fn reading(&self) -> Reading {
+        Reading::new(&self.regions.announcements)
+    }
+
+    /// The same hit for a cursor, which announces the region instead of counting itself in.
+    #[inline]
+    pub(crate) fn announce(&self, reading: &mut Reading, file: &CachedFile, window: u64, end: u64) -> bool {
+        let slot = file.entry.slots().windows.at(window);
+        self.regions.touch(slot);
+        reading.announce(slot, end)
+    }
+
+    /// A cursor let go of what drains: it may be the one that its owner waits for. (If not, it goes when somebody needs room,
+    /// or with the collector's next look.)
+    #[cold]
+    pub(crate) fn give_back_what_waits(&self) {
+        if self.process.is_this() {
+            self.regions.retry_limbo();
         }
     }
 
@@ -305,7 +327,7 @@ impl Cache {
             let first = self.config.geometry.index(from);
             drain(file, first, |drained| owned.extend(as_owned(drained)));
         });
-        self.unmap_all(owned);
+        self.regions.reclaim_all(owned);
         noticed.map_err(cannot_look)
     }
 
@@ -328,8 +350,8 @@ impl Cache {
 
     pub(crate) fn collect(&self) -> Collected {
         evict::retry_orphans();
-        let (regions, bytes) = self.regions.collect();
-        Collected { regions, bytes: bytes as u64 }
+        let went = self.regions.collect();
+        Collected { regions: went.items, bytes: went.bytes as u64 }
     }
 
     /// Drains every window of the files that `path` leads to: that file, or all below that directory.
@@ -337,11 +359,16 @@ impl Cache {
         let mut closed = Closed::default();
         for file in self.files_at(path) {
             let _flight = self.regions.budget.take_off();
+            let mut owned = Vec::new();
             drain(&file, 0, |drained| match drained {
-                Drain::Owned(region) => closed.unmapped += self.unmap_all([region]),
+                Drain::Owned(region) => owned.push(region),
                 Drain::Held => closed.still_held += 1,
                 Drain::Nothing => {}
             });
+            let won = owned.len();
+            let went = self.regions.reclaim_all(owned).items;
+            closed.unmapped += went;
+            closed.still_held += won - went;
             closed.still_held += file.entry.detached.count();
             // Windows does not let a file be deleted that is open. Elsewhere the descriptor keeps the handles reading,
             // whatever becomes of the path.
@@ -371,7 +398,7 @@ impl Cache {
         let (used, peak, pinned) = (self.regions.budget.used(), self.regions.budget.peak(), self.regions.pinned());
         let total = |event| self.stats.total(event);
         Stats {
-            hits: total(Event::Hit),
+            hits: total(Event::Hit) + self.regions.announcements.reads(),
             misses: total(Event::Miss),
             maps: total(Event::Map),
             unmaps: self.regions.given_back.total(),
@@ -399,16 +426,11 @@ impl Cache {
         }
     }
 
-    /// Unmaps what the caller owns. How many the system took back.
-    fn unmap_all(&self, owned: impl IntoIterator<Item = Owned<Region>>) -> usize {
-        owned.into_iter().filter_map(|region| self.regions.reclaim(region)).count()
-    }
-
     /// What a hole was found in is for those who hold it already, and goes with the last of them.
     fn drain_if_torn(&self, slot: &Slot<Region>) {
         let _flight = self.regions.budget.take_off();
         if slot.take().is_ok_and(|client| client.get().is_torn()) {
-            self.unmap_all(as_owned(slot.drain()));
+            self.regions.reclaim_all(as_owned(slot.drain()).into_iter().collect());
         }
     }
 
@@ -516,7 +538,7 @@ impl Home<Mapping> for CachedFile {
             let _ = self.entry.detached.leave();
         }
         match self.cache.upgrade() {
-            Some(cache) => drop(cache.unmap_all([owned])),
+            Some(cache) => drop(cache.regions.reclaim(owned)),
             None => evict::reclaim_orphan(owned),
         }
     }

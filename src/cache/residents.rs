@@ -5,6 +5,7 @@
 use std::sync::{Arc, PoisonError};
 
 use crate::policy::{self, Heat};
+use crate::protocol::announce::{Announced, Announcements};
 use crate::protocol::budget::{Budget, Reservation, Usage};
 use crate::protocol::ring::Ring;
 use crate::protocol::slot::{Drain, Loading, Owned, Phase, Slot, SlotRef};
@@ -17,6 +18,8 @@ use crate::sync::{Mutex, MutexGuard, epoch};
 pub(crate) struct Residents<R: Resource> {
     pub(crate) budget: Arc<Budget>,
     ring: Ring<Slot<Kept<R>>>,
+    /// Who reads without being counted.
+    pub(super) announcements: Arc<Announcements<Kept<R>>>,
     clock: Clock,
     /// The heat of the victim that a newcomer last failed to beat.
     floor: Published,
@@ -35,6 +38,7 @@ impl<R: Resource> Residents<R> {
         Self {
             budget: Arc::new(Budget::new(limit)),
             ring: Ring::default(),
+            announcements: Arc::default(),
             clock: Clock::default(),
             floor: Published::new(0),
             limbo: Mutex::default(),
@@ -115,16 +119,17 @@ impl<R: Resource> Residents<R> {
     /// if all that could be seen is in use, or may not go.
     pub(super) fn victim(&self) -> Option<Owned<Kept<R>>> {
         let guard = epoch::pin();
+        let announced = self.announcements.glance();
         let mut left = self.ring.len();
         while left > 0 {
-            if let Some(owned) = self.sample(&mut left, &guard).into_iter().find_map(retire_if_it_may_go) {
+            if let Some(owned) = self.sample(&mut left, &announced, &guard).into_iter().find_map(retire_if_it_may_go) {
                 return Some(owned);
             }
         }
         // Others may have turned the same hand meanwhile: look at each seat once, alone.
         let mut owned = None;
         self.ring.for_each(&guard, |slot| {
-            if owned.is_none() {
+            if owned.is_none() && !announced.has(slot) {
                 owned = retire_if_it_may_go(slot);
             }
         });
@@ -136,7 +141,7 @@ impl<R: Resource> Residents<R> {
         let guard = epoch::pin();
         // Where nearly all is in use, a newcomer does not look for the exception.
         let mut left = self.ring.len().min(8 * policy::SAMPLE as u32);
-        for slot in self.sample(&mut left, &guard) {
+        for slot in self.sample(&mut left, &self.announcements.glance(), &guard) {
             if self.credit(slot) > at_most {
                 self.floor.set(slot.heat().into());
                 return None;
@@ -149,11 +154,16 @@ impl<R: Resource> Residents<R> {
     }
 
     /// The next few that nobody uses, the coldest first; `left` counts the seats that may be looked at.
-    fn sample<'g>(&self, left: &mut u32, guard: &'g epoch::Guard) -> Vec<&'g Slot<Kept<R>>> {
+    fn sample<'g>(
+        &self,
+        left: &mut u32,
+        announced: &Announced<Kept<R>>,
+        guard: &'g epoch::Guard,
+    ) -> Vec<&'g Slot<Kept<R>>> {
         let mut sample = Vec::with_capacity(policy::SAMPLE);
         while *left > 0 && sample.len() < policy::SAMPLE {
             *left -= 1;
-            sample.extend(self.ring.turn(guard).filter(|slot| is_unused(slot)));
+            sample.extend(self.ring.turn(guard).filter(|slot| is_unused(slot) && !announced.has(slot)));
         }
         sample.sort_by_cached_key(|slot| self.credit(slot));
         sample
@@ -161,7 +171,11 @@ impl<R: Resource> Residents<R> {
 
     /// Wins what nobody uses, one after the other, and hands it to `each`.
     pub(super) fn for_each_unused(&self, mut each: impl FnMut(Owned<Kept<R>>)) {
+        let announced = self.announcements.glance();
         self.ring.for_each(&epoch::pin(), |slot| {
+            if announced.has(slot) {
+                return;
+            }
             if let Some(owned) = slot.retire() {
                 each(owned);
             }
@@ -177,7 +191,7 @@ impl<R: Resource> Residents<R> {
         });
     }
 
-    /// What clients hold, and what is in limbo. O(n).
+    /// What clients hold, what cursors have announced, and what is in limbo. O(n).
     pub(crate) fn pinned(&self) -> Usage {
         let mut pinned =
             Usage { bytes: self.detached_bytes.total() as usize, items: self.detached_items.total() as usize };
@@ -185,9 +199,11 @@ impl<R: Resource> Residents<R> {
             pinned.bytes += kept.reserved();
             pinned.items += 1;
         };
-        // To look at a payload one has to be its client; one more does not matter where there is one.
+        let announced = self.announcements.glance();
+        // To look at a payload one has to be its client; one more does not matter where it is used.
         self.ring.for_each(&epoch::pin(), |slot| {
-            if let Some(client) = slot.join() {
+            let client = slot.join().or_else(|| if announced.has(slot) { slot.take().ok() } else { None });
+            if let Some(client) = client {
                 add(&client);
             }
         });
@@ -459,7 +475,7 @@ mod tests {
         setting.is_refused.store(false, Ordering::Relaxed);
         assert_eq!((residents.retry_limbo(), residents.retry_limbo()), (3, 0));
         assert_eq!((residents.pinned(), residents.budget.used()), (of(0), of(1)), "what was held is unused by now");
-        assert_eq!(residents.collect(), (1, BYTES));
+        assert_eq!(residents.collect(), Usage { bytes: BYTES, items: 1 });
         assert_eq!(residents.budget.used(), of(0));
     }
 }

@@ -7,6 +7,7 @@
 //! |---|---|
 //! | [`slot`] | [`Slot<P>`](slot::Slot): one place for a payload, the count of its clients, and who may unmap it |
 //! | [`table`] | [`Table<T>`](table::Table): slots by index; grows without moving |
+//! | [`seats`] | [`Seats<T>`](seats::Seats): places with numbers, taken and left |
 //! | [`ring`] | [`Ring<T>`](ring::Ring): the slots that could be evicted; walked without a lock, under the epoch |
 //! | [`budget`] | [`Budget`](budget::Budget): reserve before mapping, give back after unmapping |
 //! | [`signal`] | [`Signal`](signal::Signal): wake, sleep and stop of the collector |
@@ -78,10 +79,12 @@
 //! Announcements, by which a cursor reads without a count, will stand beside `slot` as a file of their own: owners will
 //! scan them between winning and unmapping, which is where [`Owned`](slot::Owned) waits today for nobody.
 
+pub(crate) mod announce;
 pub(crate) mod budget;
 #[cfg(all(unix, feature = "fault-guard"))]
 pub(crate) mod ranges;
 pub(crate) mod ring;
+pub(crate) mod seats;
 pub(crate) mod signal;
 pub(crate) mod slot;
 pub(crate) mod table;

@@ -3,45 +3,28 @@
 //! Nobody locks it. An owner *seats* a slot before it publishes and takes it off its seat before it unmaps; evictors,
 //! pinned, look at whoever sits where the hand stands. A slot that was just taken off its seat may still be looked at:
 //! its memory is retired through the epoch, and its word says that there is nothing to win (rule 6).
-//!
-//! Seats that were left are used again first, newest first, by a stack of free seats whose head carries a counter against
-//! ABA; so the ring is as long as the largest number of slots that ever sat at once.
+//! Seats that were left are used again first ([`seats`](super::seats)), so the ring is as long as the largest number of slots
+//! that ever sat at once.
 #![allow(unsafe_code, reason = "looking at slots that their owners may retire meanwhile; rule 6 of `protocol`")]
 
 use std::fmt;
 use std::ptr::{self, NonNull};
 
-use super::table::Table;
-use crate::sync::{AtomicPtr, AtomicU32, AtomicU64, Ordering, epoch};
+use super::seats::Seats;
+use crate::sync::{AtomicPtr, AtomicU32, Ordering, epoch};
 
 /// A place in a [`Ring`]. Given back by [`Ring::leave`], once.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Seat(u32);
 
 pub(crate) struct Ring<T> {
-    cells: Table<Cell<T>>,
-    /// Seats ever made.
-    len: AtomicU32,
+    seats: Seats<AtomicPtr<T>>,
     hand: AtomicU32,
-    /// Low half: 1 + the free seat on top, or 0. High half: how often the stack was popped.
-    free: AtomicU64,
-}
-
-struct Cell<T> {
-    item: AtomicPtr<T>,
-    /// While the seat is free: 1 + the next free seat, or 0.
-    below: AtomicU32,
-}
-
-impl<T> Default for Cell<T> {
-    fn default() -> Self {
-        Self { item: AtomicPtr::new(ptr::null_mut()), below: AtomicU32::new(0) }
-    }
 }
 
 impl<T> Default for Ring<T> {
     fn default() -> Self {
-        Self { cells: Table::default(), len: AtomicU32::new(0), hand: AtomicU32::new(0), free: AtomicU64::new(0) }
+        Self { seats: Seats::default(), hand: AtomicU32::new(0) }
     }
 }
 
@@ -53,23 +36,17 @@ impl<T> Ring<T> {
     /// From now until everyone has unpinned who was pinned when [`leave`](Self::leave) returned, `item` must stay
     /// allocated and must not be borrowed mutably.
     pub(crate) unsafe fn seat(&self, item: NonNull<T>) -> Seat {
-        let seat = self.pop().unwrap_or_else(|| {
-            // Relaxed: the number is all that is handed out.
-            let seat = self.len.fetch_add(1, Ordering::Relaxed);
-            assert!(seat < u32::MAX, "a ring has at most 2³² − 1 seats");
-            seat
-        });
+        let seat = self.seats.take();
         // Release: pairs with the Acquire in `look`: who sees the pointer sees what it points at.
-        self.cells.at(seat.into()).item.store(item.as_ptr(), Ordering::Release);
+        self.seats.at(seat).store(item.as_ptr(), Ordering::Release);
         Seat(seat)
     }
 
     /// Takes the item off its seat: whoever pins from now on does not find it.
     pub(crate) fn leave(&self, seat: Seat) {
-        let cell = self.cells.at(seat.0.into());
         // Release: the item may be retired after this; the epoch does the rest.
-        cell.item.store(ptr::null_mut(), Ordering::Release);
-        self.push(seat.0);
+        self.seats.at(seat.0).store(ptr::null_mut(), Ordering::Release);
+        self.seats.leave(seat.0);
     }
 
     /// Moves the hand on by one and looks: an item, or an empty seat.
@@ -94,53 +71,15 @@ impl<T> Ring<T> {
 
     /// Seats, free ones too: so many calls of [`turn`](Self::turn) by one thread alone go once round.
     pub(crate) fn len(&self) -> u32 {
-        // Relaxed: a seat made meanwhile is found next time.
-        self.len.load(Ordering::Relaxed)
+        self.seats.len()
     }
 
     fn look<'g>(&self, seat: u32, _pinned: &'g epoch::Guard) -> Option<&'g T> {
         // Acquire: pairs with the Release in `seat`.
-        let item = NonNull::new(self.cells.at(seat.into()).item.load(Ordering::Acquire))?;
+        let item = NonNull::new(self.seats.at(seat).load(Ordering::Acquire))?;
         // SAFETY: it sat here after the caller had pinned, so by the promise of `seat` it is allocated until the caller
         // unpins, which it cannot do while `'g` lasts.
         Some(unsafe { item.as_ref() })
-    }
-
-    fn pop(&self) -> Option<u32> {
-        // Acquire: pairs with the Release in `push`, which wrote `below`.
-        let mut head = self.free.load(Ordering::Acquire);
-        loop {
-            let top = (head as u32).checked_sub(1)?;
-            // Relaxed: if another pops this seat and frees it again meanwhile, what is read here may be wrong; then the
-            // counter has moved, and the exchange fails.
-            let below = self.cells.at(top.into()).below.load(Ordering::Relaxed);
-            let popped = (head >> 32).wrapping_add(1);
-            // Acquire, also on failure: as above, for the head that is looked at next.
-            match self.free.compare_exchange_weak(
-                head,
-                (popped << 32) | u64::from(below),
-                Ordering::Acquire,
-                Ordering::Acquire,
-            ) {
-                Ok(_) => return Some(top),
-                Err(actual) => head = actual,
-            }
-        }
-    }
-
-    fn push(&self, seat: u32) {
-        // Relaxed: a first guess.
-        let mut head = self.free.load(Ordering::Relaxed);
-        loop {
-            // Relaxed: published by the exchange.
-            self.cells.at(seat.into()).below.store(head as u32, Ordering::Relaxed);
-            let pushed = (head & !u64::from(u32::MAX)) | u64::from(seat + 1);
-            // Release: pairs with the Acquire in `pop`.
-            match self.free.compare_exchange_weak(head, pushed, Ordering::Release, Ordering::Relaxed) {
-                Ok(_) => return,
-                Err(actual) => head = actual,
-            }
-        }
     }
 }
 

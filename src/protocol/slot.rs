@@ -113,6 +113,11 @@ impl<P> Slot<P> {
         Snapshot(self.word.load(Ordering::Relaxed))
     }
 
+    fn is_detached(&self) -> bool {
+        // Relaxed: the bit never changes.
+        self.word.load(Ordering::Relaxed) & DETACHED != 0
+    }
+
     #[inline]
     pub(crate) fn heat(&self) -> u32 {
         // Relaxed: an estimate; a lost update costs a touch.
@@ -149,6 +154,24 @@ impl<P> Slot<P> {
         })?;
         abort_if_too_many(before);
         Ok(SlotRef { slot: NonNull::from(self), _payload: PhantomData })
+    }
+
+    /// The payload, for who reads it without being counted; `None` if it is not mapped, or drains.
+    ///
+    /// # Safety
+    ///
+    /// The caller has announced this slot and passed the light barrier, and reads for as long as the announcement stands
+    /// (rule 7).
+    #[inline]
+    pub(super) unsafe fn payload_if_mapped(&self) -> Option<NonNull<P>> {
+        // Acquire: pairs with the Release in `Loading::publish`, whose payload is read.
+        let now = Snapshot(self.word.load(Ordering::Acquire));
+        if now.0 & (PHASE | DRAINING) != MAPPED {
+            return None;
+        }
+        // SAFETY: mapped when the word was loaded, and whoever wins it later waits for the announcement (rule 7): nobody writes
+        // the cell (rule 3).
+        self.payload.with(|cell| unsafe { &*cell }).as_ref().map(NonNull::from)
     }
 
     /// MAPPED(n) → MAPPED(n + 1) for n ≥ 1, draining or not: one more beside those who are clients already, to look at what
@@ -291,9 +314,16 @@ unsafe impl<P: Payload + Send + Sync> Sync for SlotRef<P> {}
 
 impl<P: Payload> SlotRef<P> {
     #[inline]
-    fn slot(&self) -> &Slot<P> {
+    pub(super) fn slot(&self) -> &Slot<P> {
         // SAFETY: this client keeps the payload, and the payload keeps its slot (rule 5; `Payload`'s promise).
         unsafe { self.slot.as_ref() }
+    }
+}
+
+impl<P: Payload> SlotRef<P> {
+    /// Whether its slot is in no table.
+    pub(crate) fn is_detached(&self) -> bool {
+        self.slot().is_detached()
     }
 }
 
@@ -358,7 +388,7 @@ impl<P> Owned<P> {
         Self { slot: NonNull::from(slot) }
     }
 
-    fn slot(&self) -> &Slot<P> {
+    pub(super) fn slot(&self) -> &Slot<P> {
         // SAFETY: the payload is still in the slot and keeps it alive (rule 5).
         unsafe { self.slot.as_ref() }
     }
@@ -375,8 +405,7 @@ impl<P> Owned<P> {
 
     /// Whether the slot is in no table.
     pub(crate) fn is_detached(&self) -> bool {
-        // Relaxed: the bit never changes.
-        self.slot().word.load(Ordering::Relaxed) & DETACHED != 0
+        self.slot().is_detached()
     }
 
     /// RETIRING → MAPPED(0): changed its mind. Fails, still owned, if a drain came meanwhile.

@@ -4,12 +4,11 @@ use std::io::{self, BufRead, Read, Seek, SeekFrom};
 use std::ops::{Range, RangeBounds};
 use std::{fmt, mem};
 
-use super::Held;
 use crate::cache::Want;
 use crate::error::{ErrorKind, Result};
 use crate::manager::MappedFile;
 use crate::os::Advice;
-use crate::region::RegionRef;
+use crate::region::{Reading, RegionRef, View};
 use crate::window;
 
 /// Who enters the next window within so many bytes of its start is taken to read on and on.
@@ -38,6 +37,7 @@ const GOING_ON: u64 = 4096;
 /// # Ok::<(), smmap::Error>(())
 /// ```
 pub struct Cursor {
+    /// Before `file`, and so dropped first: what it announces is a slot of that file.
     held: Held,
     /// For what is copied.
     scratch: Vec<u8>,
@@ -47,6 +47,31 @@ pub struct Cursor {
     /// The window after the one held last, to notice a reader who goes on.
     next: Option<u64>,
     file: MappedFile,
+}
+
+/// What a cursor holds, and where in the file its first byte is.
+struct Held {
+    reading: Reading,
+    start: u64,
+    /// The window that it is; `None` for a mapping of its own.
+    window: Option<u64>,
+}
+
+impl Held {
+    /// The bytes from `start` to `end`, if all of them are here.
+    #[inline]
+    fn get(&self, start: u64, end: u64) -> Option<&[u8]> {
+        // Without branches for what cannot be: a start before the first byte wraps to more than any region has, and so does
+        // the length of a reversed range, since no file reaches 2⁶³ bytes.
+        self.reading.get(start.wrapping_sub(self.start), end.wrapping_sub(start))
+    }
+
+    /// The bytes from `offset` to the end of the window, if `offset` is here and this is a window.
+    #[inline]
+    fn get_from(&self, offset: u64) -> Option<&[u8]> {
+        let (at, len) = (offset.wrapping_sub(self.start), self.reading.len() as u64);
+        if self.window.is_some() && at < len { self.reading.get(at, len - at) } else { None }
+    }
 }
 
 impl MappedFile {
@@ -61,7 +86,8 @@ impl MappedFile {
     /// # Ok::<(), smmap::Error>(())
     /// ```
     pub fn cursor(&self) -> Cursor {
-        Cursor { held: Held::nothing(), scratch: Vec::new(), position: 0, filled: 0, next: None, file: self.clone() }
+        let held = Held { reading: self.cache().reading(), start: 0, window: None };
+        Cursor { held, scratch: Vec::new(), position: 0, filled: 0, next: None, file: self.clone() }
     }
 }
 
@@ -92,7 +118,7 @@ impl Cursor {
     /// ```
     #[inline]
     pub fn window_at(&mut self, offset: u64) -> Result<&[u8]> {
-        if self.held.get_from(offset).is_none() || self.is_outgrown() || self.held.region.is_torn() {
+        if self.held.get_from(offset).is_none() || self.is_outgrown() || self.held.reading.is_torn() {
             self.move_to(offset)?;
         }
         Ok(self.held.get_from(offset).unwrap_or(&[]))
@@ -101,22 +127,26 @@ impl Cursor {
     /// Whether the window it holds ends before the file and before a window would: the file has grown since.
     #[inline]
     fn is_outgrown(&self) -> bool {
-        let len = self.held.region.len() as u64;
+        let len = self.held.reading.len() as u64;
         self.held.start + len < self.file.len() && self.file.geometry().window_bytes() != Some(len)
     }
 
     /// Holds the window of `offset`; nothing, if the file ends before it.
     #[cold]
     fn move_to(&mut self, offset: u64) -> Result<()> {
-        self.held = Held::nothing();
         loop {
             let len = self.file.len();
-            if offset >= len {
-                return Ok(());
-            }
             let (window, start) = self.file.geometry().locate(offset);
             // As far as the file is known to reach by now: there may be an older mapping of its tail, about to go.
             let end = self.file.geometry().span(window, len).end;
+            if self.hop(offset, end) {
+                return Ok(());
+            }
+            // One window at a time: the old one is not pinned while the new one is looked for.
+            self.let_go();
+            if offset >= len {
+                return Ok(());
+            }
             match self.file.window(window, end) {
                 // Noticed to be shorter meanwhile; `offset` may be inside still.
                 Err(error) if error.kind() == ErrorKind::Truncated && self.file.len() < len => {}
@@ -149,9 +179,9 @@ impl Cursor {
     /// ```
     pub fn check(&self, range: impl RangeBounds<u64>) -> Result<()> {
         let (start, end) = window::ends(&range);
-        let Held { start: first, region, .. } = &self.held;
-        let (start, end) = (start.max(*first), end.min(first + region.len() as u64));
-        if start >= end { Ok(()) } else { region.check((start - first) as usize, (end - start) as usize, start) }
+        let Held { start: first, reading, .. } = &self.held;
+        let (start, end) = (start.max(*first), end.min(first + reading.len() as u64));
+        if start >= end { Ok(()) } else { reading.check((start - first) as usize, (end - start) as usize, start) }
     }
 
     /// Whether the bytes of `range`, as the last call gave them, were all there.
@@ -160,24 +190,56 @@ impl Cursor {
         match self.held.get(range.start, range.end) {
             Some(bytes) => {
                 let at = (range.start - self.held.start) as usize;
-                self.file.confirm(&self.held.region, at, bytes.len(), range.start)
+                self.file.confirm(&self.held.reading, at, bytes.len(), range.start)
             }
             // Copied, and so checked.
             None => Ok(()),
         }
     }
 
-    /// Holds what serves a read at `offset`; it held nothing before. In place, and not by way of memory.
-    #[inline(always)]
+    /// Goes to the window of `start`, if that is mapped up to `end`: the hit. What it held before it lets go of.
+    ///
+    /// On its own, and its answer a bit: so neither its registers nor its result cost the fast way anything.
+    #[inline(never)]
+    fn hop(&mut self, start: u64, end: u64) -> bool {
+        let (window, first) = self.file.geometry().locate(start);
+        if start >= end || !self.file.cache().announce(&mut self.held.reading, self.file.cached(), window, end - first)
+        {
+            return false;
+        }
+        self.is_at(first, Some(window), start);
+        self.tell_who_waits();
+        true
+    }
+
+    /// Holds what serves a read at `offset`.
     fn hold(&mut self, region: RegionRef, start: u64, window: Option<u64>, offset: u64) {
+        self.held.reading.hold(region);
+        self.is_at(start, window, offset);
+    }
+
+    /// Takes note of where it is, to read at `offset`.
+    #[inline(always)]
+    fn is_at(&mut self, start: u64, window: Option<u64>, offset: u64) {
         // Goes on to the next window, and not to anywhere in there: who reads at random hardly ever does.
         let goes_on = window.is_some() && window == self.next && offset - start < GOING_ON;
         self.next = window.map(|window| window + 1);
-        self.held.region = region;
-        self.held.start = start;
-        self.held.window = window;
+        (self.held.start, self.held.window) = (start, window);
         if goes_on {
-            self.held.region.advise(Advice::Populate);
+            self.held.reading.advise(Advice::Populate);
+        }
+    }
+
+    /// Holds nothing any more.
+    fn let_go(&mut self) {
+        self.held.reading.release();
+        self.tell_who_waits();
+    }
+
+    #[inline]
+    fn tell_who_waits(&mut self) {
+        if self.held.reading.take_what_drains() {
+            self.file.cache().give_back_what_waits();
         }
     }
 
@@ -207,7 +269,7 @@ impl Cursor {
     pub fn slice(&mut self, range: impl RangeBounds<u64>) -> Result<&[u8]> {
         // Without the length of the file, which is for the slow way to look at.
         let (start, end) = window::ends(&range);
-        if !self.held.region.is_torn() && self.held.get(start, end).is_some() {
+        if (!self.held.reading.is_torn() && self.held.get(start, end).is_some()) || self.hop(start, end) {
             return Ok(self.held.get(start, end).unwrap_or(&[]));
         }
         // Taken apart and put together again, so that the bytes of the fast way need not pass through memory.
@@ -223,15 +285,11 @@ impl Cursor {
         if range.is_empty() {
             return Ok(&[]);
         }
-        if self.held.get(range.start, range.end).is_none() || self.held.region.is_torn() {
-            // One window at a time: the old one is not pinned while the new one is looked for.
-            self.held = Held::nothing();
-            let (window, start) = self.file.geometry().locate(range.start);
-            if let Some(client) = self.file.cache().hit(self.file.cached(), window, range.end - start) {
-                self.hold(RegionRef::new(client), start, Some(window), range.start);
-            } else if let Some(held) = self.file.region_for(&range)? {
-                self.hold(held.region, held.start, held.window, range.start);
-            } else {
+        // One window at a time: the old one is not pinned while the new one is looked for.
+        self.let_go();
+        match self.file.region_for(&range)? {
+            Some(found) => self.hold(found.region, found.start, found.window, range.start),
+            None => {
                 self.file.copied(range, &mut self.scratch)?;
                 return Ok(&self.scratch);
             }
@@ -253,7 +311,7 @@ impl Cursor {
     /// # Ok::<(), smmap::Error>(())
     /// ```
     pub fn release(&mut self) {
-        self.held = Held::nothing();
+        self.let_go();
         self.scratch = Vec::new();
     }
 
@@ -307,7 +365,9 @@ impl Cursor {
 /// At the same position, and holding nothing.
 impl Clone for Cursor {
     fn clone(&self) -> Self {
-        Self { position: self.position, ..self.file.cursor() }
+        let mut clone = self.file.cursor();
+        clone.position = self.position;
+        clone
     }
 }
 
@@ -322,15 +382,17 @@ impl Read for Cursor {
         let span = self.file.geometry().span(window, len);
         let end = self.position.saturating_add(buf.len() as u64).min(span.end);
         let buf = &mut buf[..(end - self.position) as usize];
-        if self.held.get(self.position, end).is_none() || self.held.region.is_torn() {
-            self.held = Held::nothing();
-            if let Some(region) = self.file.window_if(window, end, Want::IfWorth)? {
-                self.hold(region, start, Some(window), self.position);
+        if self.held.get(self.position, end).is_none() || self.held.reading.is_torn() {
+            if !self.hop(self.position, end) {
+                self.let_go();
+                if let Some(region) = self.file.missed_window(window, end, Want::IfWorth)? {
+                    self.hold(region, start, Some(window), self.position);
+                }
             }
         }
-        if self.held.region.is_client() {
+        if self.held.reading.region().is_some() {
             let at = (self.position - self.held.start) as usize;
-            self.file.copy_from(&self.held.region, at, self.position, buf)?;
+            self.file.copy_from(&self.held.reading, at, self.position, buf)?;
         } else {
             self.file.read(self.position, buf)?;
         }
@@ -374,9 +436,15 @@ impl Seek for Cursor {
     }
 }
 
+impl Drop for Cursor {
+    fn drop(&mut self) {
+        self.let_go();
+    }
+}
+
 impl fmt::Debug for Cursor {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let held = self.held.start..self.held.start + self.held.region.len() as u64;
+        let held = self.held.start..self.held.start + self.held.reading.len() as u64;
         f.debug_struct("Cursor")
             .field("file", &self.file)
             .field("position", &self.position)

@@ -5,10 +5,10 @@ use std::hash::{Hash, Hasher};
 use std::ops::{Bound, Deref, Range, RangeBounds};
 use std::panic::{RefUnwindSafe, UnwindSafe};
 
-use super::Held;
+use super::Found;
 use crate::error::Result;
 use crate::manager::MappedFile;
-use crate::region::RegionRef;
+use crate::region::{RegionRef, View};
 
 /// Bytes of a file, owned: they stay valid, at the same address, for as long as the lease lives, whatever becomes of the
 /// manager, the limits, the file's handles and its name. It may be sent, shared, cloned, and cut into smaller ones, without
@@ -45,7 +45,7 @@ impl Lease {
 
     /// `range` of what is held, and inside of it.
     #[inline]
-    fn of(held: Held, range: Range<u64>) -> Self {
+    fn of(held: Found, range: Range<u64>) -> Self {
         let (start, end) = (range.start - held.start, range.end - held.start);
         Self::new(held.region.narrow(start as usize..end as usize), range.start)
     }

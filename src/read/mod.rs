@@ -31,39 +31,18 @@ use crate::region::RegionRef;
 /// touching it costs.
 pub(crate) const SMALL: u64 = 256 << 10;
 
-/// A region, and where in the file its first byte is.
+/// A region for a range, and where in the file its first byte is.
 #[derive(Debug)]
-struct Held {
+struct Found {
     start: u64,
     region: RegionRef,
     /// The window that it is; `None` for a mapping of its own.
     window: Option<u64>,
 }
 
-impl Held {
-    fn nothing() -> Self {
-        Self { start: 0, region: RegionRef::empty(), window: None }
-    }
-
-    /// The bytes from `start` to `end`, if all of them are here.
-    #[inline]
-    fn get(&self, start: u64, end: u64) -> Option<&[u8]> {
-        // Without branches for what cannot be: a start before the first byte wraps to more than any region has, and so does
-        // the length of a reversed range, since no file reaches 2⁶³ bytes.
-        self.region.get(start.wrapping_sub(self.start), end.wrapping_sub(start))
-    }
-
-    /// The bytes from `offset` to the end of the window, if `offset` is here and this is a window.
-    #[inline]
-    fn get_from(&self, offset: u64) -> Option<&[u8]> {
-        let (at, len) = (offset.wrapping_sub(self.start), self.region.len() as u64);
-        if self.window.is_some() && at < len { self.region.get(at, len - at) } else { None }
-    }
-}
-
 impl MappedFile {
     /// The region that serves `range`, which is not empty, inside the file, and no hit. `None`: copy it.
-    fn region_for(&self, range: &Range<u64>) -> Result<Option<Held>> {
+    fn region_for(&self, range: &Range<u64>) -> Result<Option<Found>> {
         let geometry = self.geometry();
         let index = geometry.index(range.start);
         let span = geometry.span(index, u64::MAX);
@@ -71,7 +50,7 @@ impl MappedFile {
         if range.end <= span.end {
             let want = if is_small { Want::IfWorth } else { Want::Mapping };
             match self.missed_window(index, range.end, want) {
-                Ok(region) => return Ok(region.map(|region| Held { start: span.start, region, window: Some(index) })),
+                Ok(region) => return Ok(region.map(|region| Found { start: span.start, region, window: Some(index) })),
                 // The window is more than the budget holds; what was asked for may be less.
                 Err(error) if error.kind() == ErrorKind::OverBudget && !is_small => {}
                 Err(error) => return Err(error),
@@ -81,7 +60,7 @@ impl MappedFile {
         }
         let region =
             self.cache().detached(self.cached(), range.clone()).map_err(|error| self.explain(error, range.clone()))?;
-        Ok(Some(Held { start: range.start, region, window: None }))
+        Ok(Some(Found { start: range.start, region, window: None }))
     }
 
     /// A copy of what [`region_for`](Self::region_for) has no region for.

@@ -8,6 +8,7 @@ use super::Lease;
 use crate::error::Result;
 use crate::manager::MappedFile;
 use crate::os::Advice;
+use crate::region::View;
 
 /// The windows of a file in order, each as a [`Lease`]; made by [`MappedFile::windows`].
 ///

@@ -4,6 +4,7 @@
 //! types. So this face stays narrow: it exports what is used and nothing else, cells are reached through
 //! [`UnsafeCell::with`] and [`UnsafeCell::with_mut`], and there is no `const fn new`.
 
+pub(crate) mod barrier;
 pub(crate) mod epoch;
 
 pub(crate) use std::sync::atomic::{AtomicPtr, AtomicU32, AtomicU64, AtomicUsize, Ordering, fence};

@@ -44,8 +44,8 @@ const DOORWAYS: [(&str, &str); 25] = [
     ("arc_swap", "config"),
     ("crossbeam_epoch", "sync"),
     ("crossbeam_utils", "stats cache/wait"),
-    ("libc", "os/unix os/sigbus"),
-    ("windows_sys", "os/windows"),
+    ("libc", "os/unix os/sigbus sync/barrier"),
+    ("windows_sys", "os/windows sync/barrier"),
     ("memchr", "read/buffer"),
     ("rayon::", "integrations/rayon"),
     ("bytes::", "integrations/bytes"),
@@ -54,7 +54,7 @@ const DOORWAYS: [(&str, &str); 25] = [
     // Atomics: outside of the protocol there are only counters.
     ("atomic", "sync stats"),
     ("Relaxed", "protocol stats os/sigbus"),
-    ("Acquire Release AcqRel SeqCst", "protocol os/sigbus"),
+    ("Acquire Release AcqRel SeqCst", "protocol os/sigbus sync/barrier"),
     // Threads and time: one thread that runs and looks at the clock, one way to wait.
     ("thread::Builder Instant", "cache/collector"),
     ("thread::sleep", "cache/wait"),
@@ -71,8 +71,8 @@ const DOORWAYS: [(&str, &str); 25] = [
 ];
 
 /// Where `unsafe` may stand. In `manager` it is the word before `fn build`, and no block.
-const UNSAFE: &str = "os/unix os/sigbus os/windows mapping region protocol/slot protocol/ring manager \
-    integrations/stable_deref_trait";
+const UNSAFE: &str = "sync/barrier os/unix os/sigbus os/windows mapping region protocol/slot protocol/ring \
+    protocol/announce manager integrations/stable_deref_trait";
 
 const ORDERINGS: [&str; 5] = ["Relaxed", "Acquire", "Release", "AcqRel", "SeqCst"];
 

@@ -1,0 +1,247 @@
+//! [`Announcements`]: who reads which slot without being counted.
+//!
+//! A client that comes and goes writes its slot's word twice, and readers of one window meet there. A cursor does not count
+//! itself in: it *announces* the slot that it reads, in a record of its own, and looks whether the slot is mapped. Whoever has
+//! won a slot looks at all records before it unmaps. These are hazard pointers (M. Michael, 2004), for mappings instead of
+//! nodes; the barrier between announcing and looking is on the owner's side, where the system has it ([`Barrier`]).
+//!
+//! # The steps
+//!
+//! The reader, in [`Announcer::announce`]: 1. store the slot in the record (which takes back what stood there); 2. the light
+//! barrier; 3. load the word: mapped and not draining, or take the announcement back and go the slow way. 4. Read, for as long
+//! as the announcement stands. 5. Store something else (Release).
+//!
+//! The owner: 1. win the word (`retire`, `drain`, the last release); 2. the heavy barrier; 3. look at each record (Acquire);
+//! 4. what is announced is restored, or, if it drains, kept for later, still owned; the rest is unmapped.
+//!
+//! # Why that is right
+//!
+//! - *An announcement against an owner.* If the reader's light barrier comes first, its store is seen by the owner's look. If
+//!   the owner's heavy barrier comes first, the reader's load sees the word as the owner left it, or later: retiring or
+//!   draining, so it does not read; or vacant and mapped anew by then, which is what it reads, and what the next owner of that
+//!   will see announced.
+//! - *The end of a read against an unmap.* The owner's look finds in the record what came after the announcement, and stored
+//!   there with Release: it is an Acquire, so the reads come before the unmap.
+//! - *A record that is new, or is used again.* Its number was handed out before the announcement, by the same thread or by one
+//!   that the record came from (the stack of free places, or whatever moved the announcer to another thread): the barrier that
+//!   shows the announcement shows the number of records as well.
+//! - *Kept for later.* A slot that drains is not announced with success any more. So whoever finds it no longer announced, even
+//!   without a barrier, may unmap it.
+//! - *Nobody has a record.* Then nobody reads unseen, and the owner does without the heavy barrier. Who takes the first record
+//!   meanwhile has a fence after it has said so, and the owner one before it asks: either the owner sees that there is a
+//!   record, or that reader sees the word as the owner left it.
+#![allow(unsafe_code, reason = "the payload of an announced slot; rule 7 of `protocol`")]
+
+use std::fmt;
+use std::ptr::{self, NonNull};
+
+use super::seats::Seats;
+use super::slot::{Owned, Payload, Slot, SlotRef};
+use crate::sync::barrier::Barrier;
+use crate::sync::{Arc, AtomicPtr, AtomicU64, AtomicUsize, Ordering, fence};
+
+/// The records of all who announce slots of one cache.
+pub(crate) struct Announcements<P> {
+    records: Seats<Record<P>>,
+    /// Records that somebody has.
+    taken: AtomicUsize,
+    barrier: Barrier,
+}
+
+/// What one reader announces. In cache lines of its own (two: they come in pairs), so that nobody waits for them but an owner.
+#[repr(align(128))]
+struct Record<P> {
+    slot: AtomicPtr<Slot<P>>,
+    /// How often all who had this record announced a slot and read.
+    reads: AtomicU64,
+}
+
+impl<P> Default for Record<P> {
+    fn default() -> Self {
+        Self { slot: AtomicPtr::new(ptr::null_mut()), reads: AtomicU64::new(0) }
+    }
+}
+
+impl<P> Default for Announcements<P> {
+    fn default() -> Self {
+        Self { records: Seats::default(), taken: AtomicUsize::new(0), barrier: Barrier::best() }
+    }
+}
+
+impl<P> Announcements<P> {
+    /// What is announced, of the slots that were won before this: for their owner. `None` if there was no barrier to be had:
+    /// then nothing is known.
+    pub(crate) fn settled(&self) -> Option<Announced<P>> {
+        // SeqCst: pairs with the fence in `Announcer::new`.
+        fence(Ordering::SeqCst);
+        // Acquire: pairs with the Release in the announcer's drop; its reads are over.
+        if self.taken.load(Ordering::Acquire) == 0 {
+            return Some(Announced(Vec::new()));
+        }
+        self.barrier.heavy().then(|| self.glance())
+    }
+
+    /// What is announced, as far as can be seen from here: for a guess, and for show. O(n) of the records.
+    pub(crate) fn glance(&self) -> Announced<P> {
+        let mut slots: Vec<*const Slot<P>> = (0..self.records.len())
+            // Acquire: pairs with the Release that ended a read there.
+            .map(|number| self.records.at(number).slot.load(Ordering::Acquire).cast_const())
+            .filter(|slot| !slot.is_null())
+            .collect();
+        slots.sort_unstable();
+        Announced(slots)
+    }
+
+    /// How often slots were announced and read, by all, since the beginning.
+    pub(crate) fn reads(&self) -> u64 {
+        // Relaxed: a count.
+        (0..self.records.len()).map(|number| self.records.at(number).reads.load(Ordering::Relaxed)).sum()
+    }
+}
+
+impl<P> fmt::Debug for Announcements<P> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Announcements").field("records", &self.records).finish_non_exhaustive()
+    }
+}
+
+/// The slots that were announced at one moment.
+#[derive(Debug)]
+pub(crate) struct Announced<P>(Vec<*const Slot<P>>);
+
+impl<P> Announced<P> {
+    pub(crate) fn has(&self, slot: &Slot<P>) -> bool {
+        self.0.binary_search(&ptr::from_ref(slot)).is_ok()
+    }
+
+    pub(crate) fn has_owned(&self, owned: &Owned<P>) -> bool {
+        self.has(owned.slot())
+    }
+}
+
+/// A reader that announces, one slot at a time.
+pub(crate) struct Announcer<P> {
+    announcements: Arc<Announcements<P>>,
+    /// Its record, which `announcements` keeps.
+    record: NonNull<Record<P>>,
+    number: u32,
+    barrier: Barrier,
+    /// Whether a slot that it announced before drains: then its owner may be waiting for this.
+    has_left_what_drains: bool,
+}
+
+// SAFETY: it reaches a record, which is made of atomics, and what it gives of a payload is a pointer (so `P: Sync` for those who
+// follow it; `P: Send` is what an owner needs, whom it may make wait).
+unsafe impl<P: Send + Sync> Send for Announcer<P> {}
+// SAFETY: as above; shared, it does nothing.
+unsafe impl<P: Send + Sync> Sync for Announcer<P> {}
+
+impl<P> Announcer<P> {
+    pub(crate) fn new(announcements: &Arc<Announcements<P>>) -> Self {
+        let number = announcements.records.take();
+        // Relaxed: ordered by the fence.
+        announcements.taken.fetch_add(1, Ordering::Relaxed);
+        // SeqCst: pairs with the fence in `settled`.
+        fence(Ordering::SeqCst);
+        Self {
+            record: NonNull::from(announcements.records.at(number)),
+            number,
+            barrier: announcements.barrier,
+            announcements: Arc::clone(announcements),
+            has_left_what_drains: false,
+        }
+    }
+
+    #[inline]
+    fn record(&self) -> &Record<P> {
+        // SAFETY: a place of the table that `announcements` keeps, and which does not move.
+        unsafe { self.record.as_ref() }
+    }
+
+    /// Announces `slot`, in the place of what it announced before. Its payload, which stays what and where it is until the next
+    /// call (or the drop) of this announcer; `None` if there is none, or it drains: then nothing is announced.
+    ///
+    /// # Safety
+    ///
+    /// Whoever owns `slot` looks at these announcements before it unmaps. It stays allocated until the next call.
+    #[inline]
+    pub(crate) unsafe fn announce(&mut self, slot: &Slot<P>) -> Option<NonNull<P>> {
+        // SAFETY: the caller's promise.
+        unsafe { self.replace(ptr::from_ref(slot).cast_mut()) };
+        self.barrier.light();
+        // SAFETY: it is announced, and the barrier passed.
+        let payload = unsafe { slot.payload_if_mapped() };
+        if payload.is_none() {
+            // Release: as in `replace`.
+            self.record().slot.store(ptr::null_mut(), Ordering::Release);
+        }
+        payload
+    }
+
+    /// Announces the slot of a client, who may then let go.
+    ///
+    /// # Safety
+    ///
+    /// As [`announce`](Self::announce).
+    pub(crate) unsafe fn announce_client(&mut self, client: &SlotRef<P>) -> NonNull<P>
+    where
+        P: Payload,
+    {
+        // The client's release, by which an owner may win it, comes after this.
+        // SAFETY: the caller's promise.
+        unsafe { self.replace(ptr::from_ref(client.slot()).cast_mut()) };
+        NonNull::from(&**client)
+    }
+
+    /// Takes the announcement back.
+    pub(crate) fn withdraw(&mut self) {
+        // SAFETY: nothing is announced by it.
+        unsafe { self.replace(ptr::null_mut()) };
+    }
+
+    /// # Safety
+    ///
+    /// `slot` stays allocated until the next call, if it is one.
+    #[inline]
+    unsafe fn replace(&mut self, slot: *mut Slot<P>) {
+        let record = self.record();
+        // Relaxed: what this announcer stored itself.
+        let before = record.slot.load(Ordering::Relaxed);
+        // Release: pairs with the Acquire in `glance`: what was read by the announcement before is over.
+        record.slot.store(slot, Ordering::Release);
+        // SAFETY: announced by a call before, whose caller promised that it stays allocated until this one.
+        if unsafe { before.as_ref() }.is_some_and(|before| before.snapshot().is_draining()) {
+            self.has_left_what_drains = true;
+        }
+    }
+
+    /// Whether, since this was last asked, it left a slot that drains: then its owner may have waited for that.
+    #[inline]
+    pub(crate) fn take_what_drains(&mut self) -> bool {
+        std::mem::take(&mut self.has_left_what_drains)
+    }
+
+    /// Counts a read.
+    #[inline]
+    pub(crate) fn count(&mut self) {
+        let reads = &self.record().reads;
+        // Relaxed: nobody else writes it.
+        reads.store(reads.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
+    }
+}
+
+impl<P> Drop for Announcer<P> {
+    fn drop(&mut self) {
+        // Release: as in `replace`. The slot need not be there any more.
+        self.record().slot.store(ptr::null_mut(), Ordering::Release);
+        self.announcements.records.leave(self.number);
+        // Release: pairs with the Acquire in `settled`.
+        self.announcements.taken.fetch_sub(1, Ordering::Release);
+    }
+}
+
+impl<P> fmt::Debug for Announcer<P> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Announcer").field("number", &self.number).finish_non_exhaustive()
+    }
+}
