@@ -21,6 +21,7 @@ use crate::protocol::announce::{Announcements, Announcer};
 use crate::protocol::budget::Reservation;
 use crate::protocol::ring::Seat;
 use crate::protocol::slot::{Owned, Payload, Slot, SlotRef};
+use crate::protocol::table::Table;
 
 /// A window that is mapped, or a mapping of its own for a large range.
 pub(crate) type Region = Kept<Mapping>;
@@ -338,15 +339,39 @@ impl RegionRef {
 
 /// What one cursor reads: a region that it has announced, or one that is in no slot and that it is a client of; or none.
 ///
-/// It belongs to one file of one cache: it must only be given slots of that file, and go before the last handle of it does.
+/// It belongs to one file of one cache, and to the table of that file's windows: it must be given no other, and go before the
+/// last handle of the file does.
 pub(crate) struct Reading {
     announcer: Announcer<Region>,
+    near: Near,
     client: Option<SlotRef<Region>>,
     /// What is announced, or the client's.
     region: Option<NonNull<Region>>,
     /// Inside of it. Here, for the same reason as in [`RegionRef`].
     address: NonNull<u8>,
     len: usize,
+}
+
+/// Slots that this reader has been at before, by window. To find one in the table costs as much as all the rest of a hit.
+#[derive(Default)]
+struct Near(Option<Box<[(u64, NonNull<Slot<Region>>); NEAR]>>);
+
+/// 4 KiB, for readers who change windows.
+const NEAR: usize = 256;
+
+impl Near {
+    #[inline]
+    fn get(&self, window: u64) -> Option<NonNull<Slot<Region>>> {
+        let (of, slot) = self.0.as_ref()?[window as usize % NEAR];
+        (of == window).then_some(slot)
+    }
+
+    #[cold]
+    fn put(&mut self, window: u64, slot: NonNull<Slot<Region>>) {
+        // What is not filled yet is of no window.
+        let places = self.0.get_or_insert_with(|| Box::new([(u64::MAX, NonNull::dangling()); NEAR]));
+        places[window as usize % NEAR] = (window, slot);
+    }
 }
 
 // SAFETY: as for `RegionRef`: memory that is only read, and what keeps it may cross threads.
@@ -377,6 +402,7 @@ impl Reading {
     pub(crate) fn new(announcements: &Arc<Announcements<Region>>) -> Self {
         Self {
             announcer: Announcer::new(announcements),
+            near: Near::default(),
             client: None,
             region: None,
             address: NonNull::dangling(),
@@ -384,10 +410,26 @@ impl Reading {
         }
     }
 
-    /// Reads what is in `slot`, in the place of what it read before, if that is mapped, up to `end` bytes into it at least, and
-    /// whole; else nothing. The hit: nobody else sees it, but those who would unmap it.
+    /// Reads a window, in the place of what it read before, if that is mapped, up to `end` bytes into it at least, and whole; else
+    /// nothing. The hit: nobody else sees it, but those who would unmap it, and whom `touch` tells.
     #[inline]
-    pub(crate) fn announce(&mut self, slot: &Slot<Region>, end: u64) -> bool {
+    pub(crate) fn announce(
+        &mut self,
+        windows: &Table<Slot<Region>>,
+        window: u64,
+        end: u64,
+        touch: impl FnOnce(&Slot<Region>),
+    ) -> bool {
+        let slot = match self.near.get(window) {
+            // SAFETY: of this very table, in which nothing moves.
+            Some(slot) => unsafe { slot.as_ref() },
+            None => {
+                let slot = windows.at(window);
+                self.near.put(window, NonNull::from(slot));
+                slot
+            }
+        };
+        touch(slot);
         // SAFETY: a slot of the cache's (the promise of whoever made this one).
         let Some(region) = (unsafe { self.announcer.announce(slot) }) else {
             self.forget();
@@ -418,7 +460,7 @@ impl Reading {
                 self.client = None;
             }
             client => {
-                self.announcer.withdraw();
+                self.release();
                 self.region = client.as_deref().map(NonNull::from);
                 self.client = client;
             }
@@ -426,16 +468,11 @@ impl Reading {
         (self.address, self.len) = (address, len);
     }
 
-    /// Reads nothing any more.
-    pub(crate) fn release(&mut self) {
-        self.announcer.withdraw();
+    /// Reads nothing any more. Whether somebody may be waiting for that, to unmap it.
+    pub(crate) fn release(&mut self) -> bool {
         self.forget();
-    }
-
-    /// Whether, since this was last asked, it let go of what somebody may be waiting for, to unmap it.
-    #[inline]
-    pub(crate) fn take_what_drains(&mut self) -> bool {
-        self.announcer.take_what_drains()
+        // SAFETY: a slot of a file that has a handle (the same promise).
+        unsafe { self.announcer.withdraw() }
     }
 
     fn forget(&mut self) {

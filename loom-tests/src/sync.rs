@@ -154,3 +154,27 @@ impl Condvar {
         self.0.notify_all();
     }
 }
+
+/// Both barriers are fences, as the library has them where the system has nothing better. That the system's own are as strong
+/// is the system's promise.
+pub(crate) mod barrier {
+    use super::{Ordering, fence};
+
+    #[derive(Clone, Copy, Debug)]
+    pub(crate) struct Barrier;
+
+    impl Barrier {
+        pub(crate) fn best() -> Self {
+            Self
+        }
+
+        pub(crate) fn light(self) {
+            fence(Ordering::SeqCst);
+        }
+
+        pub(crate) fn heavy(self) -> bool {
+            fence(Ordering::SeqCst);
+            true
+        }
+    }
+}

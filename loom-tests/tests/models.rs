@@ -12,6 +12,24 @@ macro_rules! models {
 }
 
 models! {
+    announce:
+        an_announcement_against_retire,
+        an_announcement_against_drain,
+        two_readers_against_retire,
+        a_reader_against_two_evictors,
+        an_announcement_against_retire_and_load,
+        who_goes_on_has_left,
+        a_loader_goes_on_as_a_reader,
+        an_announcement_against_the_last_release,
+        restored_for_a_reader_and_drained,
+        the_first_record_against_an_owner,
+        the_last_record_against_an_owner,
+        a_new_record_against_an_owner,
+        a_record_is_used_again,
+        a_record_changes_hands,
+        who_is_dropped_has_left,
+        a_reader_is_moved,
+        what_is_announced_is_seen;
     slot:
         one_loader,
         one_loader_of_three,

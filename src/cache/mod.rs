@@ -179,9 +179,7 @@ impl Cache {
     /// The same hit for a cursor, which announces the region instead of counting itself in.
     #[inline]
     pub(crate) fn announce(&self, reading: &mut Reading, file: &CachedFile, window: u64, end: u64) -> bool {
-        let slot = file.entry.slots().windows.at(window);
-        self.regions.touch(slot);
-        reading.announce(slot, end)
+        reading.announce(&file.entry.slots().windows, window, end, |slot| self.regions.touch(slot))
     }
 
     /// A cursor let go of what drains: it may be the one that its owner waits for. (If not, it goes when somebody needs room,

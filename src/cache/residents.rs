@@ -191,7 +191,7 @@ impl<R: Resource> Residents<R> {
         });
     }
 
-    /// What clients hold, what cursors have announced, and what is in limbo. O(n).
+    /// What clients hold, what cursors have announced, and what the system has refused to take back. O(n).
     pub(crate) fn pinned(&self) -> Usage {
         let mut pinned =
             Usage { bytes: self.detached_bytes.total() as usize, items: self.detached_items.total() as usize };
@@ -207,7 +207,11 @@ impl<R: Resource> Residents<R> {
                 add(&client);
             }
         });
-        self.limbo().iter().filter(|owned| !owned.is_detached()).for_each(|owned| add(owned.payload()));
+        // What waited for a cursor that has gone on meanwhile is only mapped.
+        let is_in_use = |owned: &&Owned<Kept<R>>| {
+            !owned.is_detached() && (announced.has_owned(owned) || !owned.payload().is_seated())
+        };
+        self.limbo().iter().filter(is_in_use).for_each(|owned| add(owned.payload()));
         pinned
     }
 

@@ -126,8 +126,6 @@ pub(crate) struct Announcer<P> {
     record: NonNull<Record<P>>,
     number: u32,
     barrier: Barrier,
-    /// Whether a slot that it announced before drains: then its owner may be waiting for this.
-    has_left_what_drains: bool,
 }
 
 // SAFETY: it reaches a record, which is made of atomics, and what it gives of a payload is a pointer (so `P: Sync` for those who
@@ -148,7 +146,6 @@ impl<P> Announcer<P> {
             number,
             barrier: announcements.barrier,
             announcements: Arc::clone(announcements),
-            has_left_what_drains: false,
         }
     }
 
@@ -163,17 +160,15 @@ impl<P> Announcer<P> {
     ///
     /// # Safety
     ///
-    /// Whoever owns `slot` looks at these announcements before it unmaps. It stays allocated until the next call.
+    /// Whoever owns `slot` looks at these announcements before it unmaps.
     #[inline]
     pub(crate) unsafe fn announce(&mut self, slot: &Slot<P>) -> Option<NonNull<P>> {
-        // SAFETY: the caller's promise.
-        unsafe { self.replace(ptr::from_ref(slot).cast_mut()) };
+        self.put(slot);
         self.barrier.light();
         // SAFETY: it is announced, and the barrier passed.
         let payload = unsafe { slot.payload_if_mapped() };
         if payload.is_none() {
-            // Release: as in `replace`.
-            self.record().slot.store(ptr::null_mut(), Ordering::Release);
+            self.put(ptr::null());
         }
         payload
     }
@@ -188,37 +183,27 @@ impl<P> Announcer<P> {
         P: Payload,
     {
         // The client's release, by which an owner may win it, comes after this.
-        // SAFETY: the caller's promise.
-        unsafe { self.replace(ptr::from_ref(client.slot()).cast_mut()) };
+        self.put(client.slot());
         NonNull::from(&**client)
     }
 
-    /// Takes the announcement back.
-    pub(crate) fn withdraw(&mut self) {
-        // SAFETY: nothing is announced by it.
-        unsafe { self.replace(ptr::null_mut()) };
-    }
-
+    /// Takes the announcement back. Whether that slot drains: then its owner may be waiting for this.
+    ///
     /// # Safety
     ///
-    /// `slot` stays allocated until the next call, if it is one.
-    #[inline]
-    unsafe fn replace(&mut self, slot: *mut Slot<P>) {
-        let record = self.record();
+    /// The slot that was announced last, if it is announced still, is still allocated.
+    pub(crate) unsafe fn withdraw(&mut self) -> bool {
         // Relaxed: what this announcer stored itself.
-        let before = record.slot.load(Ordering::Relaxed);
-        // Release: pairs with the Acquire in `glance`: what was read by the announcement before is over.
-        record.slot.store(slot, Ordering::Release);
-        // SAFETY: announced by a call before, whose caller promised that it stays allocated until this one.
-        if unsafe { before.as_ref() }.is_some_and(|before| before.snapshot().is_draining()) {
-            self.has_left_what_drains = true;
-        }
+        let slot = self.record().slot.load(Ordering::Relaxed);
+        self.put(ptr::null());
+        // SAFETY: the caller's promise.
+        unsafe { slot.as_ref() }.is_some_and(|slot| slot.snapshot().is_draining())
     }
 
-    /// Whether, since this was last asked, it left a slot that drains: then its owner may have waited for that.
     #[inline]
-    pub(crate) fn take_what_drains(&mut self) -> bool {
-        std::mem::take(&mut self.has_left_what_drains)
+    fn put(&self, slot: *const Slot<P>) {
+        // Release: pairs with the Acquire in `glance`: what was read by the announcement before is over.
+        self.record().slot.store(slot.cast_mut(), Ordering::Release);
     }
 
     /// Counts a read.
@@ -232,8 +217,7 @@ impl<P> Announcer<P> {
 
 impl<P> Drop for Announcer<P> {
     fn drop(&mut self) {
-        // Release: as in `replace`. The slot need not be there any more.
-        self.record().slot.store(ptr::null_mut(), Ordering::Release);
+        self.put(ptr::null());
         self.announcements.records.leave(self.number);
         // Release: pairs with the Acquire in `settled`.
         self.announcements.taken.fetch_sub(1, Ordering::Release);
@@ -243,5 +227,88 @@ impl<P> Drop for Announcer<P> {
 impl<P> fmt::Debug for Announcer<P> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Announcer").field("number", &self.number).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Announcements, Announcer};
+    use crate::protocol::slot::{Drain, Owned, Payload, Slot};
+    use crate::sync::Arc;
+
+    struct Number(u32);
+
+    // SAFETY: the slots of these tests outlive what is in them.
+    unsafe impl Payload for Number {
+        fn orphaned(owned: Owned<Self>) {
+            let _ = owned.vacate(|_| Ok::<(), ()>(()));
+        }
+    }
+
+    fn mapped(number: u32) -> Slot<Number> {
+        let slot = Slot::default();
+        drop(slot.begin_load().expect("vacant").publish(Number(number)));
+        slot
+    }
+
+    fn announce(announcer: &mut Announcer<Number>, slot: &Slot<Number>) -> Option<u32> {
+        // SAFETY: nothing is unmapped here but by who has looked.
+        let payload = unsafe { announcer.announce(slot) }?;
+        // SAFETY: announced.
+        Some(unsafe { payload.as_ref() }.0)
+    }
+
+    #[test]
+    fn what_many_announce_is_seen_each() {
+        let announcements = Arc::new(Announcements::default());
+        let slots: Vec<_> = (0..200).map(mapped).collect();
+        let mut announcers: Vec<_> = slots.iter().map(|_| Announcer::new(&announcements)).collect();
+        for (announcer, slot) in announcers.iter_mut().zip(&slots).step_by(3) {
+            assert!(announce(announcer, slot).is_some());
+        }
+        let seen = |slot| announcements.settled().expect("a barrier").has(slot);
+        for (number, slot) in slots.iter().enumerate() {
+            assert_eq!(seen(slot), number % 3 == 0, "{number}");
+        }
+        announcers.drain(..100);
+        for (number, slot) in slots.iter().enumerate() {
+            assert_eq!(seen(slot), number % 3 == 0 && number >= 100, "{number}");
+        }
+    }
+
+    #[test]
+    fn an_announcer_reads_one_slot_at_a_time_and_only_what_is_mapped() {
+        let announcements = Arc::new(Announcements::default());
+        let (one, two, vacant) = (mapped(1), mapped(2), Slot::default());
+        let mut announcer = Announcer::new(&announcements);
+        let seen = |slots: [&Slot<Number>; 3]| slots.map(|slot| announcements.glance().has(slot));
+        assert_eq!(announce(&mut announcer, &one), Some(1));
+        assert_eq!(announce(&mut announcer, &two), Some(2));
+        assert_eq!(seen([&one, &two, &vacant]), [false, true, false]);
+        assert_eq!(announce(&mut announcer, &vacant), None);
+        assert_eq!(seen([&one, &two, &vacant]), [false; 3]);
+        assert_eq!(announce(&mut announcer, &one), Some(1));
+        let Drain::Owned(owned) = one.drain() else { panic!("nobody is counted") };
+        assert!(announcements.settled().expect("a barrier").has_owned(&owned));
+        // SAFETY: the slot is here.
+        assert!(unsafe { announcer.withdraw() }, "it drains");
+        assert!(!announcements.settled().expect("a barrier").has_owned(&owned));
+        assert_eq!(announce(&mut announcer, &one), None, "it drains");
+        Number::orphaned(owned);
+        drop(two.take().expect("mapped"));
+        let Drain::Owned(owned) = two.drain() else { panic!("nobody is counted") };
+        Number::orphaned(owned);
+    }
+
+    #[test]
+    fn reads_are_counted_also_of_those_who_went() {
+        let announcements = Arc::new(Announcements::<Number>::default());
+        for _ in 0..3 {
+            let (mut one, mut two) = (Announcer::new(&announcements), Announcer::new(&announcements));
+            one.count();
+            two.count();
+            one.count();
+        }
+        assert_eq!(announcements.reads(), 9);
     }
 }

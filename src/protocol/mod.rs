@@ -7,6 +7,7 @@
 //! |---|---|
 //! | [`slot`] | [`Slot<P>`](slot::Slot): one place for a payload, the count of its clients, and who may unmap it |
 //! | [`table`] | [`Table<T>`](table::Table): slots by index; grows without moving |
+//! | [`announce`] | [`Announcements`](announce::Announcements): who reads a slot without being counted |
 //! | [`seats`] | [`Seats<T>`](seats::Seats): places with numbers, taken and left |
 //! | [`ring`] | [`Ring<T>`](ring::Ring): the slots that could be evicted; walked without a lock, under the epoch |
 //! | [`budget`] | [`Budget`](budget::Budget): reserve before mapping, give back after unmapping |
@@ -37,11 +38,12 @@
 //! | release (drop of a `SlotRef`) | n → n − 1; (draining, 1) → (draining, 0) *owns* | a client; subtraction | Release, and an Acquire load if it owns | `retire`, `drain` |
 //! | `retire` | MAPPED(0), not draining → RETIRING | an evictor, pinned; exchange | AcqRel | release, `restore` |
 //! | `restore` | RETIRING → MAPPED(0), from exactly that | the owner; exchange | Release | `retire`, `take` |
+//! | `announce` ([`Announcer`](announce::Announcer)) | none; reads in MAPPED, never while draining | a cursor; a store in its own record, the light barrier, a load | Acquire | `publish`; the owner's heavy barrier |
 //! | `drain` | + draining; on MAPPED(0) it *owns* | anyone with the slot; or | AcqRel | all |
 //! | `vacate` | RETIRING or (draining, 0) → VACANT | the owner, after the unmap; swap | AcqRel | `begin_load` |
 //!
-//! *Owning* is the duty to unmap, a value of type [`Owned`](slot::Owned): take it off its seat, unmap, pay back,
-//! `vacate`. `(draining, 0)` **is** ownership; there is no second step in which two could meet. `drain` and release are
+//! *Owning* is the duty to unmap, a value of type [`Owned`](slot::Owned): look who has announced it, take it off its seat, unmap,
+//! pay back, `vacate`. `(draining, 0)` **is** ownership; there is no second step in which two could meet. `drain` and release are
 //! wait-free; the others retry only because somebody else got on.
 //!
 //! # The rules
@@ -49,8 +51,8 @@
 //! 1. **One loader.** Only who wins `begin_load` maps. The others read meanwhile, or look again.
 //! 2. **Nothing is overwritten.** Every change of the word is a read-modify-write. A refused `take` leaves no trace; a
 //!    `drain` is kept by `publish` and seen by the next `begin_load`.
-//! 3. **The cell** of the payload is written by the loader in LOADING and by the owner; it is read by clients (n ≥ 1) and
-//!    by the owner; by nobody else, at no other time.
+//! 3. **The cell** of the payload is written by the loader in LOADING and by the owner; it is read by clients (n ≥ 1), by who
+//!    has announced it (rule 7), and by the owner; by nobody else, at no other time.
 //! 4. **Bytes first.** A reservation is made before a mapping and given back after its unmap ([`budget`]).
 //! 5. **The payload keeps the slot.** A payload holds whatever keeps its slot's memory (a counted reference to the file,
 //!    whose table the slot stands in), from before `publish` until after `vacate`. So clients and owners need nothing but
@@ -59,6 +61,11 @@
 //! 6. **Evictors look at slots that they do not keep.** A slot takes its seat in the [`ring`] before `publish`, leaves it
 //!    before the unmap, and its table is freed through the epoch. A pinned evictor may so find a slot that is vacant, or
 //!    mapped anew, or whose file is gone: its word is the truth, and `retire` fails or wins something real.
+//!
+//! 7. **An owner looks before it unmaps.** Whoever has won a slot (by `retire`, `drain`, the last release) issues the heavy
+//!    barrier and looks at all announcements. What is announced is restored; if it drains, it stays owned, in limbo, until it is
+//!    not announced any more. What the barrier failed for is treated as announced. A slot that was never in a table needs no
+//!    look: only its clients know it. ([`announce`] has the steps and why they are right.)
 //!
 //! # The races to be feared
 //!
@@ -75,9 +82,6 @@
 //!   Acquire. `vacate` empties it before its Release; `begin_load` is an Acquire. A client's reads come before its
 //!   Release; `retire`, `drain` and the load in release are Acquires, and a chain of subtractions in between does not
 //!   break it, since each is a read-modify-write (a release sequence).
-//!
-//! Announcements, by which a cursor reads without a count, will stand beside `slot` as a file of their own: owners will
-//! scan them between winning and unmapping, which is where [`Owned`](slot::Owned) waits today for nobody.
 
 pub(crate) mod announce;
 pub(crate) mod budget;

@@ -8,7 +8,7 @@
 //! a few nodes for each window touched. A look-up is one load a digit; it never waits. Making a node may wait for another
 //! thread that is making the same one, which does nothing but allocate.
 
-use std::array;
+use std::{array, iter};
 
 use crate::sync::OnceLock;
 
@@ -40,11 +40,7 @@ impl<T: Default> Default for Table<T> {
 
 impl<T: Default> Node<T> {
     fn new(level: usize) -> Self {
-        if level == 0 {
-            Node::Leaf(Box::new(array::from_fn(|_| T::default())))
-        } else {
-            Node::Inner(Box::new(array::from_fn(|_| OnceLock::new())))
-        }
+        if level == 0 { Node::Leaf(boxed(T::default)) } else { Node::Inner(boxed(OnceLock::new)) }
     }
 }
 
@@ -79,6 +75,15 @@ impl<T: Default> Table<T> {
                 walk(node, level, 0, first, &mut visit);
             }
         }
+    }
+}
+
+/// `N` of them, made where they stay and not on the stack, which may be small.
+fn boxed<T, const N: usize>(make: impl FnMut() -> T) -> Box<[T; N]> {
+    let boxed: Box<[T]> = iter::repeat_with(make).take(N).collect();
+    match boxed.try_into() {
+        Ok(boxed) => boxed,
+        Err(_) => unreachable!("so many were made"),
     }
 }
 

@@ -208,7 +208,6 @@ impl Cursor {
             return false;
         }
         self.is_at(first, Some(window), start);
-        self.tell_who_waits();
         true
     }
 
@@ -232,13 +231,7 @@ impl Cursor {
 
     /// Holds nothing any more.
     fn let_go(&mut self) {
-        self.held.reading.release();
-        self.tell_who_waits();
-    }
-
-    #[inline]
-    fn tell_who_waits(&mut self) {
-        if self.held.reading.take_what_drains() {
+        if self.held.reading.release() {
             self.file.cache().give_back_what_waits();
         }
     }

@@ -1,5 +1,6 @@
 //! The models. Each says what it proves; `tests/` runs them.
 
+pub mod announce;
 pub mod budget;
 pub mod file;
 pub mod ranges;

@@ -5,8 +5,9 @@ use std::sync::atomic::AtomicUsize as Count;
 use std::sync::atomic::Ordering::Relaxed;
 
 use loom::cell::UnsafeCell;
-use loom::sync::Arc;
+use loom::sync::{Arc, Mutex};
 
+use crate::protocol::announce::{Announced, Announcements, Announcer};
 use crate::protocol::budget::Reservation;
 use crate::protocol::ring::{Ring, Seat};
 use crate::protocol::slot::{Owned, Payload, Slot, SlotRef};
@@ -52,6 +53,8 @@ pub(super) struct World {
     pub(super) ring: Ring<Slot<Region>>,
     pub(super) epoch: Kept<Epoch>,
     pub(super) memory: Kept<Memory>,
+    /// Of those who read without being counted, if the model has any.
+    pub(super) readers: Option<Readers>,
     maps: Count,
     unmaps: Count,
     drops: Count,
@@ -71,6 +74,72 @@ impl World {
         assert_eq!(self.mapped(), 0, "left mapped");
         assert_eq!(self.maps(), self.drops.load(Relaxed), "left undropped");
     }
+}
+
+/// Who reads without being counted, and what waits for them.
+#[derive(Debug, Default)]
+pub(super) struct Readers {
+    pub(super) announcements: Kept<Announcements<Region>>,
+    limbo: Mutex<Vec<Owned<Region>>>,
+}
+
+impl World {
+    /// One in which some announce what they read.
+    pub(super) fn with_readers() -> Self {
+        Self { readers: Some(Readers::default()), ..Self::default() }
+    }
+
+    pub(super) fn readers(&self) -> &Readers {
+        self.readers.as_ref().expect("a world with readers")
+    }
+
+    pub(super) fn announcer(&self) -> Announcer<Region> {
+        Announcer::new(&self.readers().announcements)
+    }
+
+    /// What waited for a reader, once more.
+    pub(super) fn retry_limbo(&self) {
+        let waiting = std::mem::take(&mut *self.readers().limbo.lock().expect("no panic"));
+        waiting.into_iter().for_each(give_back);
+    }
+}
+
+/// What an owner does where some may read without being counted: it looks, and unmaps, restores, or keeps for later.
+pub(super) fn give_back(owned: Owned<Region>) {
+    let world = Arc::clone(&owned.payload().world);
+    let Some(readers) = &world.readers else { return unmap(owned) };
+    let announced = readers.announcements.settled().expect("a barrier");
+    give_back_unless(announced, owned);
+}
+
+pub(super) fn give_back_unless(announced: Announced<Region>, owned: Owned<Region>) {
+    if !announced.has_owned(&owned) {
+        return unmap(owned);
+    }
+    // Before it is restored: then it may go at any time.
+    let world = Arc::clone(&owned.payload().world);
+    if let Err(owned) = owned.restore() {
+        world.readers().limbo.lock().expect("no panic").push(owned);
+    }
+}
+
+/// Reads what is in `slot`, if it can be announced.
+pub(super) fn announce(announcer: &mut Announcer<Region>, slot: &Slot<Region>) -> bool {
+    // SAFETY: this is what the models are there to find out.
+    match unsafe { announcer.announce(slot) } {
+        Some(region) => {
+            // SAFETY: as above.
+            unsafe { region.as_ref() }.memory.read();
+            true
+        }
+        None => false,
+    }
+}
+
+/// Reads what is announced, once more.
+pub(super) fn read_on(region: std::ptr::NonNull<Region>) {
+    // SAFETY: as above.
+    unsafe { region.as_ref() }.memory.read();
 }
 
 /// Maps the one window.
@@ -111,7 +180,7 @@ pub(super) struct Region {
 // that each thread holds.
 unsafe impl Payload for Region {
     fn orphaned(owned: Owned<Self>) {
-        unmap(owned);
+        give_back(owned);
     }
 }
 

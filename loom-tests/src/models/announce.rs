@@ -1,0 +1,322 @@
+//! Those who read without being counted, against those who would unmap.
+
+use loom::sync::Arc;
+use loom::thread;
+
+use super::explore_to;
+use super::world::{Region, World, announce, give_back, load_or_take, map, read, read_on};
+use crate::protocol::announce::Announcer;
+use crate::protocol::slot::{Drain, Slot};
+
+/// Two windows of one file: some models need another one to go to. They have the same memory only in name.
+type Slots = [Slot<Region>; 2];
+
+fn model(run: impl Fn(&Arc<Slots>, &Arc<World>) + Send + Sync + 'static) {
+    model_to(3, run);
+}
+
+fn model_to(preemptions: usize, run: impl Fn(&Arc<Slots>, &Arc<World>) + Send + Sync + 'static) {
+    explore_to(preemptions, move || {
+        let (slots, world) = (Arc::new(Slots::default()), Arc::new(World::with_readers()));
+        run(&slots, &world);
+        // Nobody reads any more: all can be had by one who drains, and then nothing is mapped.
+        slots.iter().for_each(drain);
+        world.retry_limbo();
+        world.assert_all_went();
+    });
+}
+
+fn spawn<R: 'static>(
+    slots: &Arc<Slots>,
+    world: &Arc<World>,
+    run: impl FnOnce(&Slots, &Arc<World>) -> R + 'static,
+) -> thread::JoinHandle<R> {
+    let (slots, world) = (Arc::clone(slots), Arc::clone(world));
+    thread::spawn(move || run(&slots, &world))
+}
+
+fn join(threads: impl IntoIterator<Item = thread::JoinHandle<()>>) {
+    threads.into_iter().for_each(|thread| thread.join().expect("a thread that ends"));
+}
+
+fn retire(slot: &Slot<Region>) {
+    slot.retire().into_iter().for_each(give_back);
+}
+
+fn drain(slot: &Slot<Region>) {
+    if let Drain::Owned(owned) = slot.drain() {
+        give_back(owned);
+    }
+}
+
+/// Maps the window and lets go of it.
+fn mapped(slot: &Slot<Region>, world: &Arc<World>) {
+    drop(load_or_take(slot, world));
+}
+
+/// Announces, reads, and takes it back.
+fn visit(announcer: &mut Announcer<Region>, slot: &Slot<Region>) {
+    if announce(announcer, slot) {
+        withdraw(announcer);
+    }
+}
+
+fn withdraw(announcer: &mut Announcer<Region>) {
+    // SAFETY: the slots outlive the announcers.
+    let _ = unsafe { announcer.withdraw() };
+}
+
+/// Rule 7. What is announced is not unmapped: the owner sees it, or the reader sees that it was won.
+pub fn an_announcement_against_retire() {
+    model(|slots, world| {
+        mapped(&slots[0], world);
+        let mut announcer = world.announcer();
+        let other = spawn(slots, world, |slots, _| retire(&slots[0]));
+        visit(&mut announcer, &slots[0]);
+        join([other]);
+    });
+}
+
+/// Rule 7. The same with a drain; what it owns waits in limbo, and goes with the next try after the reader has left.
+pub fn an_announcement_against_drain() {
+    model(|slots, world| {
+        mapped(&slots[0], world);
+        let mut announcer = world.announcer();
+        let other = spawn(slots, world, |slots, world| {
+            drain(&slots[0]);
+            world.retry_limbo();
+        });
+        visit(&mut announcer, &slots[0]);
+        join([other]);
+        assert!(!announce(&mut announcer, &slots[0]), "drained, and announced once more");
+    });
+}
+
+/// Rule 7. Two readers of one window, and one who evicts it.
+pub fn two_readers_against_retire() {
+    model_to(2, |slots, world| {
+        mapped(&slots[0], world);
+        let (mut mine, mut theirs) = (world.announcer(), world.announcer());
+        let others = [
+            spawn(slots, world, |slots, _| retire(&slots[0])),
+            spawn(slots, world, move |slots, _| visit(&mut theirs, &slots[0])),
+        ];
+        visit(&mut mine, &slots[0]);
+        join(others);
+    });
+}
+
+/// Rule 7. A reader and two evictors: what the one restores the other may win.
+pub fn a_reader_against_two_evictors() {
+    model_to(2, |slots, world| {
+        mapped(&slots[0], world);
+        let mut announcer = world.announcer();
+        let others =
+            [spawn(slots, world, |slots, _| retire(&slots[0])), spawn(slots, world, |slots, _| retire(&slots[0]))];
+        visit(&mut announcer, &slots[0]);
+        join(others);
+    });
+}
+
+/// Rule 7. The slot is won, unmapped and mapped anew while a reader announces it: it reads the new one, or nothing.
+pub fn an_announcement_against_retire_and_load() {
+    model(|slots, world| {
+        mapped(&slots[0], world);
+        let mut announcer = world.announcer();
+        let other = spawn(slots, world, |slots, world| {
+            retire(&slots[0]);
+            mapped(&slots[0], world);
+            retire(&slots[0]);
+        });
+        visit(&mut announcer, &slots[0]);
+        join([other]);
+    });
+}
+
+/// Rule 7. Who goes from one window to the next has left the first: one store, and both hold.
+pub fn who_goes_on_has_left() {
+    model(|slots, world| {
+        mapped(&slots[0], world);
+        let mut announcer = world.announcer();
+        let is_read = announce(&mut announcer, &slots[0]);
+        assert!(is_read, "nobody else is here");
+        let other = spawn(slots, world, |slots, _| retire(&slots[0]));
+        // Not mapped: nothing is announced then.
+        assert!(!announce(&mut announcer, &slots[1]));
+        join([other]);
+    });
+}
+
+/// Rule 7. The loader announces, and only then lets go of its count: in between there is always one of the two.
+pub fn a_loader_goes_on_as_a_reader() {
+    model(|slots, world| {
+        let mut announcer = world.announcer();
+        let other = spawn(slots, world, |slots, world| {
+            retire(&slots[0]);
+            drain(&slots[0]);
+            world.retry_limbo();
+        });
+        if let Ok(loading) = slots[0].begin_load() {
+            let client = loading.publish(map(world));
+            // SAFETY: this is what the model is there to find out.
+            let region = unsafe { announcer.announce_client(&client) };
+            drop(client);
+            read_on(region);
+            withdraw(&mut announcer);
+        }
+        join([other]);
+    });
+}
+
+/// Rule 7. The last client of what drains is its owner, and looks who reads as others do.
+pub fn an_announcement_against_the_last_release() {
+    model(|slots, world| {
+        let client = load_or_take(&slots[0], world).expect("nobody else is here");
+        let mut announcer = world.announcer();
+        let other = spawn(slots, world, move |slots, world| {
+            read(&client);
+            let _ = slots[0].drain();
+            drop(client);
+            world.retry_limbo();
+        });
+        visit(&mut announcer, &slots[0]);
+        join([other]);
+    });
+}
+
+/// Rule 7. What an owner restores for a reader is drained meanwhile: then it waits, and goes.
+pub fn restored_for_a_reader_and_drained() {
+    model_to(2, |slots, world| {
+        mapped(&slots[0], world);
+        let mut announcer = world.announcer();
+        let others = [
+            spawn(slots, world, |slots, _| retire(&slots[0])),
+            spawn(slots, world, |slots, world| {
+                drain(&slots[0]);
+                world.retry_limbo();
+            }),
+        ];
+        visit(&mut announcer, &slots[0]);
+        join(others);
+    });
+}
+
+/// Rule 7. Who has no record yet takes one while an owner does without the barrier.
+pub fn the_first_record_against_an_owner() {
+    model(|slots, world| {
+        mapped(&slots[0], world);
+        let other = spawn(slots, world, |slots, _| retire(&slots[0]));
+        let mut announcer = world.announcer();
+        visit(&mut announcer, &slots[0]);
+        drop(announcer);
+        join([other]);
+    });
+}
+
+/// Rule 7. The last one gives its record back: then its reads are over.
+pub fn the_last_record_against_an_owner() {
+    model(|slots, world| {
+        mapped(&slots[0], world);
+        let mut announcer = world.announcer();
+        let other = spawn(slots, world, |slots, _| retire(&slots[0]));
+        // Without taking it back: its drop does that.
+        announce(&mut announcer, &slots[0]);
+        drop(announcer);
+        join([other]);
+    });
+}
+
+/// Rule 7. A record is made while an owner looks at those that there are.
+pub fn a_new_record_against_an_owner() {
+    model_to(2, |slots, world| {
+        mapped(&slots[0], world);
+        // Two are taken (and so the memory of the third is there: how that is made is not modelled).
+        let _taken = [world.announcer(), world.announcer()];
+        let other = spawn(slots, world, |slots, world| visit(&mut world.announcer(), &slots[0]));
+        retire(&slots[0]);
+        join([other]);
+    });
+}
+
+/// Rule 7. A record that another reader gave back is used again while an owner looks.
+pub fn a_record_is_used_again() {
+    model_to(2, |slots, world| {
+        mapped(&slots[0], world);
+        let mut first = world.announcer();
+        let other = spawn(slots, world, |slots, _| retire(&slots[0]));
+        visit(&mut first, &slots[0]);
+        drop(first);
+        visit(&mut world.announcer(), &slots[0]);
+        join([other]);
+    });
+}
+
+/// Rule 7. A record goes from one reader to another, of another thread, while an owner looks.
+pub fn a_record_changes_hands() {
+    model_to(2, |slots, world| {
+        mapped(&slots[0], world);
+        let _another = world.announcer();
+        let first = world.announcer();
+        let others = [
+            spawn(slots, world, |slots, _| retire(&slots[0])),
+            spawn(slots, world, |slots, world| visit(&mut world.announcer(), &slots[0])),
+        ];
+        drop(first);
+        join(others);
+    });
+}
+
+/// Rule 7. A reader that is dropped where it read leaves nothing announced.
+pub fn who_is_dropped_has_left() {
+    model(|slots, world| {
+        mapped(&slots[0], world);
+        // Two, so that owners go on to look.
+        let (mut announcer, _another) = (world.announcer(), world.announcer());
+        let other = spawn(slots, world, |slots, _| retire(&slots[0]));
+        announce(&mut announcer, &slots[0]);
+        drop(announcer);
+        join([other]);
+        retire(&slots[0]);
+        assert_eq!(world.mapped(), 0, "left announced");
+    });
+}
+
+/// Rule 7. A reader is moved to another thread, which reads on.
+pub fn a_reader_is_moved() {
+    model(|slots, world| {
+        mapped(&slots[0], world);
+        let mut announcer = world.announcer();
+        // SAFETY: this is what the model is there to find out.
+        let region = unsafe { announcer.announce(&slots[0]) }.expect("nobody else is here");
+        let address = region.as_ptr() as usize;
+        let other = spawn(slots, world, move |_, _| {
+            read_on(std::ptr::NonNull::new(address as *mut Region).expect("an address"));
+            withdraw(&mut announcer);
+        });
+        retire(&slots[0]);
+        join([other]);
+    });
+}
+
+/// What is announced is seen by who looks later, and each read is counted.
+pub fn what_is_announced_is_seen() {
+    model(|slots, world| {
+        mapped(&slots[0], world);
+        let announcements = &world.readers().announcements;
+        let mut mine = world.announcer();
+        let mut theirs = world.announcer();
+        let other = spawn(slots, world, move |slots, _| {
+            assert!(announce(&mut theirs, &slots[0]));
+            theirs.count();
+            theirs
+        });
+        visit(&mut mine, &slots[0]);
+        mine.count();
+        let mut theirs = other.join().expect("a thread that ends");
+        let announced = announcements.settled().expect("a barrier");
+        assert!(announced.has(&slots[0]) && !announced.has(&slots[1]));
+        assert_eq!(announcements.reads(), 2, "a read was not counted");
+        withdraw(&mut theirs);
+        assert!(!announcements.glance().has(&slots[0]));
+    });
+}
