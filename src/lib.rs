@@ -55,11 +55,13 @@
 //! - What the kernel has mapped for a manager never exceeds [`Limits`], wherever they have room for what clients hold and
 //!   one window for each thread that is mapping; beyond that `Overcommit` decides. Regions are unmapped when they are given
 //!   up, not when a list forgets them.
-//! - In user space, after a thread's first, a hit takes no lock, allocates nothing and makes no system call (who reads window
-//!   after window also advises the system, once for each); within its window a cursor writes nothing that another thread can
-//!   see. A miss that has to map waits for the loader of its window, for other threads that are just unmapping (20 ms at
-//!   most), and for room if `Overcommit::Wait` says so. What may copy does not wait for a loader, nor for room: it reads.
-//!   Opening a file takes a short lock of a table of files.
+//! - In user space, after a thread's first, a hit takes no lock, allocates nothing and makes no system call (who
+//!   reads window after window also advises the system, once for each). A cursor writes nothing that another reader
+//!   waits for, neither within its window nor when it goes to another one that is mapped: it says in a cache line
+//!   of its own what it reads, and whoever would unmap that looks there. A miss that has to map waits for the
+//!   loader of its window, for other threads that are just unmapping (20 ms at most), and for room if
+//!   `Overcommit::Wait` says so. What may copy does not wait for a loader, nor for room: it reads. Opening a file
+//!   takes a short lock of a table of files.
 //! - Whatever was handed out stays valid for its own life, whatever becomes of the manager, the limits, the file's handles
 //!   and its name.
 //!
@@ -75,28 +77,28 @@
 //!  6  cache/          load · copy · check · evict · residents ·           the one floor that decides
 //!                     registry · collector · wait
 //!  5  file/           key · FileEntry                                     one file and its slots
-//!  4  region          Region (a slot's payload) · RegionRef               where the columns meet
+//!  4  region          Region (a slot's payload) · RegionRef · Reading     where the columns meet
 //!  3  mapping         a span of a file, mapped                            I/O without concurrency
 //!  2  fault_guard/    holes in mappings, by way of SIGBUS
-//!  1  protocol/ (slot · table · ring · budget · signal · ranges · words)
-//!     | policy/                                                           the pure columns
+//!  1  protocol/ (slot · announce · table · seats · ring · budget ·        the pure columns
+//!     signal · ranges · words) | policy/
 //!  0  sync · os/ (unix · sigbus · windows) · error · window · config ·    plain values and the platform
 //!     stats
 //! ```
 //!
-//! Dependencies point down only. `protocol/` is concurrency without I/O, and what the models in `loom-tests/` compile;
-//! `mapping` and `os/` are I/O without concurrency; `policy/` and `window` decide without either. Each dependency has one
-//! door: memmap2 in `mapping`, dashmap in `cache/registry`, arc-swap in `config`, the epoch in `sync`, libc and
-//! windows-sys in `os/`. `unsafe` is in `os/`, `mapping`, `region`, `protocol/slot`, `protocol/ring`, and in two places
-//! that only make a promise: `build`, and the impls of `stable_deref_trait`. `tests/it/architecture.rs` holds the sources
-//! to this.
+//! Dependencies point down only. `protocol/` is concurrency without I/O, and what the models in `loom-tests/`
+//! compile; `mapping` and `os/` are I/O without concurrency; `policy/` and `window` decide without either. Each
+//! dependency has one door: memmap2 in `mapping`, dashmap in `cache/registry`, arc-swap in `config`, the epoch in
+//! `sync`, libc and windows-sys in `os/` (and in `sync/barrier`). `unsafe` is there, in `mapping`, `region`, and
+//! the `slot`, `announce` and `ring` of `protocol/`, and in two places that only make a promise: `build`, and the
+//! impls of `stable_deref_trait`. `tests/it/architecture.rs` holds the sources to this.
 //!
 //! ```text
 //! open   manager ─▶ identity (device, inode) ─▶ registry ─▶ MappedFile
 //! hit    cursor: inside the region it holds? ─▶ bytes
-//!        else the window's slot ─▶ touch, take ─▶ bytes
+//!        else the window's slot ─▶ touch, announce (or take) ─▶ bytes
 //! miss   worth mapping? ─▶ begin_load ─▶ reserve [make room] ─▶ map ─▶ publish      (not worth it: read)
-//! evict  the policy proposes ─▶ the slot's word disposes ─▶ unmap ─▶ the reservation pays back
+//! evict  the policy proposes ─▶ the slot's word disposes ─▶ who has announced it? ─▶ unmap ─▶ the reservation pays back
 //! ```
 //!
 //! # Features

@@ -354,7 +354,10 @@ pub(crate) struct Reading {
 
 /// Slots that this reader has been at before, by window. To find one in the table costs as much as all the rest of a hit.
 #[derive(Default)]
-struct Near(Option<Box<[(u64, NonNull<Slot<Region>>); NEAR]>>);
+struct Near(Option<Box<[Place; NEAR]>>);
+
+/// A window, and its slot.
+type Place = (u64, NonNull<Slot<Region>>);
 
 /// 4 KiB, for readers who change windows.
 const NEAR: usize = 256;
@@ -411,25 +414,37 @@ impl Reading {
     }
 
     /// Reads a window, in the place of what it read before, if that is mapped, up to `end` bytes into it at least, and whole; else
-    /// nothing. The hit: nobody else sees it, but those who would unmap it, and whom `touch` tells.
+    /// nothing. The hit: nobody else sees it, but those who would unmap it. Gives the slot, for who keeps the heat.
     #[inline]
-    pub(crate) fn announce(
+    pub(crate) fn announce<'t>(
         &mut self,
-        windows: &Table<Slot<Region>>,
+        windows: &'t Table<Slot<Region>>,
         window: u64,
         end: u64,
-        touch: impl FnOnce(&Slot<Region>),
-    ) -> bool {
-        let slot = match self.near.get(window) {
-            // SAFETY: of this very table, in which nothing moves.
-            Some(slot) => unsafe { slot.as_ref() },
-            None => {
-                let slot = windows.at(window);
-                self.near.put(window, NonNull::from(slot));
-                slot
-            }
-        };
-        touch(slot);
+    ) -> (&'t Slot<Region>, bool) {
+        let slot = windows.at(window);
+        self.near.put(window, NonNull::from(slot));
+        self.client = None;
+        let is_read = self.read(slot, end);
+        if !is_read {
+            self.release();
+        }
+        (slot, is_read)
+    }
+
+    /// The same, without a call on the way, for a window that it has been at before. `None` if it has not, or it is no hit: then
+    /// it need not have let go of what it read.
+    #[inline(always)]
+    pub(crate) fn announce_near(&mut self, window: u64, end: u64) -> Option<&Slot<Region>> {
+        let slot = self.near.get(window)?;
+        // SAFETY: of the table that this is for, in which nothing moves.
+        let slot = unsafe { slot.as_ref() };
+        (self.client.is_none() && self.read(slot, end)).then_some(slot)
+    }
+
+    /// Announces a slot and reads what is there. `false`: that is nothing, or not enough.
+    #[inline(always)]
+    fn read(&mut self, slot: &Slot<Region>, end: u64) -> bool {
         // SAFETY: a slot of the cache's (the promise of whoever made this one).
         let Some(region) = (unsafe { self.announcer.announce(slot) }) else {
             self.forget();
@@ -437,14 +452,10 @@ impl Reading {
         };
         // SAFETY: it is announced now.
         let mapping = unsafe { region.as_ref() }.get();
+        (self.region, self.address, self.len) = (Some(region), mapping.address(), mapping.len());
         // What crosses into the next window is never here; nor is the new tail of a file that has grown.
         if (mapping.len() as u64) < end || mapping.is_torn() {
-            self.release();
             return false;
-        }
-        (self.region, self.address, self.len) = (Some(region), mapping.address(), mapping.len());
-        if self.client.is_some() {
-            self.client = None;
         }
         self.announcer.count();
         true
@@ -471,12 +482,14 @@ impl Reading {
     /// Reads nothing any more. Whether somebody may be waiting for that, to unmap it.
     pub(crate) fn release(&mut self) -> bool {
         self.forget();
+        self.client = None;
         // SAFETY: a slot of a file that has a handle (the same promise).
         unsafe { self.announcer.withdraw() }
     }
 
+    /// What it reads is announced no more.
     fn forget(&mut self) {
-        (self.region, self.client, self.len) = (None, None, 0);
+        (self.region, self.len) = (None, 0);
     }
 }
 

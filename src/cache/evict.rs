@@ -28,6 +28,9 @@ pub(super) const FLIGHT_MAX: Duration = Duration::from_millis(20);
 /// it stays mapped. (A lock of `std`, since it stands in a static; nobody calls anything while holding it.)
 static ORPHANS: Mutex<Vec<Owned<Region>>> = Mutex::new(Vec::new());
 
+/// Victims that a reader wins in vain, since somebody reads them by then or the system refuses, before it gives up.
+const TRIES: usize = 8;
+
 /// Regions won at once by who trims.
 const BATCH: usize = 8;
 
@@ -84,6 +87,7 @@ impl<R: Resource> Residents<R> {
         let mut held: Option<Reservation> = None;
         let mut for_flights = Wait::new();
         let mut is_last_look = false;
+        let mut tries = TRIES;
         loop {
             let may_be_free = held.is_some() || !matches!(effort, Effort::Duel(_));
             if may_be_free {
@@ -92,14 +96,18 @@ impl<R: Resource> Residents<R> {
                 }
             }
             let victim = match effort {
+                _ if tries == 0 => None,
                 Effort::Spare => None,
                 Effort::Duel(at_most) => self.victim_of_duel(at_most),
                 Effort::Force | Effort::Demand(_) => self.victim(),
             };
             if let Some(owned) = victim {
-                if let Some(reservation) = self.reclaim(owned) {
-                    self.evicted.add(1);
-                    absorb(&mut held, reservation);
+                match self.reclaim(owned) {
+                    Some(reservation) => {
+                        self.evicted.add(1);
+                        absorb(&mut held, reservation);
+                    }
+                    None => tries -= 1,
                 }
                 continue;
             }
@@ -112,6 +120,7 @@ impl<R: Resource> Residents<R> {
             // Nothing to evict. What this thread holds is nobody's while it waits.
             held = None;
             let Effort::Demand(overcommit) = effort else { return Ok(self.reserve_over(bytes)) };
+            tries = TRIES;
             if self.could_land(bytes) && flight.pause(|| for_flights.once_within(FLIGHT_MAX)) {
                 continue;
             }
@@ -228,7 +237,12 @@ impl<R: Resource> Residents<R> {
             if victims.is_empty() {
                 break;
             }
-            self.evicted.add(self.reclaim_all(victims).items);
+            let went = self.reclaim_all(victims).items;
+            self.evicted.add(went);
+            if went == 0 {
+                // All of them are read, by now; or nobody can know. Not to be tried without end.
+                break;
+            }
         }
     }
 

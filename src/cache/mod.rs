@@ -177,9 +177,24 @@ impl Cache {
     }
 
     /// The same hit for a cursor, which announces the region instead of counting itself in.
-    #[inline]
     pub(crate) fn announce(&self, reading: &mut Reading, file: &CachedFile, window: u64, end: u64) -> bool {
-        reading.announce(&file.entry.slots().windows, window, end, |slot| self.regions.touch(slot))
+        let (slot, is_read) = reading.announce(&file.entry.slots().windows, window, end);
+        self.regions.touch(slot);
+        is_read
+    }
+
+    /// The same, of a window that the cursor has been at before; and whether the touch has to be kept still
+    /// ([`touch`](Self::touch)).
+    #[inline(always)]
+    pub(crate) fn announce_near(&self, reading: &mut Reading, window: u64, end: u64) -> Option<bool> {
+        let slot = reading.announce_near(window, end)?;
+        Some(!self.regions.is_full(slot))
+    }
+
+    /// A touch by a reader who has it already.
+    #[cold]
+    pub(crate) fn touch(&self, file: &CachedFile, window: u64) {
+        self.regions.touch(file.entry.slots().windows.at(window));
     }
 
     /// A cursor let go of what drains: it may be the one that its owner waits for. (If not, it goes when somebody needs room,

@@ -100,6 +100,12 @@ impl<R: Resource> Residents<R> {
         }
     }
 
+    /// Whether one more touch would change nothing.
+    #[inline]
+    pub(crate) fn is_full(&self, slot: &Slot<Kept<R>>) -> bool {
+        slot.heat() == Heat::full(self.clock.now()).to_word()
+    }
+
     /// What a slot's touches are worth now.
     pub(crate) fn credit(&self, slot: &Slot<Kept<R>>) -> u8 {
         Heat::from_word(slot.heat()).credit(self.clock.now())

@@ -35,6 +35,12 @@ impl Heat {
         self.touched << 8 | u32::from(self.credit)
     }
 
+    /// As hot as can be, at `now`.
+    #[inline]
+    pub(crate) fn full(now: u32) -> Self {
+        Self { credit: u8::MAX, touched: now & 0x00ff_ffff }
+    }
+
     /// What the touches until `now` are still worth: half for each step of the clock since.
     #[inline]
     pub(crate) fn credit(self, now: u32) -> u8 {

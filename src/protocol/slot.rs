@@ -171,7 +171,10 @@ impl<P> Slot<P> {
         }
         // SAFETY: mapped when the word was loaded, and whoever wins it later waits for the announcement (rule 7): nobody writes
         // the cell (rule 3).
-        self.payload.with(|cell| unsafe { &*cell }).as_ref().map(NonNull::from)
+        let payload = self.payload.with(|cell| unsafe { &*cell });
+        debug_assert!(payload.is_some(), "a mapped slot has a payload");
+        // SAFETY: `publish` put one there before it said MAPPED, and nobody has taken it since (as above).
+        Some(NonNull::from(unsafe { payload.as_ref().unwrap_unchecked() }))
     }
 
     /// MAPPED(n) → MAPPED(n + 1) for n ≥ 1, draining or not: one more beside those who are clients already, to look at what

@@ -199,16 +199,50 @@ impl Cursor {
 
     /// Goes to the window of `start`, if that is mapped up to `end`: the hit. What it held before it lets go of.
     ///
-    /// On its own, and its answer a bit: so neither its registers nor its result cost the fast way anything.
+    /// Without a call but at its end, so that it keeps all it has in registers; and its answer is a bit.
     #[inline(never)]
     fn hop(&mut self, start: u64, end: u64) -> bool {
         let (window, first) = self.file.geometry().locate(start);
-        if start >= end || !self.file.cache().announce(&mut self.held.reading, self.file.cached(), window, end - first)
-        {
+        if start >= end {
             return false;
         }
-        self.is_at(first, Some(window), start);
+        let Some(is_cold) = self.file.cache().announce_near(&mut self.held.reading, window, end - first) else {
+            return self.hop_far(start, end);
+        };
+        let goes_on = self.goes_on(window, start - first);
+        self.next = Some(window + 1);
+        (self.held.start, self.held.window) = (first, Some(window));
+        if goes_on || is_cold {
+            return self.hopped(window, goes_on);
+        }
         true
+    }
+
+    /// What is left to do after some.
+    #[inline(never)]
+    fn hopped(&mut self, window: u64, goes_on: bool) -> bool {
+        self.file.cache().touch(self.file.cached(), window);
+        if goes_on {
+            self.held.reading.advise(Advice::Populate);
+        }
+        true
+    }
+
+    /// The same hop to where it has not been before.
+    #[cold]
+    fn hop_far(&mut self, start: u64, end: u64) -> bool {
+        let (window, first) = self.file.geometry().locate(start);
+        let is_hit = self.file.cache().announce(&mut self.held.reading, self.file.cached(), window, end - first);
+        if is_hit {
+            self.is_at(first, Some(window), start);
+        }
+        is_hit
+    }
+
+    /// Whether it goes on to the next window, and not to anywhere in there: who reads at random hardly ever does.
+    #[inline(always)]
+    fn goes_on(&self, window: u64, at: u64) -> bool {
+        self.next == Some(window) && at < GOING_ON
     }
 
     /// Holds what serves a read at `offset`.
@@ -218,10 +252,8 @@ impl Cursor {
     }
 
     /// Takes note of where it is, to read at `offset`.
-    #[inline(always)]
     fn is_at(&mut self, start: u64, window: Option<u64>, offset: u64) {
-        // Goes on to the next window, and not to anywhere in there: who reads at random hardly ever does.
-        let goes_on = window.is_some() && window == self.next && offset - start < GOING_ON;
+        let goes_on = window.is_some_and(|window| self.goes_on(window, offset - start));
         self.next = window.map(|window| window + 1);
         (self.held.start, self.held.window) = (start, window);
         if goes_on {
@@ -375,12 +407,11 @@ impl Read for Cursor {
         let span = self.file.geometry().span(window, len);
         let end = self.position.saturating_add(buf.len() as u64).min(span.end);
         let buf = &mut buf[..(end - self.position) as usize];
-        if self.held.get(self.position, end).is_none() || self.held.reading.is_torn() {
-            if !self.hop(self.position, end) {
-                self.let_go();
-                if let Some(region) = self.file.missed_window(window, end, Want::IfWorth)? {
-                    self.hold(region, start, Some(window), self.position);
-                }
+        let is_here = !self.held.reading.is_torn() && self.held.get(self.position, end).is_some();
+        if !is_here && !self.hop(self.position, end) {
+            self.let_go();
+            if let Some(region) = self.file.missed_window(window, end, Want::IfWorth)? {
+                self.hold(region, start, Some(window), self.position);
             }
         }
         if self.held.reading.region().is_some() {

@@ -1,0 +1,227 @@
+//! Cursors announce what they read: with the system's barrier, without it, and where it is taken away; by the thousand, and
+//! moved from thread to thread.
+#![cfg(unix)]
+#![allow(unsafe_code, reason = "filters of system calls")]
+
+#[path = "it/support.rs"]
+mod support;
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc;
+use std::thread;
+
+use smmap::{Admission, Cursor, ErrorKind, MapManager, MapManagerBuilder, MappedFile, Overcommit, Window};
+use support::{Dir, Rng, TestFile, alone, assert_same, manager, settles};
+
+const WINDOW: u64 = 64 << 10;
+const WINDOWS: u64 = 64;
+
+fn windows(in_budget: u64) -> MapManagerBuilder {
+    MapManager::builder()
+        .window(Window::Sliding { bytes: WINDOW })
+        .admission(Admission::Always)
+        .overcommit(Overcommit::Fail)
+        .max_mapped_bytes(in_budget * WINDOW)
+}
+
+/// Reads at random, by cursors that go from window to window, while the windows are evicted under them: each byte is right.
+fn read_under_pressure(maps: &MapManager, data: &TestFile, threads: u64, reads: u64) {
+    thread::scope(|scope| {
+        for number in 0..threads {
+            scope.spawn(move || {
+                let mut rng = Rng::new(number);
+                let mut cursor = maps.open(&data.path).expect("it opens").cursor();
+                for _ in 0..reads {
+                    let start = rng.below(data.len() - 300);
+                    let end = start + 1 + rng.below(299);
+                    let found = cursor.slice(start..end).expect("what is small is read at least");
+                    assert_same(found, &data[start as usize..end as usize], start);
+                }
+            });
+        }
+    });
+}
+
+/// Thousands of cursors hold a few windows each of which one more reader would like to have the place: none of them moves.
+#[test]
+fn thousands_of_cursors_keep_what_they_read() {
+    const HELD: u64 = 8;
+    let dir = Dir::new();
+    let data = dir.file("data", WINDOWS * WINDOW, 1);
+    let maps = manager(windows(HELD + 8));
+    let file = maps.open(&data.path).unwrap();
+    let mut cursors: Vec<Cursor> = (0..4_000).map(|_| file.cursor()).collect();
+    let at = |number: usize| number as u64 % HELD * WINDOW;
+    let places: Vec<*const u8> = cursors
+        .iter_mut()
+        .enumerate()
+        .map(|(number, cursor)| cursor.window_at(at(number)).expect("there is room").as_ptr())
+        .collect();
+    let stats = maps.stats();
+    assert_eq!((stats.pinned_regions as u64, stats.pinned_bytes), (HELD, HELD * WINDOW));
+    read_under_pressure(&maps, &data, 4, 2_000);
+    assert!(maps.stats().evictions > 1_000, "{:?}", maps.stats());
+    assert!(maps.stats().peak_mapped_bytes <= (HELD + 8) * WINDOW, "{:?}", maps.stats());
+    maps.collect();
+    assert_eq!(maps.stats().regions as u64, HELD);
+    for (number, (cursor, place)) in cursors.iter_mut().zip(places).enumerate() {
+        let start = at(number);
+        let window = cursor.window_at(start).expect("it holds it");
+        assert_eq!(window.as_ptr(), place, "mapped anew");
+        assert_same(window, &data[start as usize..(start + WINDOW) as usize], start);
+    }
+    // The windows go when the last of them has.
+    cursors.truncate(1);
+    maps.collect();
+    assert_eq!(maps.stats().regions, 1);
+    cursors.clear();
+    maps.collect();
+    assert_eq!(maps.stats().regions, 0);
+    assert!(dir.mapped().is_none_or(|mapped| mapped.bytes == 0));
+}
+
+/// A cursor is handed from thread to thread while it holds a window, and others evict.
+#[test]
+fn cursors_move_between_threads() {
+    let dir = Dir::new();
+    let data = dir.file("data", WINDOWS * WINDOW, 2);
+    let maps = manager(windows(8));
+    let is_over = AtomicBool::new(false);
+    thread::scope(|scope| {
+        let (maps, data, is_over) = (&maps, &data, &is_over);
+        let (there, here) = mpsc::channel::<(u64, Cursor)>();
+        let (back, home) = mpsc::channel();
+        scope.spawn(move || {
+            for (at, mut cursor) in here {
+                let held = cursor.slice(at..at + 100).expect("it holds it");
+                assert_same(held, &data[at as usize..at as usize + 100], at);
+                back.send(cursor).expect("the other thread is there");
+            }
+        });
+        scope.spawn(move || {
+            while !is_over.load(Ordering::Relaxed) {
+                maps.collect();
+                read_under_pressure(maps, data, 1, 50);
+            }
+        });
+        let mut rng = Rng::new(3);
+        let mut cursor = maps.open(&data.path).unwrap().cursor();
+        for _ in 0..2_000 {
+            let at = rng.below(WINDOWS) * WINDOW;
+            if let Err(error) = cursor.window_at(at) {
+                assert_eq!(error.kind(), ErrorKind::OverBudget, "{error}");
+                continue;
+            }
+            there.send((at, cursor)).expect("the other thread is there");
+            cursor = home.recv().expect("the other thread is there");
+        }
+        drop(there);
+        is_over.store(true, Ordering::Relaxed);
+    });
+}
+
+/// What drains waits for its cursor, and goes with the next one who collects, or by itself.
+#[test]
+fn what_a_cursor_has_left_goes() {
+    let dir = Dir::new();
+    let data = dir.file("data", 4 * WINDOW, 4);
+    let maps = manager(windows(8));
+    let file = maps.open(&data.path).unwrap();
+    let hold = |at| {
+        let mut cursor = file.cursor();
+        cursor.window_at(at).unwrap();
+        cursor
+    };
+    let (mut goes_on, released, dropped) = (hold(0), hold(WINDOW), hold(2 * WINDOW));
+    let closed = maps.close(&data.path);
+    assert_eq!((closed.unmapped, closed.still_held), (0, 3));
+    assert_eq!(maps.stats().pinned_regions, 3);
+    assert_same(goes_on.slice(0..100).unwrap(), &data[..100], "closed, and held");
+    // The way of letting go that looks who waits.
+    let mut released = released;
+    released.release();
+    assert_eq!(maps.stats().regions, 2);
+    drop(dropped);
+    assert_eq!(maps.stats().regions, 1);
+    // The quick one does not; what it leaves is nobody's, and the collector finds it.
+    goes_on.window_at(3 * WINDOW).unwrap();
+    assert_eq!(maps.stats().pinned_regions, 1);
+    assert!(settles(|| maps.stats().regions == 1), "{:?}", maps.stats());
+}
+
+#[cfg(target_os = "linux")]
+mod filtered {
+    use super::*;
+
+    /// Has the system refuse `membarrier` to this process from now on, as a container may, or an old kernel.
+    fn forbid_membarrier() {
+        let statement = |code, value| libc::sock_filter { code, jt: 0, jf: 0, k: value };
+        let jump = |value, jf| libc::sock_filter { code: 0x15, jt: 0, jf, k: value };
+        let mut program = [
+            // The number of the call; if it is this one: an error, else go on.
+            statement(0x20, 0),
+            jump(libc::SYS_membarrier as u32, 1),
+            statement(0x06, libc::SECCOMP_RET_ERRNO | libc::ENOSYS as u32),
+            statement(0x06, libc::SECCOMP_RET_ALLOW),
+        ];
+        let filter = libc::sock_fprog { len: program.len() as u16, filter: program.as_mut_ptr() };
+        // SAFETY: of this process alone, which is a child made for it.
+        let done = unsafe {
+            libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0
+                && libc::syscall(
+                    libc::SYS_seccomp,
+                    libc::SECCOMP_SET_MODE_FILTER,
+                    libc::SECCOMP_FILTER_FLAG_TSYNC,
+                    &filter,
+                ) == 0
+        };
+        assert!(done, "{}", std::io::Error::last_os_error());
+        // SAFETY: a query.
+        assert_eq!(unsafe { libc::syscall(libc::SYS_membarrier, libc::MEMBARRIER_CMD_QUERY, 0, 0) }, -1);
+    }
+
+    /// Fences stand in for it.
+    #[test]
+    fn without_the_systems_barrier_all_is_as_with_it() {
+        if !alone("filtered::without_the_systems_barrier_all_is_as_with_it") {
+            return;
+        }
+        forbid_membarrier();
+        let dir = Dir::new();
+        let data = dir.file("data", WINDOWS * WINDOW, 5);
+        let maps = manager(windows(8));
+        read_under_pressure(&maps, &data, 4, 10_000);
+        let stats = maps.stats();
+        assert!(stats.evictions > 1_000 && stats.peak_mapped_bytes <= 8 * WINDOW, "{stats:?}");
+        maps.collect();
+        assert_eq!(maps.stats().regions, 0);
+    }
+
+    /// A filter that comes when the choice is made: as long as there is a cursor nothing can be unmapped, since nobody can know
+    /// what it reads; and all is read all the same.
+    #[test]
+    fn a_barrier_that_is_taken_away_costs_no_byte() {
+        if !alone("filtered::a_barrier_that_is_taken_away_costs_no_byte") {
+            return;
+        }
+        let dir = Dir::new();
+        let data = dir.file("data", WINDOWS * WINDOW, 6);
+        let maps = manager(windows(8));
+        let file: MappedFile = maps.open(&data.path).unwrap();
+        let mut cursor = file.cursor();
+        cursor.window_at(0).unwrap();
+        // SAFETY: a query.
+        let had_one = unsafe { libc::syscall(libc::SYS_membarrier, libc::MEMBARRIER_CMD_QUERY, 0, 0) } > 0;
+        forbid_membarrier();
+        read_under_pressure(&maps, &data, 4, 1_000);
+        let stats = maps.stats();
+        assert!(stats.peak_mapped_bytes <= 8 * WINDOW, "{stats:?}");
+        if had_one {
+            assert_eq!((stats.unmaps, maps.collect().regions), (0, 0), "unmapped, and who knows under whom");
+        }
+        assert_same(cursor.slice(0..WINDOW).unwrap(), &data[..WINDOW as usize], "what it holds");
+        drop(cursor);
+        maps.collect();
+        assert_eq!(maps.stats().regions, 0);
+    }
+}
