@@ -18,6 +18,29 @@ pub(crate) fn fence(_: Ordering) {
     thread::yield_now();
 }
 
+/// As a fence: nothing to order, and somebody else may go on.
+pub(crate) mod barrier {
+    use shuttle::thread;
+
+    #[derive(Clone, Copy, Debug)]
+    pub(crate) struct Barrier;
+
+    impl Barrier {
+        pub(crate) fn best() -> Self {
+            Self
+        }
+
+        pub(crate) fn light(self) {
+            thread::yield_now();
+        }
+
+        pub(crate) fn heavy(self) -> bool {
+            thread::yield_now();
+            true
+        }
+    }
+}
+
 /// A cell that lets others go on while somebody is in it, and notices if they come in.
 #[derive(Debug)]
 pub(crate) struct UnsafeCell<T> {
