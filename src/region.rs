@@ -164,35 +164,56 @@ impl<R: Resource + fmt::Debug> fmt::Debug for Kept<R> {
     }
 }
 
+/// Where bytes are that may be read, as long as whoever has this says.
+///
+/// Lent as it stands, and not told word by word: of a field the compiler knows that it is not null.
+#[derive(Clone, Copy)]
+pub(crate) struct Span {
+    address: NonNull<u8>,
+    len: usize,
+}
+
+impl Span {
+    const EMPTY: Self = Self { address: NonNull::dangling(), len: 0 };
+}
+
 /// Bytes that are read, and the region that they are of. They stay where they are as long as this is borrowed.
 pub(crate) trait View {
     /// `None` for a copy, and for no bytes.
     fn region(&self) -> Option<&Region>;
 
-    /// Of the first byte; of `len` bytes that may be read.
-    fn address(&self) -> NonNull<u8>;
+    fn span(&self) -> &Span;
 
-    fn len(&self) -> usize;
+    #[inline]
+    fn len(&self) -> usize {
+        self.span().len
+    }
 
     #[inline]
     fn bytes(&self) -> &[u8] {
-        // SAFETY: what `address` promises. That the bytes do not change and that the file does not shrink is the promise made to
+        // SAFETY: what `span` promises. That the bytes do not change and that the file does not shrink is the promise made to
         // `MapManagerBuilder::build`.
-        unsafe { slice::from_raw_parts(self.address().as_ptr(), self.len()) }
+        unsafe { slice::from_raw_parts(self.span().address.as_ptr(), self.len()) }
     }
 
-    /// `len` bytes from `at` on, if all of them are here, and they are any.
+    /// Whether `len` bytes from `at` on are all here, and are any.
     #[inline]
-    fn get(&self, at: u64, len: u64) -> Option<&[u8]> {
+    fn has(&self, at: u64, len: u64) -> bool {
         let left = (self.len() as u64).saturating_sub(at);
         // One comparison says `0 < len` (or it wraps to more than there is) and `len <= left`, and so that `at` is inside.
-        if len.wrapping_sub(1) < left {
+        len.wrapping_sub(1) < left
+    }
+
+    /// They, or none. (No `Option`: whoever asks has asked before whether they are here, and is not to ask again.)
+    #[inline]
+    fn get(&self, at: u64, len: u64) -> &[u8] {
+        if self.has(at, len) {
             // SAFETY: inside the bytes it is about, by the condition.
-            let start = unsafe { self.address().add(at as usize) };
+            let start = unsafe { self.span().address.add(at as usize) };
             // SAFETY: as in `bytes`; the condition holds the end inside as well.
-            Some(unsafe { slice::from_raw_parts(start.as_ptr(), len as usize) })
+            unsafe { slice::from_raw_parts(start.as_ptr(), len as usize) }
         } else {
-            None
+            &[]
         }
     }
 
@@ -207,7 +228,7 @@ pub(crate) trait View {
     #[inline]
     fn doubt(&self, at: usize, len: usize) -> Doubt {
         let Some(region) = self.region() else { return Doubt::None };
-        let (mapping, start) = (region.get(), self.address().as_ptr().wrapping_add(at));
+        let (mapping, start) = (region.get(), self.span().address.as_ptr().wrapping_add(at));
         match mapping.torn_part(start, len) {
             Some(torn) => Doubt::Torn(torn),
             None if mapping.may_end_early(start, len) => Doubt::Zeros,
@@ -240,7 +261,7 @@ pub(crate) trait View {
             beyond(at, at.saturating_add(buf.len()), self.len());
         }
         // SAFETY: inside the bytes it is about, by the condition; there, as long as `self` is.
-        let source = unsafe { self.address().add(at) };
+        let source = unsafe { self.span().address.add(at) };
         // SAFETY: as above; and a buffer that is borrowed exclusively is not part of a mapping that is only read.
         unsafe { source.as_ptr().copy_to_nonoverlapping(buf.as_mut_ptr(), buf.len()) };
     }
@@ -256,8 +277,7 @@ pub(crate) struct RegionRef {
     /// Kept for what `address` points to.
     _copy: Option<Arc<Vec<u8>>>,
     /// Inside what one of the two keeps. Here, so that a reader in its window follows no pointer but this one.
-    address: NonNull<u8>,
-    len: usize,
+    span: Span,
 }
 
 // SAFETY: `address` points into memory that is only read, and what keeps that may cross threads.
@@ -272,21 +292,16 @@ impl View for RegionRef {
     }
 
     #[inline]
-    fn address(&self) -> NonNull<u8> {
-        self.address
-    }
-
-    #[inline]
-    fn len(&self) -> usize {
-        self.len
+    fn span(&self) -> &Span {
+        &self.span
     }
 }
 
 impl RegionRef {
     #[inline]
     pub(crate) fn new(client: SlotRef<Region>) -> Self {
-        let (address, len) = (client.get().address(), client.get().len());
-        Self { client: Some(client), _copy: None, address, len }
+        let span = Span { address: client.get().address(), len: client.get().len() };
+        Self { client: Some(client), _copy: None, span }
     }
 
     /// `len` bytes from `at` on, if the region has them.
@@ -297,7 +312,7 @@ impl RegionRef {
         if at <= all && len <= all - at {
             // SAFETY: inside the mapping, by the condition.
             let address = unsafe { mapping.address().add(at as usize) };
-            Some(Self { client: Some(client), _copy: None, address, len: len as usize })
+            Some(Self { client: Some(client), _copy: None, span: Span { address, len: len as usize } })
         } else {
             None
         }
@@ -306,13 +321,13 @@ impl RegionRef {
     /// Of no region, and no bytes.
     #[inline]
     pub(crate) fn empty() -> Self {
-        Self { client: None, _copy: None, address: NonNull::dangling(), len: 0 }
+        Self { client: None, _copy: None, span: Span::EMPTY }
     }
 
     /// Bytes that were read, to be used as those of a region are.
     pub(crate) fn copied(bytes: Vec<u8>) -> Self {
-        let (address, len) = (NonNull::from(&bytes[..]).cast(), bytes.len());
-        Self { client: None, _copy: Some(Arc::new(bytes)), address, len }
+        let span = Span { address: NonNull::from(&bytes[..]).cast(), len: bytes.len() };
+        Self { client: None, _copy: Some(Arc::new(bytes)), span }
     }
 
     /// Whether it keeps a region.
@@ -327,12 +342,12 @@ impl RegionRef {
     /// If that reaches past them.
     #[inline]
     pub(crate) fn narrow(mut self, range: Range<usize>) -> Self {
-        if range.start > range.end || range.end > self.len {
-            beyond(range.start, range.end, self.len);
+        if range.start > range.end || range.end > self.len() {
+            beyond(range.start, range.end, self.len());
         }
         // SAFETY: inside the bytes it was about, by the condition.
-        self.address = unsafe { self.address.add(range.start) };
-        self.len = range.end - range.start;
+        let address = unsafe { self.span.address.add(range.start) };
+        self.span = Span { address, len: range.end - range.start };
         self
     }
 }
@@ -348,8 +363,7 @@ pub(crate) struct Reading {
     /// What is announced, or the client's.
     region: Option<NonNull<Region>>,
     /// Inside of it. Here, for the same reason as in [`RegionRef`].
-    address: NonNull<u8>,
-    len: usize,
+    span: Span,
 }
 
 /// Slots that this reader has been at before, by window. To find one in the table costs as much as all the rest of a hit.
@@ -390,13 +404,8 @@ impl View for Reading {
     }
 
     #[inline]
-    fn address(&self) -> NonNull<u8> {
-        self.address
-    }
-
-    #[inline]
-    fn len(&self) -> usize {
-        self.len
+    fn span(&self) -> &Span {
+        &self.span
     }
 }
 
@@ -408,8 +417,7 @@ impl Reading {
             near: Near::default(),
             client: None,
             region: None,
-            address: NonNull::dangling(),
-            len: 0,
+            span: Span::EMPTY,
         }
     }
 
@@ -452,7 +460,8 @@ impl Reading {
         };
         // SAFETY: it is announced now.
         let mapping = unsafe { region.as_ref() }.get();
-        (self.region, self.address, self.len) = (Some(region), mapping.address(), mapping.len());
+        self.region = Some(region);
+        self.span = Span { address: mapping.address(), len: mapping.len() };
         // What crosses into the next window is never here; nor is the new tail of a file that has grown.
         if (mapping.len() as u64) < end || mapping.is_torn() {
             return false;
@@ -463,7 +472,7 @@ impl Reading {
 
     /// Reads what somebody counted in for it: announced, if it is in a slot.
     pub(crate) fn hold(&mut self, held: RegionRef) {
-        let RegionRef { client, address, len, .. } = held;
+        let RegionRef { client, span, .. } = held;
         match client {
             Some(client) if !client.is_detached() => {
                 // SAFETY: as in `announce`.
@@ -476,7 +485,7 @@ impl Reading {
                 self.client = client;
             }
         }
-        (self.address, self.len) = (address, len);
+        self.span = span;
     }
 
     /// Reads nothing any more. Whether somebody may be waiting for that, to unmap it.
@@ -489,7 +498,7 @@ impl Reading {
 
     /// What it reads is announced no more.
     fn forget(&mut self) {
-        (self.region, self.len) = (None, 0);
+        (self.region, self.span.len) = (None, 0);
     }
 }
 
@@ -511,7 +520,7 @@ impl Deref for RegionRef {
 
 impl fmt::Debug for RegionRef {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("RegionRef").field("len", &self.len).finish_non_exhaustive()
+        f.debug_struct("RegionRef").field("len", &self.len()).finish_non_exhaustive()
     }
 }
 

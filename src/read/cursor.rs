@@ -58,19 +58,31 @@ struct Held {
 }
 
 impl Held {
-    /// The bytes from `start` to `end`, if all of them are here.
+    /// Whether the bytes from `start` to `end` are all here, and are any.
     #[inline]
-    fn get(&self, start: u64, end: u64) -> Option<&[u8]> {
+    fn has(&self, start: u64, end: u64) -> bool {
         // Without branches for what cannot be: a start before the first byte wraps to more than any region has, and so does
         // the length of a reversed range, since no file reaches 2⁶³ bytes.
+        self.reading.has(start.wrapping_sub(self.start), end.wrapping_sub(start))
+    }
+
+    /// They, or none.
+    #[inline]
+    fn get(&self, start: u64, end: u64) -> &[u8] {
         self.reading.get(start.wrapping_sub(self.start), end.wrapping_sub(start))
     }
 
-    /// The bytes from `offset` to the end of the window, if `offset` is here and this is a window.
+    /// Whether `offset` is here, and this is a window.
     #[inline]
-    fn get_from(&self, offset: u64) -> Option<&[u8]> {
+    fn has_from(&self, offset: u64) -> bool {
+        self.window.is_some() && offset.wrapping_sub(self.start) < self.reading.len() as u64
+    }
+
+    /// The bytes from `offset` to the end of the window, or none.
+    #[inline]
+    fn get_from(&self, offset: u64) -> &[u8] {
         let (at, len) = (offset.wrapping_sub(self.start), self.reading.len() as u64);
-        if self.window.is_some() && at < len { self.reading.get(at, len - at) } else { None }
+        if self.has_from(offset) { self.reading.get(at, len - at) } else { &[] }
     }
 }
 
@@ -118,10 +130,10 @@ impl Cursor {
     /// ```
     #[inline]
     pub fn window_at(&mut self, offset: u64) -> Result<&[u8]> {
-        if self.held.get_from(offset).is_none() || self.is_outgrown() || self.held.reading.is_torn() {
+        if !self.held.has_from(offset) || self.is_outgrown() || self.held.reading.is_torn() {
             self.move_to(offset)?;
         }
-        Ok(self.held.get_from(offset).unwrap_or(&[]))
+        Ok(self.held.get_from(offset))
     }
 
     /// Whether the window it holds ends before the file and before a window would: the file has grown since.
@@ -188,19 +200,19 @@ impl Cursor {
     #[inline]
     pub(super) fn confirm(&self, range: Range<u64>) -> Result<()> {
         match self.held.get(range.start, range.end) {
-            Some(bytes) => {
+            bytes @ [_, ..] => {
                 let at = (range.start - self.held.start) as usize;
                 self.file.confirm(&self.held.reading, at, bytes.len(), range.start)
             }
             // Copied, and so checked.
-            None => Ok(()),
+            [] => Ok(()),
         }
     }
 
     /// Goes to the window of `start`, if that is mapped up to `end`: the hit. What it held before it lets go of.
     ///
-    /// Without a call but at its end, so that it keeps all it has in registers; and its answer is a bit.
-    #[inline(never)]
+    /// Without a call but at its end, so that it keeps all it has in registers.
+    #[inline(always)]
     fn hop(&mut self, start: u64, end: u64) -> bool {
         let (window, first) = self.file.geometry().locate(start);
         if start >= end {
@@ -294,8 +306,8 @@ impl Cursor {
     pub fn slice(&mut self, range: impl RangeBounds<u64>) -> Result<&[u8]> {
         // Without the length of the file, which is for the slow way to look at.
         let (start, end) = window::ends(&range);
-        if (!self.held.reading.is_torn() && self.held.get(start, end).is_some()) || self.hop(start, end) {
-            return Ok(self.held.get(start, end).unwrap_or(&[]));
+        if !self.held.reading.is_torn() && self.held.has(start, end) {
+            return Ok(self.held.get(start, end));
         }
         // Taken apart and put together again, so that the bytes of the fast way need not pass through memory.
         match self.slice_elsewhere(range) {
@@ -304,8 +316,18 @@ impl Cursor {
         }
     }
 
+    /// One call, for all that is not here: so the fast way keeps what it looks at in registers.
     #[inline(never)]
     fn slice_elsewhere(&mut self, range: impl RangeBounds<u64>) -> Result<&[u8]> {
+        let (start, end) = window::ends(&range);
+        if self.hop(start, end) {
+            return Ok(self.held.get(start, end));
+        }
+        self.slice_far(range)
+    }
+
+    #[cold]
+    fn slice_far(&mut self, range: impl RangeBounds<u64>) -> Result<&[u8]> {
         let range = self.file.resolve(&range)?;
         if range.is_empty() {
             return Ok(&[]);
@@ -319,7 +341,7 @@ impl Cursor {
                 return Ok(&self.scratch);
             }
         }
-        Ok(self.held.get(range.start, range.end).unwrap_or(&[]))
+        Ok(self.held.get(range.start, range.end))
     }
 
     /// Lets go of the window that it holds, so that it may be unmapped. The cursor goes on to be usable.
@@ -407,7 +429,7 @@ impl Read for Cursor {
         let span = self.file.geometry().span(window, len);
         let end = self.position.saturating_add(buf.len() as u64).min(span.end);
         let buf = &mut buf[..(end - self.position) as usize];
-        let is_here = !self.held.reading.is_torn() && self.held.get(self.position, end).is_some();
+        let is_here = !self.held.reading.is_torn() && self.held.has(self.position, end);
         if !is_here && !self.hop(self.position, end) {
             self.let_go();
             if let Some(region) = self.file.missed_window(window, end, Want::IfWorth)? {
