@@ -23,7 +23,7 @@ impl Data {
     /// latter: a bench that takes what it finds measures whatever ran before it.
     pub(crate) fn of_len(len: u64) -> Data {
         assert!(len > 0 && len % MIB == 0, "data comes in whole MiB, not in {len} bytes");
-        let directory = Path::new(env!("CARGO_TARGET_TMPDIR"));
+        let directory = &directory();
         let path = directory.join(format!("smmap-bench-{}MiB", len / MIB));
         let data = Data { path, len };
         // The name appears only once the file is whole, and the first and last words tell it from a stranger.
@@ -64,7 +64,7 @@ impl Data {
     pub(crate) fn warm(&self) -> bool {
         let mut missing = 0;
         for attempt in 0..4 {
-            missing = self.missing_pages().unwrap_or_else(|error| panic!("can't ask what is resident: {error}"));
+            missing = self.pages().unwrap_or_else(|error| panic!("can't ask what is resident: {error}")).missing;
             if missing == 0 && (attempt > 0 || cfg!(unix)) {
                 return attempt > 0;
             }
@@ -125,6 +125,26 @@ impl Data {
         }
     }
 
+    /// Takes the file out of the page cache, and asserts that all of it went: nobody may have it mapped.
+    ///
+    /// `false` where the system cannot be told to, so that nothing cold can be measured.
+    pub(crate) fn chill(&self) -> bool {
+        if !cfg!(target_os = "linux") {
+            return false;
+        }
+        let resident = || {
+            let pages = self.pages().unwrap_or_else(|error| panic!("can't ask what is resident: {error}"));
+            pages.total - pages.missing
+        };
+        for _ in 0..8 {
+            self.drop_from_cache();
+            if resident() == 0 {
+                return true;
+            }
+        }
+        panic!("{} pages of {} do not leave the page cache", resident(), self.path.display());
+    }
+
     /// Best effort: what is dirty or mapped stays, and not every platform can be told.
     fn drop_from_cache(&self) {
         #[cfg(target_os = "linux")]
@@ -132,14 +152,25 @@ impl Data {
     }
 
     #[cfg(unix)]
-    fn missing_pages(&self) -> io::Result<usize> {
-        residency::missing_pages(&self.open())
+    fn pages(&self) -> io::Result<Pages> {
+        residency::pages(&self.open())
     }
 
     /// Nobody to ask here: the file counts as warm once it has been read.
     #[cfg(not(unix))]
-    fn missing_pages(&self) -> io::Result<usize> {
-        Ok(0)
+    fn pages(&self) -> io::Result<Pages> {
+        Ok(Pages { total: 0, missing: 0 })
+    }
+}
+
+/// Where the data lies: cargo tells a bench; a program of its own lies in the same directory's neighbour.
+pub(crate) fn directory() -> PathBuf {
+    match option_env!("CARGO_TARGET_TMPDIR") {
+        Some(directory) => directory.into(),
+        None => {
+            let program = std::env::current_exe().unwrap_or_else(|error| panic!("where is this program? {error}"));
+            program.ancestors().nth(2).expect("a program of cargo's lies two levels down").join("tmp")
+        }
     }
 }
 
@@ -160,6 +191,13 @@ pub(crate) fn sum_words(bytes: &[u8]) -> u64 {
     words.fold(0, |sum, word| sum.wrapping_add(u64::from_le_bytes(word.try_into().expect("chunks of 8"))))
 }
 
+/// Of a file.
+struct Pages {
+    total: usize,
+    /// Those that are not in the page cache.
+    missing: usize,
+}
+
 #[cfg(unix)]
 mod residency {
     #![allow(unsafe_code, reason = "only the system knows, and decides, what the page cache holds")]
@@ -169,10 +207,10 @@ mod residency {
     #[cfg(target_os = "linux")]
     use std::os::fd::AsRawFd as _;
 
-    use super::map;
+    use super::{Pages, map};
 
-    /// How many pages of `file` are not in the page cache.
-    pub(super) fn missing_pages(file: &File) -> io::Result<usize> {
+    /// What the page cache has of `file`.
+    pub(super) fn pages(file: &File) -> io::Result<Pages> {
         // A map that nobody touches: it shows the page cache, without a page of its own.
         let map = map(file, 0, file.metadata()?.len());
         // SAFETY: sysconf only reads a setting.
@@ -185,7 +223,7 @@ mod residency {
         if status != 0 {
             return Err(io::Error::last_os_error());
         }
-        Ok(pages.iter().filter(|&page| page & 1 == 0).count())
+        Ok(Pages { total: pages.len(), missing: pages.iter().filter(|&page| page & 1 == 0).count() })
     }
 
     /// Asks for the pages of `file` to leave the page cache.

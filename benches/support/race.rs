@@ -47,7 +47,8 @@ pub(crate) fn timed_together(threads: usize, prepare: impl Fn(usize) + Sync, wor
 /// Variants of one task, measured by turns.
 pub(crate) struct Race<'a> {
     title: &'static str,
-    data: &'a Data,
+    /// What is warmed before each round.
+    data: Option<&'a Data>,
     variants: Vec<Variant<'a>>,
 }
 
@@ -66,7 +67,12 @@ impl fmt::Debug for Race<'_> {
 
 impl<'a> Race<'a> {
     pub(crate) fn new(title: &'static str, data: &'a Data) -> Race<'a> {
-        Race { title, data, variants: Vec::new() }
+        Race { title, data: Some(data), variants: Vec::new() }
+    }
+
+    /// A race whose laps see to their data themselves.
+    pub(crate) fn over_no_data(title: &'static str) -> Race<'a> {
+        Race { title, data: None, variants: Vec::new() }
     }
 
     /// Adds a variant whose lap is `operations` operations. The lap gets the round (0 is the one that warms up, and
@@ -82,14 +88,29 @@ impl<'a> Race<'a> {
     }
 
     /// Runs all rounds, with the data warm before each.
-    pub(crate) fn run(mut self, rounds: usize) -> Outcome {
+    pub(crate) fn run(self, rounds: usize) -> Outcome {
         eprintln!("racing: {}, {rounds} rounds", self.title);
+        self.run_while(rounds, |_| true)
+    }
+
+    /// Runs rounds for `time`, but at least `least` and at most `most` of them.
+    pub(crate) fn run_for(self, time: Duration, least: usize, most: usize) -> Outcome {
+        eprintln!("racing: {}, {} s", self.title, time.as_secs());
+        let start = Instant::now();
+        self.run_while(most, |done| done < least || start.elapsed() < time)
+    }
+
+    fn run_while(mut self, most: usize, go_on: impl Fn(usize) -> bool) -> Outcome {
         let mut order: Vec<usize> = (0..self.variants.len()).collect();
-        let mut rng = Rng::new(rounds as u64);
-        let mut laps = vec![Vec::with_capacity(rounds); self.variants.len()];
-        let mut rewarmed = 0;
-        for round in 0..=rounds {
-            rewarmed += usize::from(self.data.warm());
+        let mut rng = Rng::new(most as u64);
+        let mut laps = vec![Vec::with_capacity(most); self.variants.len()];
+        let (mut rewarmed, mut rounds) = (0, 0);
+        for round in 0..=most {
+            if round > 0 && !go_on(rounds) {
+                break;
+            }
+            rounds = round;
+            rewarmed += usize::from(self.data.is_some_and(Data::warm));
             rng.shuffle(&mut order);
             for &index in &order {
                 let lap = (self.variants[index].lap)(round);
@@ -133,13 +154,27 @@ impl Measured {
 }
 
 impl Outcome {
+    pub(crate) fn rounds(&self) -> usize {
+        self.rounds
+    }
+
+    /// The variants, in the order in which they were added.
+    pub(crate) fn names(&self) -> impl Iterator<Item = &'static str> {
+        self.variants.iter().map(|variant| variant.name)
+    }
+
+    /// The median time of an operation of `name`, in nanoseconds.
+    pub(crate) fn nanos(&self, name: &str) -> f64 {
+        median(self.laps(name))
+    }
+
     fn laps(&self, name: &str) -> Vec<f64> {
         let found = self.variants.iter().find(|variant| variant.name == name);
         found.unwrap_or_else(|| panic!("no variant {name:?} in the race {:?}", self.title)).nanos_per_operation()
     }
 
     /// Of the time of `name` to the time of `base`, per operation.
-    fn ratio(&self, name: &str, base: &str) -> Ratio {
+    pub(crate) fn ratio(&self, name: &str, base: &str) -> Ratio {
         let (laps, base) = (self.laps(name), self.laps(base));
         let by_round = laps.iter().zip(&base).map(|(lap, base)| lap / base).collect();
         Ratio {
@@ -151,19 +186,19 @@ impl Outcome {
 }
 
 #[derive(Clone, Copy, Debug)]
-struct Ratio {
-    of_medians: f64,
+pub(crate) struct Ratio {
+    pub(crate) of_medians: f64,
     /// The median of the rounds' own ratios: what drifts over the run is not in it.
-    by_round: f64,
+    pub(crate) by_round: f64,
     /// Of the quickest laps: what only ever slows is not in it.
-    of_least: f64,
+    pub(crate) of_least: f64,
 }
 
 fn least(values: &[f64]) -> f64 {
     values.iter().copied().fold(f64::INFINITY, f64::min)
 }
 
-fn median(mut values: Vec<f64>) -> f64 {
+pub(crate) fn median(mut values: Vec<f64>) -> f64 {
     values.sort_by(f64::total_cmp);
     let middle = values.len() / 2;
     if values.len() % 2 == 1 { values[middle] } else { (values[middle - 1] + values[middle]) / 2.0 }
@@ -179,12 +214,29 @@ pub(crate) enum Target {
 }
 
 impl Target {
-    fn verdict(self, ratio: f64) -> String {
-        let word = |met| if met { "ok" } else { "MISSED" };
+    /// Whether `ratio` is what it should be, if it should be anything.
+    pub(crate) fn is_met(self, ratio: f64) -> Option<bool> {
         match self {
-            Target::AtMost(most) => format!("(target ≤ {most:.2}) {}", word(ratio <= most)),
-            Target::AtLeast(least) => format!("(target ≥ {least:.2}) {}", word(ratio >= least)),
-            Target::Told => String::new(),
+            Target::AtMost(most) => Some(ratio <= most),
+            Target::AtLeast(least) => Some(ratio >= least),
+            Target::Told => None,
+        }
+    }
+
+    fn verdict(self, ratio: f64) -> String {
+        match self.is_met(ratio) {
+            Some(met) => format!("(target {self}) {}", if met { "ok" } else { "MISSED" }),
+            None => String::new(),
+        }
+    }
+}
+
+impl fmt::Display for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Target::AtMost(most) => write!(f, "≤ {most:.2}"),
+            Target::AtLeast(least) => write!(f, "≥ {least:.2}"),
+            Target::Told => Ok(()),
         }
     }
 }
@@ -241,7 +293,7 @@ impl Report {
     }
 }
 
-fn time(nanos: f64) -> String {
+pub(crate) fn time(nanos: f64) -> String {
     if nanos < 1e3 {
         format!("{nanos:.2} ns")
     } else if nanos < 1e6 {
