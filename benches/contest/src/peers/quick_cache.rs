@@ -1,0 +1,23 @@
+//! `quick_cache` of `Arc<Mmap>`, as it comes.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+
+use super::{Mapped, Mapper, WindowCache};
+
+pub(crate) type Cache = quick_cache::sync::Cache<u64, Arc<Mapped>>;
+
+impl WindowCache for Cache {
+    fn new(capacity: usize) -> Self {
+        quick_cache::sync::Cache::new(capacity)
+    }
+
+    #[inline]
+    fn with<R>(&self, mapper: &Mapper, window: u64, look: impl FnOnce(&[u8]) -> R) -> R {
+        if let Some(mapped) = self.get(&window) {
+            return look(&mapped);
+        }
+        let Ok(mapped) = self.get_or_insert_with(&window, || Ok::<_, Infallible>(mapper.map(window)));
+        look(&mapped)
+    }
+}

@@ -1,0 +1,286 @@
+//! A budget smaller than the data: what is worth mapping.
+
+use std::time::Duration;
+
+use crate::hits::best_peer;
+use crate::peers::plain::{Oracle, Pread};
+use crate::peers::smmap::Smmap;
+use crate::peers::{Grid, PEERS, Read, Reader, Session};
+use crate::plots::{self, Series};
+use crate::report::{Chapter, Finding, Times};
+use crate::support::{Data, KIB, Outcome, Race, Target, timed, timed_together};
+use crate::workloads::{Lap, PageHeads, Skewed};
+use crate::{MOST_ROUNDS, Run, WINDOW};
+
+/// Reads of a lap, where they are small.
+const READS: usize = 20_000;
+/// The same of a smoke run.
+const FEW_READS: usize = 1000;
+/// What readers do before the first round, in laps: some learn.
+const LEARNED: usize = 4;
+/// Reads of one stream before it is another's turn.
+const TURN: usize = 32;
+
+/// What a row holds smmap to.
+#[derive(Clone, Copy)]
+pub(crate) struct Targets {
+    pub(crate) pread: f64,
+    pub(crate) peer: f64,
+    /// None where the hottest windows do not stay the same.
+    pub(crate) oracle: Option<Target>,
+}
+
+/// At any budget and skew.
+pub(crate) const ANY: Targets = Targets { pread: 0.95, peer: 1.0, oracle: Some(Target::Told) };
+/// In cold start, and where what is hot shifts.
+const SHIFTS: Targets = Targets { pread: 0.9, peer: 1.0, oracle: None };
+
+/// A row of the table.
+pub(crate) struct Row {
+    pub(crate) name: &'static str,
+    pub(crate) percent: u64,
+    pub(crate) mode: Mode,
+    pub(crate) targets: Targets,
+    /// What a prototype reached: × pread, × best peer, × oracle.
+    pub(crate) trial: [&'static str; 3],
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Mode {
+    /// One thread; readers go on from lap to lap.
+    Steady,
+    /// All readers are new in each lap.
+    Cold,
+    /// A thread for each stream.
+    Threads,
+}
+
+/// Gives the next lap.
+type Workload = Box<dyn FnMut() -> Lap>;
+
+pub(crate) fn run(run: &Run, data: &Data) -> Option<Chapter> {
+    let grid = Grid::new(WINDOW, data.len());
+    let mut chapter = Chapter::new("Pressure: a budget smaller than the data");
+    chapter.note(format!(
+        "Reads over {} MiB in windows of {} MiB, of which a part may be mapped at once; windows by Zipf's law in a shuffled \
+         order, places within them uniform, all words of a read are summed. 64 bytes and one thread where not said. \
+         Throughput of smmap × that of others; the best peer is the quickest of all caches in the row; the oracle has the \
+         hottest windows mapped beforehand and reads the rest.",
+        data.len() >> 20,
+        WINDOW >> 20
+    ));
+    let mut outcomes = Vec::new();
+    for (row, workload) in rows(grid, run.size(READS as u64, FEW_READS as u64) as usize) {
+        if run.wants(row.name) {
+            let outcome = measure(run, data, grid, &row, workload, 11, &mut chapter);
+            outcomes.push((row, outcome));
+        }
+    }
+    if outcomes.is_empty() {
+        return None;
+    }
+    let title = |row: &Row| row.name.trim_start_matches("pressure/").to_owned();
+    let races: Vec<_> = outcomes.iter().map(|(row, outcome)| (title(row), outcome)).collect();
+    chapter.times(Times::of_races("Time of a read (× smmap)", &races, "smmap"));
+    let curve: Vec<_> = outcomes.iter().filter(|(row, _)| row.name.ends_with("% of it")).collect();
+    if let Some((_, first)) = curve.first() {
+        let series = first.names().map(|name| {
+            let point = |(row, outcome): &&(Row, Outcome)| (row.percent as f64, 1e3 / outcome.nanos(name));
+            Series { name: name.to_owned(), points: curve.iter().map(point).collect() }
+        });
+        let svg = plots::budget(&series.collect::<Vec<_>>());
+        chapter.plot("budget.svg", "Throughput over the budget", svg);
+    }
+    Some(chapter)
+}
+
+fn rows(grid: Grid, count: usize) -> Vec<(Row, Workload)> {
+    let row = |name, percent, targets, trial| Row { name, percent, mode: Mode::Steady, targets, trial };
+    let skewed = |len: u64, exponent: Option<f64>, reads: usize| -> Workload {
+        let mut skewed = Skewed::new(grid, len, exponent);
+        Box::new(move || vec![skewed.take(reads)])
+    };
+    let zipf = || skewed(64, Some(0.99), count);
+    let main = Targets { pread: 1.8, peer: 5.0, oracle: Some(Target::AtLeast(0.9)) };
+    let none = ["", "", ""];
+    vec![
+        (row("pressure/5 % of it", 5, ANY, ["1.47", "7.2", "0.99"]), zipf()),
+        (row("pressure/25 % of it", 25, main, ["2.19", "6.3", "1.00"]), zipf()),
+        (row("pressure/50 % of it", 50, ANY, ["2.80", "4.7", "0.89"]), zipf()),
+        (row("pressure/100 % of it", 100, ANY, ["6.0", "1.24", "0.98"]), zipf()),
+        (row("pressure/25 %, Zipf 0.7", 25, ANY, ["1.57", "7.1", "0.99"]), skewed(64, Some(0.7), count)),
+        (row("pressure/25 %, Zipf 1.2", 25, ANY, ["2.90", "4.9", "0.98"]), skewed(64, Some(1.2), count)),
+        (row("pressure/5 %, uniform", 5, ANY, ["0.98", "8.2", "0.99"]), skewed(64, None, count)),
+        (row("pressure/25 %, 4 KiB reads", 25, ANY, ["1.45", "2.8", "0.96"]), skewed(4 * KIB, Some(0.99), count)),
+        (
+            row("pressure/25 %, 64 KiB reads", 25, ANY, ["1.21", "1.23", "1.02"]),
+            skewed(64 * KIB, Some(0.99), count / 10),
+        ),
+        (row("pressure/25 %, half of it a scan", 25, ANY, ["1.41", "2.1", "1.22"]), {
+            let (mut skewed, mut scan) = (Skewed::new(grid, 64, Some(0.99)), PageHeads::new(grid));
+            Box::new(move || vec![skewed.take(count / 2), scan.take(count / 2)])
+        }),
+        (row("pressure/25 %, reshuffled every 20,000 reads", 25, SHIFTS, ["1.57", "4.4", ""]), {
+            let mut skewed = Skewed::new(grid, 64, Some(0.99));
+            Box::new(move || {
+                skewed.reshuffle();
+                vec![skewed.take(count)]
+            })
+        }),
+        (Row { mode: Mode::Threads, ..row("pressure/25 %, two threads", 25, ANY, ["2.14", "26", "0.93"]) }, {
+            let mut skewed = Skewed::new(grid, 64, Some(0.99));
+            Box::new(move || vec![skewed.take(count / 2), skewed.take(count / 2)])
+        }),
+        (Row { mode: Mode::Cold, ..row("pressure/25 %, cold start", 25, SHIFTS, none) }, zipf()),
+        (Row { mode: Mode::Cold, ..row("pressure/100 %, cold start", 100, SHIFTS, none) }, zipf()),
+    ]
+}
+
+/// Who takes part in a row, made anew.
+type Entry<'a> = (&'static str, Box<dyn Fn() -> Box<dyn Reader + 'a> + 'a>);
+
+/// Races everybody over a workload, and puts what was found into the chapter.
+pub(crate) fn measure(
+    run: &Run,
+    data: &Data,
+    grid: Grid,
+    row: &Row,
+    mut workload: Workload,
+    seconds: u64,
+    chapter: &mut Chapter,
+) -> Outcome {
+    let capacity = (grid.count() * row.percent / 100) as usize;
+    let most = run.size(MOST_ROUNDS as u64, 2) as usize;
+    let learned: Vec<Lap> = (0..LEARNED).map(|_| workload()).collect();
+    let laps: Vec<Lap> = (0..=most).map(|_| workload()).collect();
+    let smmap = Smmap::new(data, grid, capacity);
+    let mut entries: Vec<Entry> = vec![
+        (
+            "smmap",
+            match row.mode {
+                Mode::Cold => Box::new(|| Box::new(Smmap::new(data, grid, capacity))),
+                Mode::Steady | Mode::Threads => Box::new(|| Box::new(&smmap)),
+            },
+        ),
+        ("pread", Box::new(|| Box::new(Pread::new(data)))),
+    ];
+    if row.targets.oracle.is_some() {
+        let mut touches = vec![0; grid.count() as usize];
+        for read in laps.iter().flatten().flatten() {
+            touches[grid.locate(read.offset).0 as usize] += 1;
+        }
+        entries.push(("oracle", Box::new(move || Box::new(Oracle::new(data, grid, capacity, &touches)))));
+    }
+    entries
+        .extend(PEERS.iter().map(|peer| -> Entry { (peer.name, Box::new(move || (peer.open)(data, grid, capacity))) }));
+
+    // The sums that the first variant saw, by round: the others have to see the same.
+    let seen: Vec<std::cell::Cell<Option<u64>>> = vec![std::cell::Cell::new(None); laps.len()];
+    let agree = |name: &str, round: usize, sum: u64| {
+        let first = seen[round].get().unwrap_or(sum);
+        assert_eq!(sum, first, "{name} read other bytes in round {round} of {}", row.name);
+        seen[round].set(Some(sum));
+    };
+    let reads = laps[0].iter().map(Vec::len).sum::<usize>() as u64;
+    let kept: Vec<(&str, Box<dyn Reader>)> = match row.mode {
+        Mode::Cold => Vec::new(),
+        Mode::Steady | Mode::Threads => entries.iter().map(|(name, make)| (*name, make())).collect(),
+    };
+    let mut race = Race::new(row.name, data);
+    for (index, (name, make)) in entries.iter().enumerate() {
+        let (laps, learned, agree) = (&laps, &learned, &agree);
+        race = match row.mode {
+            Mode::Steady => {
+                let mut sessions: Vec<_> = laps[0].iter().map(|_| kept[index].1.session()).collect();
+                race.variant(name, reads, move |round| {
+                    if round == 0 {
+                        learned.iter().for_each(|lap| _ = by_turns(&mut sessions, lap));
+                    }
+                    let mut sum = 0;
+                    let lap = timed(|| sum = by_turns(&mut sessions, &laps[round]));
+                    agree(name, round, sum);
+                    lap
+                })
+            }
+            Mode::Cold => race.variant(name, reads, move |round| {
+                let (mut sum, mut reader) = (0, None);
+                let lap = timed(|| {
+                    let reader = &**reader.insert(make());
+                    let mut sessions: Vec<_> = laps[round].iter().map(|_| reader.session()).collect();
+                    sum = by_turns(&mut sessions, &laps[round]);
+                });
+                agree(name, round, sum);
+                lap
+            }),
+            Mode::Threads => {
+                let reader = &*kept[index].1;
+                race.variant(name, reads, move |round| {
+                    if round == 0 {
+                        learned.iter().for_each(|lap| _ = together(reader, lap));
+                    }
+                    let (lap, sum) = together(reader, &laps[round]);
+                    agree(name, round, sum);
+                    lap
+                })
+            }
+        };
+    }
+    let outcome = run.race(race, seconds);
+    smmap.assert_within_budget();
+    let threads = if row.mode == Mode::Threads { laps[0].len() } else { 1 };
+    for (name, reader) in &kept {
+        let Some(mappings) = reader.windows() else { continue };
+        assert!(mappings.made > 0, "{name} mapped nothing in {}", row.name);
+        // Each thread may map before another window goes, and a cache in shards rounds up.
+        let most = capacity + capacity / 8 + threads;
+        if mappings.most > most {
+            let told =
+                format!("{name} had up to {} windows mapped in place of {capacity} in {}", mappings.most, row.name);
+            assert!(PEERS.iter().any(|peer| peer.name == *name && !peer.is_prompt), "{told}");
+            chapter.note(format!("{told}: it lets go of what it evicted when it comes to it."));
+        }
+    }
+    findings(row, &outcome, chapter);
+    outcome
+}
+
+fn findings(row: &Row, outcome: &Outcome, chapter: &mut Chapter) {
+    let times = |name: &str| outcome.ratio(name, "smmap").by_round;
+    let mut add = |what: String, result, target, trial| {
+        chapter.finding(Finding::new(row.name, what, result, target).trial(trial));
+    };
+    add("× pread".into(), times("pread"), Target::AtLeast(row.targets.pread), row.trial[0]);
+    let (name, ratio) = best_peer(outcome);
+    add(format!("× best peer ({name})"), ratio, Target::AtLeast(row.targets.peer), row.trial[1]);
+    if let Some(target) = row.targets.oracle {
+        add("× oracle".into(), times("oracle"), target, row.trial[2]);
+    }
+}
+
+/// A lap by one thread, which has a session for each stream.
+fn by_turns(sessions: &mut [Box<dyn Session + '_>], lap: &Lap) -> u64 {
+    let mut sum = 0_u64;
+    let mut turns: Vec<_> = lap.iter().map(|reads| reads.chunks(TURN)).collect();
+    loop {
+        let mut done = true;
+        for (session, turns) in sessions.iter_mut().zip(&mut turns) {
+            if let Some(reads) = turns.next() {
+                sum = sum.wrapping_add(session.sum(reads));
+                done = false;
+            }
+        }
+        if done {
+            return sum;
+        }
+    }
+}
+
+/// A lap by a thread for each stream.
+fn together(reader: &dyn Reader, lap: &Lap) -> (Duration, u64) {
+    let sums: Vec<_> = lap.iter().map(|_| std::sync::atomic::AtomicU64::new(0)).collect();
+    let sum = |reads: &[Read]| reader.session().sum(reads);
+    let prepare = |thread: usize| _ = std::hint::black_box(sum(&lap[thread][..1]));
+    let work = |thread: usize| sums[thread].store(sum(&lap[thread]), std::sync::atomic::Ordering::Relaxed);
+    let took = timed_together(lap.len(), prepare, work);
+    (took, sums.into_iter().fold(0, |total, sum| total.wrapping_add(sum.into_inner())))
+}

@@ -1,0 +1,17 @@
+//! What the benches of smmap share, as far as it is of use here: data, draws, races.
+
+#![allow(dead_code, reason = "the benches use more of it")]
+
+#[path = "../../support/access.rs"]
+mod access;
+#[path = "../../support/data.rs"]
+mod data;
+#[path = "../../support/draw.rs"]
+mod draw;
+#[path = "../../support/race.rs"]
+mod race;
+
+pub(crate) use access::{GIB, KIB, MIB, build, map, read_exact_at};
+pub(crate) use data::{Data, directory, sum_words};
+pub(crate) use draw::{Rng, Zipf};
+pub(crate) use race::{Outcome, Race, Target, median, time, timed, timed_together};

@@ -1,0 +1,329 @@
+//! Where to read: what the rows under a budget are made of.
+//!
+//! A workload gives one lap of reads after the other, the same ones to everybody. Reads lie in one window each, because a
+//! cache by windows has no answer to others.
+
+use crate::peers::{Grid, Read};
+use crate::support::{KIB, MIB, Rng, Zipf};
+
+/// The reads of a lap, in streams: each belongs to a reader of its own.
+pub(crate) type Lap = Vec<Vec<Read>>;
+
+/// Records of one length in windows that are drawn by Zipf's law, in an order that is shuffled.
+pub(crate) struct Skewed {
+    rng: Rng,
+    grid: Grid,
+    len: u64,
+    /// By rank.
+    windows: Vec<u64>,
+    /// `None`: all alike.
+    zipf: Option<Zipf>,
+}
+
+impl Skewed {
+    pub(crate) fn new(grid: Grid, len: u64, exponent: Option<f64>) -> Skewed {
+        let mut rng = Rng::new(1);
+        let mut windows: Vec<u64> = (0..grid.count()).collect();
+        rng.shuffle(&mut windows);
+        let zipf = exponent.map(|exponent| Zipf::new(windows.len(), exponent));
+        Skewed { rng, grid, len, windows, zipf }
+    }
+
+    /// Makes other windows hot.
+    pub(crate) fn reshuffle(&mut self) {
+        self.rng.shuffle(&mut self.windows);
+    }
+
+    pub(crate) fn take(&mut self, count: usize) -> Vec<Read> {
+        (0..count).map(|_| self.next()).collect()
+    }
+
+    fn next(&mut self) -> Read {
+        let rank = match &self.zipf {
+            Some(zipf) => zipf.sample(&mut self.rng),
+            None => self.rng.below(self.windows.len() as u64) as usize,
+        };
+        // Aligned to themselves, up to a page.
+        let step = self.len.min(4 * KIB);
+        let within = self.rng.below((self.grid.window_bytes() - self.len) / step + 1) * step;
+        Read { offset: self.windows[rank] * self.grid.window_bytes() + within, len: self.len as u32 }
+    }
+}
+
+/// A scan that looks at the head of each page, round and round.
+pub(crate) struct PageHeads {
+    page: u64,
+    pages: u64,
+}
+
+impl PageHeads {
+    pub(crate) fn new(grid: Grid) -> PageHeads {
+        PageHeads { page: 0, pages: grid.count() * grid.window_bytes() / (4 * KIB) }
+    }
+
+    pub(crate) fn take(&mut self, count: usize) -> Vec<Read> {
+        let heads = (0..count as u64).map(|at| Read { offset: (self.page + at) % self.pages * (4 * KIB), len: 64 });
+        let heads = heads.collect();
+        self.page += count as u64;
+        heads
+    }
+}
+
+/// A B-tree of 4 KiB pages: each look-up reads the root, one or two inner pages and a leaf, whole.
+///
+/// 100 children a page. Inner pages lie all over the file, where the tree happened to grow. Keys are skewed (Zipf 0.8 by
+/// leaf, in shuffled order), every tenth look-up goes on through the next 2 to 16 leaves in the order of keys; half of
+/// these follow each other in the file, as after a bulk load, and half lie elsewhere, as after splits.
+pub(crate) struct BTree {
+    rng: Rng,
+    /// Where each leaf lies, by its place in the order of keys.
+    leaves: Vec<u64>,
+    /// Those of one level, from the leaves up.
+    inner: Vec<Vec<u64>>,
+    /// The leaf of each rank.
+    ranks: Vec<u32>,
+    zipf: Zipf,
+}
+
+const PAGE: u64 = 4 * KIB;
+const CHILDREN: usize = 100;
+
+impl BTree {
+    pub(crate) fn new(grid: Grid) -> BTree {
+        let mut rng = Rng::new(11);
+        let pages = grid.count() * grid.window_bytes() / PAGE;
+        let mut free: Vec<u64> = (0..pages).collect();
+        // Whoever moves trades its place with another: runs stay, with holes in them.
+        for page in 0..free.len() {
+            if rng.below(4) == 0 {
+                free.swap(page, rng.below(pages) as usize);
+            }
+        }
+        let mut inner = Vec::new();
+        let mut level = pages as usize * (CHILDREN - 2) / CHILDREN;
+        let count = level;
+        while level > 1 {
+            level = level.div_ceil(CHILDREN);
+            let page = |_| free.swap_remove(rng.below(free.len() as u64) as usize);
+            inner.push((0..level).map(page).collect());
+        }
+        let leaves = free[..count].to_vec();
+        let mut ranks: Vec<u32> = (0..leaves.len() as u32).collect();
+        rng.shuffle(&mut ranks);
+        let zipf = Zipf::new(leaves.len(), 0.8);
+        BTree { rng, leaves, inner, ranks, zipf }
+    }
+
+    pub(crate) fn take(&mut self, count: usize) -> Vec<Read> {
+        let mut reads = Vec::with_capacity(count + 32);
+        let read = |page: u64| Read { offset: page * PAGE, len: PAGE as u32 };
+        while reads.len() < count {
+            let leaf = self.ranks[self.zipf.sample(&mut self.rng)] as usize;
+            for (height, level) in self.inner.iter().enumerate().rev() {
+                reads.push(read(level[leaf / CHILDREN.pow(height as u32 + 1)]));
+            }
+            let further = if self.rng.below(10) == 0 { 2 + self.rng.below(15) as usize } else { 0 };
+            let end = (leaf + 1 + further).min(self.leaves.len());
+            reads.extend(self.leaves[leaf..end].iter().map(|&page| read(page)));
+        }
+        reads.truncate(count);
+        reads
+    }
+}
+
+/// A git pack: commits are walked from the newest on, each with its trees and some blobs, which are chains of deltas.
+///
+/// The pack has its commits first, then trees, then blobs, each of them from new to old. An object is the end of a chain:
+/// itself, then the delta's base, further back in the file by some KiB mostly and some MiB at times, up to 50 of them; the
+/// last one is whole, and larger. Half of the walks begin at the head (`git log`), half anywhere (`git blame`, a bisection);
+/// one in eight is a fetch's look at objects all over the pack.
+pub(crate) struct GitPack {
+    rng: Rng,
+    grid: Grid,
+    len: u64,
+}
+
+impl GitPack {
+    pub(crate) fn new(grid: Grid) -> GitPack {
+        GitPack { rng: Rng::new(12), grid, len: grid.count() * grid.window_bytes() }
+    }
+
+    pub(crate) fn take(&mut self, count: usize) -> Vec<Read> {
+        let mut reads = Vec::with_capacity(count + 256);
+        while reads.len() < count {
+            if self.rng.below(8) == 0 {
+                for _ in 0..32 {
+                    let at = self.len / 10 + self.rng.below(self.len * 9 / 10);
+                    self.chain(&mut reads, at);
+                }
+            } else {
+                let begin = if self.rng.below(2) == 0 { 0.0 } else { self.rng.unit() * 0.9 };
+                self.walk(&mut reads, begin);
+            }
+        }
+        reads.truncate(count);
+        reads
+    }
+
+    /// 64 commits from `age` on (0 is the newest, 1 the oldest).
+    fn walk(&mut self, reads: &mut Vec<Read>, age: f64) {
+        let (commits, trees) = (self.len / 20, self.len / 5);
+        let blobs = self.len - commits - trees;
+        for step in 0..64 {
+            let age = age + f64::from(step) * 2e-5;
+            let within = |start: u64, len: u64| start + (age * len as f64) as u64;
+            let commit = within(0, commits);
+            let size = 200 + self.rng.below(600);
+            self.push(reads, commit, size);
+            for _ in 0..2 {
+                let near = self.rng.below(256 * KIB);
+                self.chain(reads, within(commits, trees) + near);
+            }
+            for _ in 0..self.rng.below(4) {
+                let near = self.rng.below(4 * MIB);
+                self.chain(reads, within(commits + trees, blobs) + near);
+            }
+        }
+    }
+
+    fn chain(&mut self, reads: &mut Vec<Read>, mut at: u64) {
+        // Half as many of each next depth.
+        let mut depth = 0;
+        while depth < 50 && self.rng.below(7) != 0 {
+            let size = 60 + self.rng.below(1000);
+            self.push(reads, at, size);
+            let far = if self.rng.below(8) == 0 { 8 * MIB } else { 64 * KIB };
+            at += 500 + self.rng.below(far);
+            depth += 1;
+        }
+        let size = KIB + self.rng.below(30 * KIB);
+        self.push(reads, at, size);
+    }
+
+    fn push(&mut self, reads: &mut Vec<Read>, at: u64, size: u64) {
+        reads.push(within_window(self.grid, at.min(self.len - 64 * KIB), size));
+    }
+}
+
+/// A column store: row groups of 64 MiB, in them 16 columns, in them pages of 64 KiB.
+///
+/// A query reads the pages' index of each row group that it looks at (4 KiB at the end of it), then some of the pages of one
+/// to three columns, in order. Columns are skewed (Zipf 1.0), half of the queries look at the newest eighth of the groups and
+/// half at all; the index leaves a run of a quarter of the pages to be read.
+pub(crate) struct ColumnStore {
+    rng: Rng,
+    groups: u64,
+    zipf: Zipf,
+}
+
+const GROUP: u64 = 64 * MIB;
+const COLUMNS: u64 = 16;
+const COLUMN_PAGE: u64 = 64 * KIB;
+
+impl ColumnStore {
+    pub(crate) fn new(grid: Grid) -> ColumnStore {
+        let groups = grid.count() * grid.window_bytes() / GROUP;
+        ColumnStore { rng: Rng::new(13), groups, zipf: Zipf::new(COLUMNS as usize, 1.0) }
+    }
+
+    pub(crate) fn take(&mut self, count: usize) -> Vec<Read> {
+        let mut reads = Vec::with_capacity(count + 4096);
+        let pages = GROUP / COLUMNS / COLUMN_PAGE;
+        while reads.len() < count {
+            let newest = (self.groups / 8).max(1);
+            let first = if self.rng.below(2) == 0 { self.groups - newest } else { 0 };
+            let columns: Vec<u64> = (0..=self.rng.below(3)).map(|_| self.zipf.sample(&mut self.rng) as u64).collect();
+            for group in first..self.groups {
+                reads.push(Read { offset: (group + 1) * GROUP - PAGE, len: PAGE as u32 });
+                let run = self.rng.below(pages * 3 / 4);
+                for column in &columns {
+                    let start = group * GROUP + column * (GROUP / COLUMNS);
+                    let page = |page: u64| Read { offset: start + page * COLUMN_PAGE, len: COLUMN_PAGE as u32 };
+                    reads.extend((run..run + pages / 4).map(page));
+                }
+            }
+        }
+        reads.truncate(count);
+        reads
+    }
+}
+
+/// A genome's seeds: look-ups of 64 bytes all over a hash index (three quarters of the file), each followed by one to three
+/// reads of 256 bytes from the sequence (the rest).
+///
+/// Look-ups are uniform, but every eighth is of a seed from a repeat: one of 1000 entries, with Zipf's law (1.0). Reads from
+/// the sequence are where a sample's reads pile up, within 1 MiB of where the last one was, or anywhere.
+pub(crate) struct Genome {
+    rng: Rng,
+    grid: Grid,
+    len: u64,
+    zipf: Zipf,
+    /// In the sequence.
+    place: u64,
+}
+
+impl Genome {
+    pub(crate) fn new(grid: Grid) -> Genome {
+        let len = grid.count() * grid.window_bytes();
+        Genome { rng: Rng::new(14), grid, len, zipf: Zipf::new(1000, 1.0), place: 0 }
+    }
+
+    pub(crate) fn take(&mut self, count: usize) -> Vec<Read> {
+        let mut reads = Vec::with_capacity(count + 4);
+        let index = self.len / 4 * 3;
+        let sequence = self.len - index;
+        while reads.len() < count {
+            let entry = match self.rng.below(8) {
+                // Anywhere, but always there.
+                0 => Rng::new(self.zipf.sample(&mut self.rng) as u64).below(index / 64),
+                _ => self.rng.below(index / 64),
+            };
+            reads.push(Read { offset: entry * 64, len: 64 });
+            for _ in 0..=self.rng.below(3) {
+                self.place = match self.rng.below(2) {
+                    0 => (self.place + self.rng.below(MIB)) % (sequence - 256),
+                    _ => self.rng.below(sequence - 256),
+                };
+                reads.push(within_window(self.grid, index + self.place, 256));
+            }
+        }
+        reads.truncate(count);
+        reads
+    }
+}
+
+/// `size` bytes at `at`, or before the end of its window; whole words.
+fn within_window(grid: Grid, at: u64, size: u64) -> Read {
+    let size = size.next_multiple_of(8);
+    let end = (grid.locate(at).0 + 1) * grid.window_bytes();
+    Read { offset: at.min(end - size), len: size as u32 }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::support::GIB;
+
+    #[test]
+    fn reads_lie_in_the_file_and_in_one_window() {
+        let grid = Grid::new(4 * MIB, GIB / 4);
+        let mut tree = BTree::new(grid);
+        let (mut pack, mut store, mut genome) = (GitPack::new(grid), ColumnStore::new(grid), Genome::new(grid));
+        let mut skewed = Skewed::new(grid, 64 * KIB, Some(0.99));
+        let laps = [tree.take(20_000), pack.take(20_000), store.take(5000), genome.take(20_000), skewed.take(20_000)];
+        for Read { offset, len } in laps.into_iter().chain([PageHeads::new(grid).take(100_000)]).flatten() {
+            let end = offset + u64::from(len);
+            assert!(len > 0 && len % 8 == 0 && end <= GIB / 4, "{offset}, {len}");
+            assert_eq!(grid.locate(offset).0, grid.locate(end - 1).0, "{offset}, {len}");
+        }
+    }
+
+    #[test]
+    fn a_tree_is_read_from_its_root_to_a_leaf() {
+        let mut tree = BTree::new(Grid::new(4 * MIB, GIB));
+        let root = tree.inner.last().unwrap()[0] * PAGE;
+        let reads = tree.take(10_000);
+        assert_eq!(reads[0].offset, root);
+        assert!(reads.iter().filter(|read| read.offset == root).count() > 1000);
+    }
+}
