@@ -177,7 +177,7 @@ pub(crate) fn directory() -> PathBuf {
 const STEP: u64 = 0x9E37_79B9_7F4A_7C15;
 
 /// Word `index` of the data. Never zero within any file that fits a disk, so no block is a hole.
-fn word(index: u64) -> u64 {
+pub(crate) fn word(index: u64) -> u64 {
     (index + 1).wrapping_mul(STEP)
 }
 

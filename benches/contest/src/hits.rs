@@ -1,6 +1,7 @@
 //! Everything mapped: what stands between a reader and its bytes.
 
 use std::hint::black_box;
+use std::mem;
 use std::time::{Duration, Instant};
 
 use crate::peers::plain::{Pread, Raw};
@@ -8,7 +9,7 @@ use crate::peers::smmap::{Leases, Smmap};
 use crate::peers::{Grid, PEERS, Reader, Session};
 use crate::plots::{self, Series};
 use crate::report::{Chapter, Finding, Times};
-use crate::support::{Data, GIB, Outcome, Race, Rng, Target, time, timed, timed_together};
+use crate::support::{Data, GIB, Outcome, Race, Rng, Target, time, timed, timed_together, word};
 use crate::{Run, WINDOW};
 
 /// Windows of the rows with hot data.
@@ -16,46 +17,104 @@ const HOT: u64 = 16;
 /// Their offsets: few enough that they and the bytes at them stay in the core's own caches, or the wait for memory would
 /// hide what is measured.
 const OFFSETS: usize = 1024;
-/// How long a lap should take.
+/// How long a lap of hot data should take.
 const LAP: Duration = Duration::from_millis(10);
 
 pub(crate) fn run(run: &Run, data: &Data) -> Option<Chapter> {
-    let rows = ["hits/within", "hits/change", "hits/threads", "hits/lease", "hits/uniform"];
-    let wanted = rows.map(|row| run.wants(row));
-    if !wanted.contains(&true) {
+    let wanted = |row: &&Row| run.wants(row.name);
+    let threads = run.wants("hits/threads");
+    if !threads && !ROWS.iter().any(|row| wanted(&row)) {
         return None;
     }
     let mut chapter = Chapter::new("Hits: everything mapped");
     chapter.note(format!(
         "Reads of 8 bytes, all windows mapped and touched before. Windows of {} MiB. Hot data: {OFFSETS} words in {HOT} \
-         windows (one window in the first row), which stay in the core's own caches; no two reads in a row are in one \
-         window. Time of one read, and of one thread's read where there are more.",
+         windows (in one window in the rows that say so), which stay in the core's own caches; no two reads in a row are in \
+         one window. Each read waits for the one before, as in an index: what that gave is part of the next offset. Where \
+         reads are *apart*, the processor does several at once, as far as it can. Time of one read, and of one thread's \
+         read where there are more.",
         WINDOW >> 20
     ));
     let field = Field::new(data);
-    let mut races = Vec::new();
-    if wanted[0] {
-        races.push(("inside the window", field.within(run, &mut chapter)));
+    let mut outcomes = Vec::new();
+    for way in [Way::Follow, Way::Peek] {
+        for row in ROWS.iter().filter(wanted) {
+            let outcome = field.row(run, row, way);
+            field.findings(row, way, &outcome, &mut chapter);
+            outcomes.push((way, row.title, outcome));
+        }
     }
-    if wanted[1] {
-        races.push(("change of window", field.change(run, &mut chapter)));
+    for (way, caption) in [(Way::Follow, "Time of a read"), (Way::Peek, "Time of a read, where they are apart")] {
+        let races = outcomes.iter().filter(|outcome| outcome.0 == way);
+        let races: Vec<_> = races.map(|(_, title, outcome)| ((*title).to_owned(), outcome)).collect();
+        if !races.is_empty() {
+            chapter.times(Times::of_races(format!("{caption} (× raw)"), &races, "raw"));
+        }
     }
-    if wanted[3] {
-        races.push(("owned, in one window", field.lease(run, &mut chapter)));
-    }
-    if wanted[4] {
-        races.push(("uniform over 1 GiB", field.uniform(run, &mut chapter)));
-    }
-    let races: Vec<_> = races.iter().map(|(title, outcome)| ((*title).to_owned(), outcome)).collect();
-    if !races.is_empty() {
-        chapter.times(Times::of_races("Time of a read (× raw)", &races, "raw"));
-    }
-    if wanted[2] {
+    if threads {
         field.threads(run, &mut chapter);
     }
     field.assert_only_hits();
     Some(chapter)
 }
+
+/// Whether a read waits for the one before.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Way {
+    Follow,
+    Peek,
+}
+
+struct Row {
+    name: &'static str,
+    title: &'static str,
+    /// Against what smmap has its target.
+    base: &'static str,
+    target: Target,
+    trial: &'static str,
+    /// How many windows it is in; 0 are all of them.
+    windows: u64,
+    by_lease: bool,
+}
+
+const ROWS: [Row; 4] = [
+    Row {
+        name: "hits/within",
+        title: "hit inside the cursor's window",
+        base: "raw",
+        target: Target::AtMost(1.1),
+        trial: "1.04 to 1.12",
+        windows: 1,
+        by_lease: false,
+    },
+    Row {
+        name: "hits/change",
+        title: "change of window, hot data",
+        base: "raw",
+        target: Target::AtMost(1.35),
+        trial: "1.28",
+        windows: HOT,
+        by_lease: false,
+    },
+    Row {
+        name: "hits/lease",
+        title: "take and drop of a lease, in one window",
+        base: "quick_cache",
+        target: Target::AtMost(0.6),
+        trial: "0.45 to 0.8",
+        windows: 1,
+        by_lease: true,
+    },
+    Row {
+        name: "hits/uniform",
+        title: "uniform over 1 GiB",
+        base: "raw",
+        target: Target::AtMost(1.25),
+        trial: "1.2",
+        windows: 0,
+        by_lease: false,
+    },
+];
 
 /// Offsets of words in the first `windows` windows, no two in a row in the same one (if there are more than one).
 pub(crate) fn offsets(windows: u64, count: usize) -> Vec<u64> {
@@ -124,71 +183,45 @@ impl<'a> Field<'a> {
         assert!(stats.evictions == 0 && stats.copies == 0, "an ample budget, and still not only hits: {stats:?}");
     }
 
-    fn race<'r>(
-        &'r self,
-        title: &'static str,
-        readers: Vec<(&'static str, &'r dyn Reader)>,
-        offsets: &'r [u64],
-    ) -> Race<'r> {
-        let expected = self.raw.session().peek(offsets);
-        readers.into_iter().fold(Race::new(title, self.data), |race, (name, reader)| {
-            let mut session = reader.session();
-            let passes = passes(&mut *session, offsets);
-            race.variant(name, passes * offsets.len() as u64, move |_| {
-                lap(name, &mut *session, offsets, passes, expected)
-            })
-        })
-    }
-
-    fn within(&self, run: &Run, chapter: &mut Chapter) -> Outcome {
-        let offsets = offsets(1, OFFSETS);
-        let outcome = run.race(self.race("hit inside the window", self.readers(), &offsets), 8);
-        let row = "hit inside the cursor's window";
-        against(chapter, &outcome, row, Target::AtMost(1.1), "1.04 to 1.12");
-        outcome
-    }
-
-    fn change(&self, run: &Run, chapter: &mut Chapter) -> Outcome {
-        let offsets = offsets(HOT, OFFSETS);
-        let outcome = run.race(self.race("change of window, hot data", self.readers(), &offsets), 8);
-        against(chapter, &outcome, "change of window, hot data", Target::AtMost(1.35), "1.28");
-        outcome
-    }
-
-    fn lease(&self, run: &Run, chapter: &mut Chapter) -> Outcome {
+    fn row(&self, run: &Run, row: &Row, way: Way) -> Outcome {
         let leases = Leases(&self.smmap);
         let mut readers = self.readers();
-        readers[1].1 = &leases;
-        let offsets = offsets(1, OFFSETS);
-        let outcome = run.race(self.race("lease take and drop", readers, &offsets), 8);
-        let row = "lease: take and drop";
-        let ratio = outcome.ratio("smmap", "quick_cache").by_round;
-        let finding = Finding::new(row, "smmap / a get of quick_cache", ratio, Target::AtMost(0.6));
-        chapter.finding(finding.trial("0.45 to 0.8"));
-        let (name, ratio) = best_peer(&outcome);
-        chapter.finding(Finding::new(row, format!("best peer ({name}) / smmap"), ratio, Target::Told));
-        outcome
+        if row.by_lease {
+            readers[1].1 = &leases;
+        }
+        let rounds = match row.windows {
+            // Other ones in each round, and so many that the caches of the core hold none from the round before.
+            0 => {
+                let mut rng = Rng::new(2);
+                (0..16).map(|_| (0..1 << 16).map(|_| rng.below(self.len / 8) * 8).collect()).collect()
+            }
+            windows => vec![offsets(windows, OFFSETS)],
+        };
+        let rounds: Vec<Course> = rounds.into_iter().map(|offsets| Course::new(way, offsets, &self.raw)).collect();
+        let rounds = &rounds;
+        let race = readers.into_iter().fold(Race::new(row.title, self.data), |race, (name, reader)| {
+            let mut session = reader.session();
+            let passes = if rounds.len() == 1 { rounds[0].passes(&mut *session) } else { 1 };
+            race.variant(name, passes * rounds[0].reads.len() as u64, move |round| {
+                rounds[round % rounds.len()].lap(name, &mut *session, passes)
+            })
+        });
+        run.race(race, 7)
     }
 
-    fn uniform(&self, run: &Run, chapter: &mut Chapter) -> Outcome {
-        let mut rng = Rng::new(2);
-        // Other ones in each round, and so many that the caches of the core hold none from the round before.
-        let offsets: Vec<u64> = (0..1 << 20).map(|_| rng.below(self.len / 8) * 8).collect();
-        let rounds: Vec<&[u64]> = offsets.chunks_exact(1 << 16).collect();
-        let mut raw = self.raw.session();
-        let expected: Vec<u64> = rounds.iter().map(|offsets| raw.peek(offsets)).collect();
-        let (rounds, expected) = (&rounds, &expected);
-        let race =
-            self.readers().into_iter().fold(Race::new("uniform over 1 GiB", self.data), |race, (name, reader)| {
-                let mut session = reader.session();
-                race.variant(name, 1 << 16, move |round| {
-                    let round = round % rounds.len();
-                    lap(name, &mut *session, rounds[round], 1, expected[round])
-                })
-            });
-        let outcome = run.race(race, 12);
-        against(chapter, &outcome, "uniform over 1 GiB, all mapped", Target::AtMost(1.25), "1.2");
-        outcome
+    fn findings(&self, row: &Row, way: Way, outcome: &Outcome, chapter: &mut Chapter) {
+        let ratio = outcome.ratio("smmap", row.base).by_round;
+        let measure = format!("smmap / {}", row.base);
+        let (title, target, at_least) = match way {
+            Way::Follow => (row.title.to_owned(), row.target, Target::AtLeast(1.0)),
+            Way::Peek => (format!("{}, reads apart", row.title), Target::Told, Target::Told),
+        };
+        chapter.finding(Finding::new(title.clone(), measure, ratio, target).trial(row.trial));
+        // A cache's own cursor gives nothing that could be kept.
+        if !row.by_lease {
+            let (best, by_best) = best_peer(outcome);
+            chapter.finding(Finding::new(title, format!("best peer ({best}) / smmap"), by_best, at_least));
+        }
     }
 
     /// One thread and more, all of them on the same windows.
@@ -196,19 +229,18 @@ impl<'a> Field<'a> {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let most = (2 * cores).clamp(4, 16);
         let counts: Vec<usize> = (0..).map(|power| 1 << power).take_while(|&threads| threads <= most).collect();
-        let offsets = &offsets(HOT, OFFSETS)[..];
-        let expected = self.raw.session().peek(offsets);
+        let course = &Course::new(Way::Follow, offsets(HOT, OFFSETS), &self.raw);
         let mut race = Race::new("threads on the same windows, hot data", self.data);
         let mut names = Vec::new();
         for (name, reader) in self.readers() {
             // The more of them, the dearer a read, and the longer a lap: so a shorter one.
-            let passes = passes(&mut *reader.session(), offsets).div_ceil(4);
+            let passes = course.passes(&mut *reader.session()).div_ceil(4);
             let mut variants = Vec::new();
             for &threads in &counts {
                 let variant: &'static str = format!("{name} @{threads}").leak();
                 variants.push(variant);
-                race = race.variant(variant, passes * offsets.len() as u64, move |_| {
-                    let pass = |passes| lap(name, &mut *reader.session(), offsets, passes, expected);
+                race = race.variant(variant, passes * course.reads.len() as u64, move |_| {
+                    let pass = |passes| course.lap(name, &mut *reader.session(), passes);
                     let work = |_| {
                         pass(passes);
                     };
@@ -249,34 +281,56 @@ impl<'a> Field<'a> {
     }
 }
 
-/// smmap against the limit, and the best of the caches against smmap.
-fn against(chapter: &mut Chapter, outcome: &Outcome, row: &str, target: Target, trial: &'static str) {
-    let ratio = outcome.ratio("smmap", "raw").by_round;
-    chapter.finding(Finding::new(row, "smmap / raw", ratio, target).trial(trial));
-    let (name, ratio) = best_peer(outcome);
-    chapter.finding(Finding::new(row, format!("best peer ({name}) / smmap"), ratio, Target::AtLeast(1.0)));
-}
-
 /// The quickest of the caches, and its time × smmap's.
 pub(crate) fn best_peer(outcome: &Outcome) -> (&'static str, f64) {
     let ratios = PEERS.iter().map(|peer| (peer.name, outcome.ratio(peer.name, "smmap").by_round));
     ratios.min_by(|a, b| a.1.total_cmp(&b.1)).expect("there are peers")
 }
 
-/// How often a session goes through `offsets` in a lap.
-fn passes(session: &mut dyn Session, offsets: &[u64]) -> u64 {
-    let start = Instant::now();
-    let mut passes = 0;
-    while start.elapsed() < LAP {
-        black_box(session.peek(offsets));
-        passes += 1;
-    }
-    passes
+/// What a session does in a pass, and what it should see.
+struct Course {
+    way: Way,
+    /// Offsets, or links from one to the next.
+    reads: Vec<u64>,
+    sum: u64,
 }
 
-fn lap(name: &str, session: &mut dyn Session, offsets: &[u64], passes: u64, expected: u64) -> Duration {
-    let mut sum = 0_u64;
-    let lap = timed(|| (0..passes).for_each(|_| sum = sum.wrapping_add(session.peek(black_box(offsets)))));
-    assert_eq!(sum, expected.wrapping_mul(passes), "{name} read other bytes");
-    lap
+impl Course {
+    fn new(way: Way, mut offsets: Vec<u64>, raw: &Raw) -> Course {
+        let sum = raw.session().peek(&offsets);
+        if way == Way::Follow {
+            let mut last = 0;
+            for offset in &mut offsets {
+                last = mem::replace(offset, *offset ^ last);
+                last = word(last / 8);
+            }
+        }
+        Course { way, reads: offsets, sum }
+    }
+
+    fn pass(&self, session: &mut dyn Session) -> u64 {
+        let reads = black_box(&self.reads[..]);
+        match self.way {
+            Way::Follow => session.follow(reads),
+            Way::Peek => session.peek(reads),
+        }
+    }
+
+    /// How often a session comes through in the time of a lap.
+    fn passes(&self, session: &mut dyn Session) -> u64 {
+        let start = Instant::now();
+        let mut passes = 0;
+        while start.elapsed() < LAP {
+            black_box(self.pass(session));
+            passes += 1;
+        }
+        passes
+    }
+
+    fn lap(&self, name: &str, session: &mut dyn Session, passes: u64) -> Duration {
+        let mut sum = 0_u64;
+        let lap = timed(|| (0..passes).for_each(|_| sum = sum.wrapping_add(self.pass(session))));
+        assert_eq!(sum, self.sum.wrapping_mul(passes), "{name} read other bytes");
+        lap
+    }
 }

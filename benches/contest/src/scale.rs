@@ -188,7 +188,8 @@ fn windows(run: &Run, counts: &[usize], chapter: &mut Chapter) {
     let budgets = [100, run.size(REGIONS as u64, 1000) as usize];
     let names: [&'static str; 2] = budgets.map(|budget| -> &'static str { format!("{budget} regions").leak() });
     let full: Vec<Crowd> = budgets.iter().map(|&budget| full(&path, budget)).collect();
-    let mut next = 0;
+    // After what fills them.
+    let mut next = budgets[1] as u64;
     let evictions =
         race("map that makes another go", &names, &full, 5000, |crowd, _| crowd.evict(&mut next, most, 5000));
     let evictions = run.race(evictions, 5);

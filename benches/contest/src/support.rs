@@ -12,6 +12,6 @@ mod draw;
 mod race;
 
 pub(crate) use access::{GIB, KIB, MIB, build, map, read_exact_at};
-pub(crate) use data::{Data, directory, sum_words};
+pub(crate) use data::{Data, directory, sum_words, word};
 pub(crate) use draw::{Rng, Zipf};
 pub(crate) use race::{Outcome, Race, Target, median, time, timed, timed_together};

@@ -40,7 +40,7 @@ pub(crate) fn run(run: &Run, data: &Data) -> Option<Chapter> {
         if run.wants(name) {
             let row = Row { name, percent: 25, mode: Mode::Steady, targets: ANY, trial: ["", "", ""] };
             outcomes
-                .push((name, measure(run, data, grid, &row, make(grid, run.size(1, 20) as usize), 11, &mut chapter)));
+                .push((name, measure(run, data, grid, &row, make(grid, run.size(1, 20) as usize), 9, &mut chapter)));
         }
     }
     if outcomes.is_empty() {

@@ -77,10 +77,15 @@ pub(crate) struct Mappings {
 
 /// One thread's way to a reader.
 pub(crate) trait Session {
-    /// The sum of the words at all `offsets`: as little work as there can be, so that what is seen is the way to it.
+    /// The sum of the words at all `offsets`: as little work as there can be, so that what is seen is the way to it. No read
+    /// waits for another, as far as the processor can tell.
     fn peek(&mut self, offsets: &[u64]) -> u64;
 
-    /// The same, with the time of each read.
+    /// The same where each read waits for the one before, as in an index: what that gave is part of the next offset. The
+    /// `links` are the offsets with that taken off, by exclusive or (the first one as it is).
+    fn follow(&mut self, links: &[u64]) -> u64;
+
+    /// As `peek`, with the time of each read.
     fn peek_timed(&mut self, offsets: &[u64], times: &mut Histogram) -> u64;
 
     /// The sum of all words of all `reads`.
@@ -95,6 +100,14 @@ pub(crate) trait Access {
 impl<A: Access> Session for A {
     fn peek(&mut self, offsets: &[u64]) -> u64 {
         offsets.iter().fold(0, |sum, &offset| self.read(offset, 8, word).wrapping_add(sum))
+    }
+
+    fn follow(&mut self, links: &[u64]) -> u64 {
+        let mut last = 0;
+        links.iter().fold(0, |sum, &link| {
+            last = self.read(link ^ last, 8, word);
+            last.wrapping_add(sum)
+        })
     }
 
     fn peek_timed(&mut self, offsets: &[u64], times: &mut Histogram) -> u64 {
