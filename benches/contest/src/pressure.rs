@@ -45,6 +45,13 @@ pub(crate) struct Row {
     pub(crate) trial: [&'static str; 3],
 }
 
+impl Row {
+    /// Without its chapter.
+    pub(crate) fn title(&self) -> &'static str {
+        self.name.split_once('/').map_or(self.name, |(_, title)| title)
+    }
+}
+
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Mode {
     /// One thread; readers go on from lap to lap.
@@ -79,8 +86,7 @@ pub(crate) fn run(run: &Run, data: &Data) -> Option<Chapter> {
     if outcomes.is_empty() {
         return None;
     }
-    let title = |row: &Row| row.name.trim_start_matches("pressure/").to_owned();
-    let races: Vec<_> = outcomes.iter().map(|(row, outcome)| (title(row), outcome)).collect();
+    let races: Vec<_> = outcomes.iter().map(|(row, outcome)| (row.title().to_owned(), outcome)).collect();
     chapter.times(Times::of_races("Time of a read (× smmap)", &races, "smmap"));
     let curve: Vec<_> = outcomes.iter().filter(|(row, _)| row.name.ends_with("% of it")).collect();
     if let Some((_, first)) = curve.first() {
@@ -251,7 +257,7 @@ pub(crate) fn measure(
 fn findings(row: &Row, outcome: &Outcome, chapter: &mut Chapter) {
     let times = |name: &str| outcome.ratio(name, "smmap").by_round;
     let mut add = |what: String, result, target, trial| {
-        chapter.finding(Finding::new(row.name, what, result, target).trial(trial));
+        chapter.finding(Finding::new(row.title(), what, result, target).trial(trial));
     };
     add("× pread".into(), times("pread"), Target::AtLeast(row.targets.pread), row.trial[0]);
     let (name, ratio) = best_peer(outcome);

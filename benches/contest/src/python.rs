@@ -43,9 +43,9 @@ pub(crate) fn run(run: &Run, data: &Data) -> Option<Chapter> {
     let mut skewed = Skewed::new(grid, 64, Some(0.99));
     let under_pressure = (0..LAPS).map(|_| skewed.take(READS).iter().map(|read| read.offset).collect()).collect();
     let rows = [
-        ("python: hit inside the window", vec![hits::offsets(1, READS)]),
-        ("python: change of window, all mapped", vec![hits::offsets(16, READS)]),
-        ("python: Zipf 0.99, budget of 25 %", under_pressure),
+        ("hit inside the window", vec![hits::offsets(1, READS)]),
+        ("change of window, all mapped", vec![hits::offsets(16, READS)]),
+        ("Zipf 0.99, budget of 25 %", under_pressure),
     ];
     let outcomes: Vec<_> =
         rows.map(|(title, laps)| (title, race(run, data, grid, capacity, title, laps, &python))).into();
@@ -55,8 +55,7 @@ pub(crate) fn run(run: &Run, data: &Data) -> Option<Chapter> {
         let ratio = outcome.ratio("Python's smmap", "Python's mmap").by_round;
         chapter.finding(Finding::new(*title, "Python's smmap / its mmap of the whole file", ratio, Target::Told));
     }
-    let title = |title: &str| title.trim_start_matches("python: ").to_owned();
-    let races: Vec<_> = outcomes.iter().map(|(name, outcome)| (title(name), outcome)).collect();
+    let races: Vec<_> = outcomes.iter().map(|(title, outcome)| ((*title).to_owned(), outcome)).collect();
     chapter.times(Times::of_races("Time of a read (× smmap)", &races, "smmap"));
     Some(chapter)
 }

@@ -39,15 +39,15 @@ pub(crate) fn run(run: &Run, data: &Data) -> Option<Chapter> {
     for (name, make) in rows {
         if run.wants(name) {
             let row = Row { name, percent: 25, mode: Mode::Steady, targets: ANY, trial: ["", "", ""] };
-            outcomes
-                .push((name, measure(run, data, grid, &row, make(grid, run.size(1, 20) as usize), 9, &mut chapter)));
+            let workload = make(grid, run.size(1, 20) as usize);
+            let outcome = measure(run, data, grid, &row, workload, 9, &mut chapter);
+            outcomes.push((row.title(), outcome));
         }
     }
     if outcomes.is_empty() {
         return None;
     }
-    let title = |name: &str| name.trim_start_matches("traces/").to_owned();
-    let races: Vec<_> = outcomes.iter().map(|(name, outcome)| (title(name), outcome)).collect();
+    let races: Vec<_> = outcomes.iter().map(|(title, outcome)| ((*title).to_owned(), outcome)).collect();
     chapter.times(Times::of_races("Time of a read (× smmap)", &races, "smmap"));
     Some(chapter)
 }
