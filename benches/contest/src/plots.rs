@@ -2,6 +2,8 @@
 
 use plotters::prelude::*;
 
+use crate::peers::PEERS;
+
 /// A line of a plot.
 pub(crate) struct Series {
     pub(crate) name: String,
@@ -88,7 +90,7 @@ fn draw(
         .light_line_style(WHITE)
         .draw()?;
     for (index, line) in series.iter().enumerate() {
-        let color = color(&line.name, index, series.len());
+        let color = color(&line.name);
         let width = if line.name == "smmap" { 4 } else { 2 };
         chart.draw_series(LineSeries::new(line.points.iter().copied(), color.stroke_width(width)))?;
         chart.draw_series(line.points.iter().map(|&point| Circle::new(point, width, color.filled())))?;
@@ -100,16 +102,27 @@ fn draw(
     Ok(())
 }
 
-/// smmap stands out; the others go round the circle.
-fn color(name: &str, index: usize, count: usize) -> RGBColor {
+/// smmap stands out; each of its peers has the same in all plots.
+fn color(name: &str) -> RGBColor {
     match name {
-        "smmap" => RGBColor(200, 0, 0),
+        "smmap" => RGBColor(214, 0, 0),
         "raw" | "oracle" => BLACK,
-        "pread" => RGBColor(120, 120, 120),
+        "pread" => RGBColor(150, 150, 150),
         _ => {
-            let hue = 0.12 + 0.75 * index as f64 / count as f64;
-            let (red, green, blue) = HSLColor(hue, 0.65, 0.45).rgb();
-            RGBColor(red, green, blue)
+            let peer = PEERS.iter().position(|peer| peer.name == name);
+            PALETTE[peer.expect("whoever is drawn takes part") % PALETTE.len()]
         }
     }
 }
+
+const PALETTE: [RGBColor; 9] = [
+    RGBColor(31, 119, 180),
+    RGBColor(255, 152, 0),
+    RGBColor(34, 139, 34),
+    RGBColor(148, 90, 200),
+    RGBColor(121, 85, 72),
+    RGBColor(233, 100, 180),
+    RGBColor(0, 172, 193),
+    RGBColor(158, 157, 36),
+    RGBColor(63, 81, 181),
+];
