@@ -76,10 +76,10 @@ pub(crate) fn run(run: &Run, data: &Data) -> Option<Chapter> {
         data.len() >> 20,
         WINDOW >> 20
     ));
-    let mut outcomes = Vec::new();
+    let (mut outcomes, mut work) = (Vec::new(), work());
     for (row, workload) in rows(grid, run.size(READS as u64, FEW_READS as u64) as usize) {
         if run.wants(row.name) {
-            let outcome = measure(run, data, grid, &row, workload, 9, &mut chapter);
+            let outcome = measure(run, data, grid, &row, workload, 9, &mut chapter, &mut work);
             outcomes.push((row, outcome));
         }
     }
@@ -88,6 +88,7 @@ pub(crate) fn run(run: &Run, data: &Data) -> Option<Chapter> {
     }
     let races: Vec<_> = outcomes.iter().map(|(row, outcome)| (row.title().to_owned(), outcome)).collect();
     chapter.times(Times::of_races("Time of a read (× smmap)", &races, "smmap"));
+    chapter.times(work);
     let curve: Vec<_> = outcomes.iter().filter(|(row, _)| row.name.ends_with("% of it")).collect();
     if let Some((_, first)) = curve.first() {
         let series = first.names().map(|name| {
@@ -145,7 +146,14 @@ fn rows(grid: Grid, count: usize) -> Vec<(Row, Workload)> {
 /// Who takes part in a row, made anew.
 type Entry<'a> = (&'static str, Box<dyn Fn() -> Box<dyn Reader + 'a> + 'a>);
 
-/// Races everybody over a workload, and puts what was found into the chapter.
+/// What smmap did in each row.
+pub(crate) fn work() -> Times {
+    let columns = ["windows that were mapped when asked for", "maps", "reads instead", "evictions", "overcommits"];
+    Times::new("What smmap did, from the first lap on", columns.map(str::to_owned))
+}
+
+/// Races everybody over a workload, and puts what was found into the chapter, and what smmap did into `work`.
+#[expect(clippy::too_many_arguments, reason = "all that a row is made of")]
 pub(crate) fn measure(
     run: &Run,
     data: &Data,
@@ -154,6 +162,7 @@ pub(crate) fn measure(
     mut workload: Workload,
     seconds: u64,
     chapter: &mut Chapter,
+    work: &mut Times,
 ) -> Outcome {
     let capacity = (grid.count() * row.percent / 100) as usize;
     let most = run.size(MOST_ROUNDS as u64, 2) as usize;
@@ -236,7 +245,7 @@ pub(crate) fn measure(
         };
     }
     let outcome = run.race(race, seconds);
-    smmap.assert_within_budget();
+    let stats = smmap.assert_within_budget();
     let threads = if row.mode == Mode::Threads { laps[0].len() } else { 1 };
     for (name, reader) in &kept {
         let Some(mappings) = reader.windows() else { continue };
@@ -251,6 +260,11 @@ pub(crate) fn measure(
         }
     }
     findings(row, &outcome, chapter);
+    if row.mode != Mode::Cold {
+        let takes = format!("{:.1} %", 100.0 * stats.hit_ratio());
+        let counts = [stats.maps, stats.copies, stats.evictions, stats.overcommits].map(|count| count.to_string());
+        work.row(row.title(), [takes].into_iter().chain(counts).collect());
+    }
     outcome
 }
 

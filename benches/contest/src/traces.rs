@@ -1,7 +1,7 @@
 //! Traces that nobody tuned on: what the policy makes of reads that have structure.
 
 use crate::peers::Grid;
-use crate::pressure::{ANY, Mode, Row, measure};
+use crate::pressure::{ANY, Mode, Row, measure, work};
 use crate::report::{Chapter, Times};
 use crate::support::Data;
 use crate::workloads::{BTree, ColumnStore, Genome, GitPack, Lap};
@@ -35,12 +35,12 @@ pub(crate) fn run(run: &Run, data: &Data) -> Option<Chapter> {
         "Made by generators that model what they are named after (`workloads.rs` says how); a quarter of the data may be \
          mapped, one thread. Otherwise as under pressure.",
     );
-    let mut outcomes = Vec::new();
+    let (mut outcomes, mut work) = (Vec::new(), work());
     for (name, make) in rows {
         if run.wants(name) {
             let row = Row { name, percent: 25, mode: Mode::Steady, targets: ANY, trial: ["", "", ""] };
             let workload = make(grid, run.size(1, 20) as usize);
-            let outcome = measure(run, data, grid, &row, workload, 9, &mut chapter);
+            let outcome = measure(run, data, grid, &row, workload, 9, &mut chapter, &mut work);
             outcomes.push((row.title(), outcome));
         }
     }
@@ -49,5 +49,6 @@ pub(crate) fn run(run: &Run, data: &Data) -> Option<Chapter> {
     }
     let races: Vec<_> = outcomes.iter().map(|(title, outcome)| ((*title).to_owned(), outcome)).collect();
     chapter.times(Times::of_races("Time of a read (× smmap)", &races, "smmap"));
+    chapter.times(work);
     Some(chapter)
 }
