@@ -38,7 +38,7 @@ impl Mapping {
         let Some(address) = NonNull::new(raw.as_mut_ptr()) else {
             return Err(io::Error::other("the system mapped the file at address 0"));
         };
-        let mapping = Self::keep(raw, address, len);
+        let mapping = Self::keep(raw, address, len).realign(file, start)?;
         fault_guard::protect(mapping.addresses());
         Ok(mapping)
     }
@@ -52,6 +52,16 @@ impl Mapping {
     #[cfg(not(unix))]
     fn keep(raw: MmapRaw, address: NonNull<u8>, len: usize) -> Self {
         Self { address, len, raw: Some(raw) }
+    }
+
+    /// The same, where the system maps large pages as such if it can. It was made just now of `file` from `start` on.
+    fn realign(mut self, file: &File, start: u64) -> io::Result<Self> {
+        let len = std::mem::replace(&mut self.len, 0);
+        // SAFETY: its own address and length, which nobody has been told yet. If that fails it is gone, as `len` says.
+        let address = unsafe { os::realign(file, start, self.address.as_ptr(), len) }?;
+        self.address = NonNull::new(address).unwrap_or(self.address);
+        self.len = len;
+        Ok(self)
     }
 
     /// Gives the bytes back to the system. If that is refused, they stay mapped, and it may be tried again.
@@ -170,6 +180,33 @@ mod tests {
         mapping.unmap().unwrap();
         assert_eq!(mapping.len(), 0);
         mapping.unmap().unwrap();
+    }
+
+    /// In memory, where the file system does not look after it itself.
+    #[test]
+    #[cfg(target_os = "linux")]
+    fn large_pages_of_a_file_can_be_mapped_as_such() {
+        const LARGE: usize = 2 << 20;
+        let Ok(mut file) = tempfile::tempfile_in("/dev/shm") else {
+            eprintln!("SKIPPED: the place of mappings: no file system in memory at /dev/shm");
+            return;
+        };
+        let bytes: Vec<u8> = (0..8 * LARGE).map(|at| (at / 4096) as u8).collect();
+        file.write_all(&bytes).unwrap();
+        let well_placed = |start: usize, len: usize| {
+            // So that the next place is not a good one by chance.
+            let _page = Mapping::map(&file, 0, 1).unwrap();
+            let mapping = Mapping::map(&file, start as u64, len).unwrap();
+            let address = mapping.address().as_ptr();
+            // SAFETY: inside, and the file is nobody else's.
+            let mapped = unsafe { std::slice::from_raw_parts(address, len) };
+            assert_eq!(mapped, &bytes[start..start + len]);
+            (address as usize).wrapping_sub(start) % LARGE == 0
+        };
+        // What is just below may be taken: by another thread's test, or by chance.
+        let often = |start, len| (0..32).filter(|_| well_placed(start, len)).count();
+        assert!(often(0, 4 * LARGE) > 16, "a window");
+        assert!(often(LARGE + 4096, 3 * LARGE) > 16, "a range");
     }
 
     #[test]

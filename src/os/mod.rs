@@ -18,7 +18,8 @@ use std::time::SystemTime;
 
 pub(crate) use system::{
     advise, descriptor_limit, descriptor_limit_hint, is_out_of_descriptors, is_out_of_maps, is_readable, map_limit,
-    map_limit_hint, mapping_granularity, memory_limit, open, page_size, populate, read_at, stat, stat_path, unmap,
+    map_limit_hint, mapping_granularity, memory_limit, open, page_size, populate, read_at, realign, stat, stat_path,
+    unmap,
 };
 
 /// What the system says of a file, as far as the cache looks at it.

@@ -102,6 +102,57 @@ pub(crate) unsafe fn unmap(address: *mut u8, len: usize) -> io::Result<()> {
     }
 }
 
+/// What the page tables of most machines can map by one entry, or keep by one in their caches.
+#[cfg(any(target_os = "linux", target_os = "android"))]
+const LARGE_PAGE: usize = 2 << 20;
+
+/// Where a mapping should lie that was put at `address` and is of the file from `start` on, so that large pages of the file
+/// can be mapped as such: at the same distance from a border of large pages as in the file. `None` if it does already, or has
+/// no such page in it.
+#[cfg(any(target_os = "linux", target_os = "android"))]
+fn better_place(address: usize, start: u64, len: usize) -> Option<usize> {
+    let (page, at) = (LARGE_PAGE, start as usize % LARGE_PAGE);
+    let has_large_page = at.next_multiple_of(page) - at + page <= len;
+    let off = address.wrapping_sub(at) % page;
+    (has_large_page && off != 0).then(|| address.checked_sub(off)).flatten()
+}
+
+/// Maps once more what has just been mapped, if another place suits large pages better; and gives the address where it is now.
+/// If that fails, nothing is mapped any more.
+///
+/// Some file systems look after that themselves (ext4 does); others do not, such as overlayfs, which containers stand on: there
+/// a scan of warm data in large folios takes twice as long where it is not done by hand. The system fills its address space
+/// from the top, so just below is most likely free; if it is not, the mapping goes wherever the system wants to have it. The
+/// next window then fits below this one as it is.
+///
+/// # Safety
+///
+/// `address` and `len` are those of a mapping of `file` from `start` on that nothing refers to.
+#[cfg(any(target_os = "linux", target_os = "android"))]
+pub(crate) unsafe fn realign(file: &File, start: u64, address: *mut u8, len: usize) -> io::Result<*mut u8> {
+    let Some(better) = better_place(address as usize, start, len) else { return Ok(address) };
+    // First, so that there are never two. A mapping that the system does not take back stays as good as it is.
+    // SAFETY: the caller's promise.
+    if unsafe { unmap(address, len) }.is_err() {
+        return Ok(address);
+    }
+    let offset = libc::off64_t::try_from(start).map_err(|_| io::ErrorKind::InvalidInput)?;
+    let (protection, flags, file) = (libc::PROT_READ, libc::MAP_SHARED, file.as_raw_fd());
+    // SAFETY: without `MAP_FIXED` the address is a wish, and what is mapped there stays.
+    let mapped = unsafe { libc::mmap64(better as *mut libc::c_void, len, protection, flags, file, offset) };
+    if mapped == libc::MAP_FAILED { Err(io::Error::last_os_error()) } else { Ok(mapped.cast()) }
+}
+
+/// There is nothing to gain here, as far as is known.
+///
+/// # Safety
+///
+/// None; `unsafe` because it is elsewhere.
+#[cfg(not(any(target_os = "linux", target_os = "android")))]
+pub(crate) unsafe fn realign(_file: &File, _start: u64, address: *mut u8, _len: usize) -> io::Result<*mut u8> {
+    Ok(address)
+}
+
 /// A hint; that a system does not know it is no error.
 ///
 /// # Safety
@@ -254,6 +305,20 @@ mod tests {
         assert!(memory_limit().is_none_or(|bytes| bytes > 16 << 20));
         assert!(descriptor_limit().is_none_or(|limit| limit > 8));
         assert!(map_limit_hint().contains("max_regions"));
+    }
+
+    #[test]
+    #[cfg(target_os = "linux")]
+    fn a_better_place_is_as_far_from_a_large_page_as_in_the_file() {
+        const PAGE: usize = LARGE_PAGE;
+        let at = 64 * PAGE;
+        assert_eq!(better_place(at, 0, PAGE), None, "well placed");
+        assert_eq!(better_place(at + 4096, 0, PAGE), Some(at));
+        assert_eq!(better_place(at + 4096, 0, PAGE - 1), None, "no large page in it");
+        assert_eq!(better_place(at + 4096, 4096, 2 * PAGE - 4096), None, "well placed");
+        assert_eq!(better_place(at, 4096, 2 * PAGE - 4096), Some(at - PAGE + 4096));
+        assert_eq!(better_place(at, 4096, 2 * PAGE - 4097), None, "no large page in it");
+        assert_eq!(better_place(4096, 8192, 4 * PAGE), None, "nothing is below");
     }
 
     #[test]

@@ -115,6 +115,15 @@ pub(crate) unsafe fn unmap(_address: *mut u8, _len: usize) -> io::Result<()> {
     Ok(())
 }
 
+/// Mappings lie at multiples of 64 KiB, and there is no asking for more.
+///
+/// # Safety
+///
+/// None; `unsafe` because it is elsewhere.
+pub(crate) unsafe fn realign(_file: &File, _start: u64, address: *mut u8, _len: usize) -> io::Result<*mut u8> {
+    Ok(address)
+}
+
 /// Nothing: there is no such advice that would be cheap.
 ///
 /// # Safety
