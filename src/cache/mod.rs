@@ -5,6 +5,7 @@
 //! | `mod` | the hit, and what becomes of a file and of the cache |
 //! | [`load`] | the miss: is it worth mapping, begin, make room, map, publish; and descriptors likewise |
 //! | [`copy`] | reading without a mapping, where that is cheaper |
+//! | [`read_in`] | having a window in memory before somebody reads all of it |
 //! | [`check`] | was it there, what was read of a mapping? |
 //! | [`evict`] | making room; what an owner does |
 //! | [`residents`] | what is there, and who goes first |
@@ -20,6 +21,7 @@ mod collector;
 mod copy;
 mod evict;
 mod load;
+mod read_in;
 mod registry;
 mod residents;
 mod wait;

@@ -16,10 +16,12 @@ pub(crate) mod sigbus;
 use std::io;
 use std::time::SystemTime;
 
+#[cfg(all(test, target_os = "linux"))]
+pub(crate) use system::tests::page_cache;
 pub(crate) use system::{
     advise, descriptor_limit, descriptor_limit_hint, is_out_of_descriptors, is_out_of_maps, is_readable, map_limit,
-    map_limit_hint, mapping_granularity, memory_limit, open, page_size, populate, read_at, realign, stat, stat_path,
-    unmap,
+    map_limit_hint, mapping_granularity, memory_limit, open, page_size, populate, read_at, read_in, realign, stat,
+    stat_path, unmap,
 };
 
 /// What the system says of a file, as far as the cache looks at it.
@@ -70,8 +72,8 @@ impl Process {
 pub(crate) enum Advice {
     /// Soon: read ahead, in the background.
     WillNeed,
-    /// All of it, now: have the pages there before they are touched, so that touching them costs no faults.
-    Populate,
+    /// All of it, from the start on, after [`read_in`].
+    Whole,
 }
 
 /// Fills `buf` from `offset` on: fewer bytes only at the end of the file.

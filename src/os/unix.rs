@@ -165,12 +165,9 @@ pub(crate) unsafe fn advise(address: *mut u8, len: usize, advice: Advice) {
     };
     match advice {
         Advice::WillNeed => will_need(),
-        Advice::Populate => {
-            // SAFETY: the caller's promise.
-            if !matches!(unsafe { populate(address, len) }, Ok(true)) {
-                will_need();
-            }
-        }
+        // What was not there has been read in.
+        Advice::Whole if cfg!(target_os = "linux") => {}
+        Advice::Whole => will_need(),
     }
 }
 
@@ -199,6 +196,59 @@ pub(crate) unsafe fn populate(address: *mut u8, len: usize) -> io::Result<bool> 
         let _ = (address, len);
         Ok(false)
     }
+}
+
+/// Bytes read by one call of [`read_in`].
+#[cfg(target_os = "linux")]
+const READ_IN: usize = 1 << 20;
+
+/// Reads `len` bytes of a file from `start` on, which are mapped at `address`, into the system's page cache, if the last of
+/// them is not there; whether it had to. A hint: what cannot be read is left for those to find out who read it.
+///
+/// By large reads, although nobody wants a copy: the system reads as far ahead as it is asked for, and with the largest pages
+/// that it has. For a touch, and for [`populate`], it reads as far as the disk is set to (128 KiB often), and for
+/// `MADV_WILLNEED` with the smallest pages, which make each later map dearer.
+///
+/// # Safety
+///
+/// As for [`advise`]. (A read that must not wait would tell as well what is there, but begins to read at that place.)
+#[cfg(target_os = "linux")]
+pub(crate) unsafe fn read_in(file: &File, start: u64, address: *mut u8, len: usize) -> bool {
+    let Some(last) = len.checked_sub(1) else { return false };
+    let mut is_there = 1;
+    // SAFETY: the page of the mapping's last byte, and a byte to tell of one page.
+    let asked = unsafe { libc::mincore(address.wrapping_add(last - last % page_size()).cast(), 1, &mut is_there) };
+    // To who may not know, all is said to be there.
+    if asked != 0 || is_there & 1 == 1 {
+        return false;
+    }
+    // All of it goes to the same few pages, which stay in the processor's cache.
+    let mut scratch = [0_u8; 16 << 10];
+    let part = libc::iovec { iov_base: scratch.as_mut_ptr().cast(), iov_len: scratch.len() };
+    let parts = [part; READ_IN / (16 << 10)];
+    let span = start..start + len as u64;
+    let at = |offset: u64| libc::off_t::try_from(offset).ok();
+    let mut next = span.start;
+    while let Some(offset) = at(next).filter(|_| next < span.end) {
+        let len = (span.end - next).min(READ_IN as u64) as usize;
+        let count = len.div_ceil(scratch.len()) as libc::c_int;
+        // SAFETY: each part is the scratch, which nobody looks at.
+        match unsafe { libc::preadv(file.as_raw_fd(), parts.as_ptr(), count, offset) } {
+            read @ 1.. => next += read as u64,
+            _ => break,
+        }
+    }
+    true
+}
+
+/// Not done here.
+///
+/// # Safety
+///
+/// None; `unsafe` because it is elsewhere.
+#[cfg(not(target_os = "linux"))]
+pub(crate) unsafe fn read_in(_file: &File, _start: u64, _address: *mut u8, _len: usize) -> bool {
+    false
 }
 
 /// Whether the system refused a mapping for want of room: of mappings, of address space, of locked memory.
@@ -296,8 +346,37 @@ pub(crate) fn descriptor_limit_hint() -> String {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
+
+    /// What the page cache holds of a file.
+    #[cfg(target_os = "linux")]
+    pub(crate) mod page_cache {
+        use super::*;
+        use crate::mapping::Mapping;
+
+        /// Writes the file back and drops its pages; `false`, said aloud, where they do not go.
+        pub(crate) fn drop_pages(file: &File) -> bool {
+            file.sync_all().unwrap();
+            // SAFETY: advice about a descriptor that is open.
+            assert_eq!(unsafe { libc::posix_fadvise(file.as_raw_fd(), 0, 0, libc::POSIX_FADV_DONTNEED) }, 0);
+            let is_gone = !pages(file).contains(&true);
+            if !is_gone {
+                eprintln!("SKIPPED: reading in of what is cold: this file system keeps its pages");
+            }
+            is_gone
+        }
+
+        /// Which pages of a file, which is not empty, are there.
+        pub(crate) fn pages(file: &File) -> Vec<bool> {
+            let len = file.metadata().unwrap().len() as usize;
+            let mapping = Mapping::map(file, 0, len).unwrap();
+            let mut pages = vec![0; len.div_ceil(page_size())];
+            // SAFETY: all of a mapping, and a byte for each of its pages.
+            assert_eq!(unsafe { libc::mincore(mapping.address().as_ptr().cast(), len, pages.as_mut_ptr()) }, 0);
+            pages.into_iter().map(|page| page & 1 == 1).collect()
+        }
+    }
 
     #[test]
     fn this_machine_has_limits_that_make_sense() {
@@ -333,6 +412,23 @@ mod tests {
         fs::write(&path, b"mapped").unwrap();
         let _mapping = Mapping::map(&open(&path).unwrap(), 0, 6).unwrap();
         assert!(map_limit_hint().contains("vm.max_map_count"), "{}", map_limit_hint());
+    }
+
+    #[test]
+    #[cfg(target_os = "linux")]
+    fn what_is_cold_is_read_in_and_only_then() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let len = 3 * READ_IN as u64 + 123;
+        fs::write(file.path(), vec![7; len as usize]).unwrap();
+        let file = open(file.path()).unwrap();
+        let mapping = crate::mapping::Mapping::map(&file, 0, len as usize).unwrap();
+        assert!(!mapping.read_in(&file, 0), "just written");
+        if !page_cache::drop_pages(&file) {
+            return;
+        }
+        assert!(mapping.read_in(&file, 0));
+        assert!(!page_cache::pages(&file).contains(&false));
+        assert!(!mapping.read_in(&file, 0));
     }
 
     #[test]

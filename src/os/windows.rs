@@ -140,6 +140,15 @@ pub(crate) unsafe fn populate(_address: *mut u8, _len: usize) -> io::Result<bool
     Ok(false)
 }
 
+/// Not done here.
+///
+/// # Safety
+///
+/// None; `unsafe` because it is elsewhere.
+pub(crate) unsafe fn read_in(_file: &File, _start: u64, _address: *mut u8, _len: usize) -> bool {
+    false
+}
+
 fn is_one_of(error: &io::Error, codes: &[u32]) -> bool {
     error.raw_os_error().is_some_and(|code| codes.iter().any(|&known| known as i32 == code))
 }

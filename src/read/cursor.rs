@@ -7,7 +7,6 @@ use std::{fmt, mem};
 use crate::cache::Want;
 use crate::error::{ErrorKind, Result};
 use crate::manager::MappedFile;
-use crate::os::Advice;
 use crate::region::{Reading, RegionRef, View};
 use crate::window;
 
@@ -107,8 +106,8 @@ impl Cursor {
     /// The bytes from `offset` to the end of its window (or of the file); none at or past the end of the file. Always maps,
     /// and holds the window until the cursor moves on or is [released](Self::release).
     ///
-    /// A cursor that goes on to the next window, at its start, has all of it read in at once: on Linux the call then returns
-    /// when the whole window is in memory; elsewhere it is a hint at most.
+    /// A cursor that goes on to the next window, at its start, has all of it read in at once, if it is not in memory: on Linux
+    /// the call then returns when it is; elsewhere it is a hint at most.
     ///
     /// # Errors
     ///
@@ -235,7 +234,7 @@ impl Cursor {
     fn hopped(&mut self, window: u64, goes_on: bool) -> bool {
         self.file.cache().touch(self.file.cached(), window);
         if goes_on {
-            self.held.reading.advise(Advice::Populate);
+            self.file.cache().read_in(self.file.cached(), &self.held.reading, self.held.start);
         }
         true
     }
@@ -269,7 +268,7 @@ impl Cursor {
         self.next = window.map(|window| window + 1);
         (self.held.start, self.held.window) = (start, window);
         if goes_on {
-            self.held.reading.advise(Advice::Populate);
+            self.file.cache().read_in(self.file.cached(), &self.held.reading, self.held.start);
         }
     }
 

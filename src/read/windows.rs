@@ -7,15 +7,12 @@ use std::ops::Range;
 use super::Lease;
 use crate::error::Result;
 use crate::manager::MappedFile;
-use crate::os::Advice;
-use crate::region::View;
 
 /// The windows of a file in order, each as a [`Lease`]; made by [`MappedFile::windows`].
 ///
-/// Each window is mapped when it is asked for, and read in at once, since who asks reads it all (on Linux the call returns
-/// when the whole window is in memory). Windows
-/// that are not kept may be unmapped again: a file of any size passes through any budget. The number of windows is that of
-/// the moment when the iterator was made.
+/// Each window is mapped when it is asked for, and read in at once if it is not in memory, since who asks reads it all (on
+/// Linux the call returns when it is there). Windows that are not kept may be unmapped again: a file of any size passes
+/// through any budget. The number of windows is that of the moment when the iterator was made.
 ///
 /// ```
 /// # use smmap::{MapManager, Window};
@@ -68,7 +65,7 @@ impl MappedFile {
             return Ok(Lease::empty(span.start));
         }
         let region = self.window(index, span.end)?;
-        region.advise(Advice::Populate);
+        self.cache().read_in(self.cached(), &region, span.start);
         let len = (span.end - span.start) as usize;
         Ok(Lease::new(region.narrow(0..len), span.start))
     }
