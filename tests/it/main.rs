@@ -14,5 +14,6 @@ mod model;
 mod panics;
 mod python;
 mod reads;
+mod scans;
 mod scenarios;
 mod stress;
