@@ -280,6 +280,11 @@ impl Report {
         }
     }
 
+    /// Adds a ratio that no race gave.
+    pub(crate) fn ratio(&mut self, name: &str, ratio: f64, target: Target) {
+        self.lines.push(format!("  {name:<46}{ratio:>7.2} {}", target.verdict(ratio)));
+    }
+
     /// Adds a line of its own.
     pub(crate) fn note(&mut self, line: String) {
         self.lines.push(line);
