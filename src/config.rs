@@ -38,6 +38,11 @@ pub enum Window {
 
 impl Default for Window {
     /// 16 MiB on 64 bit, 4 MiB on 32 bit.
+    ///
+    /// By measurement: a scan of 1 GiB, all mapped anew, took this much of the processor's time of one through a map of the
+    /// whole file: 2.27 in windows of 1 MiB, which no large page fits into; 1.13 in 2 MiB, 1.08 in 4, 1.06 in 8, 1.03 in 16,
+    /// 0.99 in 32; and under a budget of 64 MiB 2.52, 1.24, 1.12, 1.06, 1.03, 0.99 (medians by round of 21; 2026-11-21, Linux
+    /// 6.18, ext4, large folios, 2 cores of a virtual machine).
     fn default() -> Self {
         Window::Sliding { bytes: if cfg!(target_pointer_width = "64") { 16 << 20 } else { 4 << 20 } }
     }
