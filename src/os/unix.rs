@@ -121,9 +121,9 @@ fn better_place(address: usize, start: u64, len: usize) -> Option<usize> {
 /// If that fails, nothing is mapped any more.
 ///
 /// Some file systems look after that themselves (ext4 does); others do not, such as overlayfs, which containers stand on: there
-/// a scan of warm data in large folios takes twice as long where it is not done by hand. The system fills its address space
-/// from the top, so just below is most likely free; if it is not, the mapping goes wherever the system wants to have it. The
-/// next window then fits below this one as it is.
+/// a sum over warm data in large folios, vectorized, took 1.6 × as long where it was not done by hand (87 to 102 ms for 1 GiB
+/// against 53 to 63; 2026-11-21, Linux 6.18). The system fills its address space from the top, so just below is most likely
+/// free; if it is not, the mapping goes wherever the system wants to have it. The next window then fits below this one.
 ///
 /// # Safety
 ///
