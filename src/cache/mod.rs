@@ -374,16 +374,16 @@ impl Cache {
         let mut closed = Closed::default();
         for file in self.files_at(path) {
             let _flight = self.regions.budget.take_off();
-            let mut owned = Vec::new();
+            let (mut owned, announced) = (Vec::new(), self.regions.announcements.glance());
             drain(&file, 0, |drained| match drained {
-                Drain::Owned(region) => owned.push(region),
+                Drain::Owned(region) => {
+                    closed.still_held += usize::from(announced.has_owned(&region));
+                    owned.push(region);
+                }
                 Drain::Held => closed.still_held += 1,
                 Drain::Nothing => {}
             });
-            let won = owned.len();
-            let went = self.regions.reclaim_all(owned).items;
-            closed.unmapped += went;
-            closed.still_held += won - went;
+            closed.unmapped += self.regions.reclaim_all(owned).items;
             closed.still_held += file.entry.detached.count();
             // Windows does not let a file be deleted that is open. Elsewhere the descriptor keeps the handles reading,
             // whatever becomes of the path.
