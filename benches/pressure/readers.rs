@@ -1,0 +1,120 @@
+//! Who reads: smmap, plain `pread`, a cache of maps, and the oracle.
+
+use std::fs::File;
+use std::hint::black_box;
+use std::sync::Arc;
+
+use memmap2::Mmap;
+use smmap::{Cursor, MapManager, MappedFile, Window};
+
+use super::support::{Data, build, map, read_exact_at};
+use super::trace::{PLACES, Read, Trace, WINDOW};
+
+/// Reads all, and returns a sum of what it saw.
+pub(crate) type Task = fn(&Readers, &[Read]) -> u64;
+type Cache = quick_cache::sync::Cache<usize, Arc<Mmap>>;
+
+pub(crate) struct Readers {
+    pub(crate) manager: MapManager,
+    file: MappedFile,
+    plain: File,
+    cache: Cache,
+    /// The hottest windows, as many as the budget holds.
+    oracle: Vec<Option<Mmap>>,
+}
+
+impl Readers {
+    pub(crate) const ALL: [(&str, Task); 5] = [
+        ("smmap", Self::slice),
+        ("smmap read_at", Self::read_at),
+        ("pread", Self::pread),
+        ("quick_cache", Self::quick_cache),
+        ("oracle", Self::oracle),
+    ];
+
+    /// New ones: what one race taught them is not known in the next.
+    pub(crate) fn new(data: &Data, budget: u64, trace: &Trace) -> Readers {
+        let manager = build(MapManager::builder().window(Window::Sliding { bytes: WINDOW }).max_mapped_bytes(budget));
+        assert_eq!(manager.window_bytes(), Some(WINDOW), "the windows are not those of the other readers");
+        let file = manager.open(data.path()).expect("the data opens");
+        let plain = data.open();
+        let windows = usize::try_from(data.len() / WINDOW).expect("a small number");
+        let items = usize::try_from(budget / WINDOW).expect("a small number");
+        let mut oracle: Vec<Option<Mmap>> = (0..windows).map(|_| None).collect();
+        for &window in trace.hottest.iter().take(items) {
+            oracle[window] = Some(map(&plain, window as u64 * WINDOW, WINDOW));
+        }
+        Readers { manager, file, plain, cache: Cache::new(items), oracle }
+    }
+
+    /// Cursors, one for each place.
+    fn slice(&self, reads: &[Read]) -> u64 {
+        let mut cursors: [Cursor; PLACES] = std::array::from_fn(|_| self.file.cursor());
+        sum(reads, |read| {
+            let end = read.offset + u64::from(read.len);
+            taste(cursors[read.place as usize].slice(read.offset..end).expect("bytes of the data"))
+        })
+    }
+
+    fn read_at(&self, reads: &[Read]) -> u64 {
+        let mut buffer = buffer(reads);
+        sum(reads, |read| {
+            let buffer = &mut buffer[..read.len as usize];
+            let len = self.file.read_at(buffer, read.offset).expect("bytes of the data");
+            assert_eq!(len, buffer.len(), "a record within the data came short");
+            taste(buffer)
+        })
+    }
+
+    fn pread(&self, reads: &[Read]) -> u64 {
+        let mut buffer = buffer(reads);
+        sum(reads, |read| taste(self.plainly(&mut buffer, read)))
+    }
+
+    fn plainly<'b>(&self, buffer: &'b mut [u8], read: Read) -> &'b [u8] {
+        let buffer = &mut buffer[..read.len as usize];
+        read_exact_at(&self.plain, buffer, read.offset).expect("bytes of the data");
+        buffer
+    }
+
+    /// Maps on each miss.
+    fn quick_cache(&self, reads: &[Read]) -> u64 {
+        sum(reads, |read| {
+            let window = read.window();
+            let mapped = self.cache.get(&window).unwrap_or_else(|| {
+                let mapped = Arc::new(map(&self.plain, window as u64 * WINDOW, WINDOW));
+                self.cache.insert(window, Arc::clone(&mapped));
+                mapped
+            });
+            taste(&mapped[read.within()])
+        })
+    }
+
+    /// Knows beforehand what is hot, maps that, and reads the rest.
+    fn oracle(&self, reads: &[Read]) -> u64 {
+        let mut buffer = buffer(reads);
+        sum(reads, |read| match &self.oracle[read.window()] {
+            Some(mapped) => taste(&mapped[read.within()]),
+            None => taste(self.plainly(&mut buffer, read)),
+        })
+    }
+}
+
+fn buffer(reads: &[Read]) -> Vec<u8> {
+    let longest = reads.iter().map(|read| read.len).max();
+    vec![0; longest.unwrap_or(0) as usize]
+}
+
+/// Each read waits for the bytes of the one before it, as look-ups do. Without that, the processor would have several reads
+/// of mapped memory under way at once, as long as nothing in between stops it.
+fn sum(reads: &[Read], mut read: impl FnMut(Read) -> u64) -> u64 {
+    reads.iter().fold(0, |sum: u64, &one| {
+        let nothing = black_box(sum) >> 63;
+        sum.wrapping_add(read(Read { offset: one.offset + nothing, ..one }))
+    })
+}
+
+/// A byte of each cache line: who asked for the bytes looks at them.
+fn taste(bytes: &[u8]) -> u64 {
+    black_box(bytes).iter().step_by(64).map(|&byte| u64::from(byte)).sum()
+}
