@@ -52,13 +52,15 @@ impl<T: Default> Table<T> {
             return &self.first;
         }
         let mut level = levels(index);
+        let mut shift = shift(level);
         let mut node = self.roots[level].get_or_init(|| Node::new(level));
         loop {
             match node {
-                Node::Leaf(elements) => return &elements[digit(index, 0)],
+                Node::Leaf(elements) => return &elements[index as usize & (elements.len() - 1)],
                 Node::Inner(children) => {
-                    let child = &children[digit(index, level)];
+                    let child = &children[(index >> shift) as usize & (children.len() - 1)];
                     level -= 1;
+                    shift = shift.saturating_sub(NODE_BITS);
                     node = child.get_or_init(|| Node::new(level));
                 }
             }
@@ -109,21 +111,25 @@ fn walk<T>(node: &Node<T>, level: usize, base: u64, first: u64, visit: &mut impl
 }
 
 /// Inner levels needed to tell `index` from 0.
+#[inline]
 fn levels(index: u64) -> usize {
-    let bits = u64::BITS - index.leading_zeros();
-    bits.saturating_sub(LEAF_BITS).div_ceil(NODE_BITS) as usize
+    /// By its leading zeros: a look-up costs less than the division.
+    const LEVELS_OF: [u8; 65] = {
+        let mut levels = [0; 65];
+        let mut zeros = 0;
+        while zeros <= u64::BITS {
+            levels[zeros as usize] = (u64::BITS - zeros).saturating_sub(LEAF_BITS).div_ceil(NODE_BITS) as u8;
+            zeros += 1;
+        }
+        levels
+    };
+    LEVELS_OF[index.leading_zeros() as usize].into()
 }
 
+/// The bits of an index below those that choose a child at this level.
+#[inline]
 fn shift(level: usize) -> u32 {
-    match level {
-        0 => 0,
-        _ => LEAF_BITS + NODE_BITS * (level as u32 - 1),
-    }
-}
-
-fn digit(index: u64, level: usize) -> usize {
-    let bits = if level == 0 { LEAF_BITS } else { NODE_BITS };
-    (index >> shift(level)) as usize & ((1 << bits) - 1)
+    (LEAF_BITS + NODE_BITS * level as u32).saturating_sub(NODE_BITS)
 }
 
 #[cfg(test)]
