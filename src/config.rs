@@ -62,6 +62,7 @@ impl Default for Window {
 ///     MapManager::builder().window(Window::Sliding { bytes: 4096 }).max_regions(1).overcommit(Overcommit::Fail).build()?
 /// };
 /// let (this, other) = (maps.open("Cargo.toml")?, maps.open("README.md")?);
+/// this.prefetch(..)?;
 /// let held = this.lease(0..10)?;
 /// assert_eq!(other.cursor().window_at(0).unwrap_err().kind(), ErrorKind::OverBudget);
 /// drop(held);
@@ -93,13 +94,17 @@ pub enum Overcommit {
 /// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Admission {
-    /// With room in the budget a window is mapped at once; a sixteenth of each limit (of budgets of 16 windows or more) is
-    /// kept for calls that must map. Without room, small ranges are read (`pread`) until the window was touched 16 times
-    /// lately, and 16 times more than the one that would have to go for it: mapping and unmapping costs as much as a dozen
-    /// small reads.
+    /// Small ranges (of 256 KiB at most) are read (`pread`) until it pays off to map their window, since a mapping costs as
+    /// much as a dozen small reads or more.
+    ///
+    /// With room in the budget, that is when the window was touched 8 times lately; a sixteenth of each limit (of budgets of
+    /// 16 windows or more) is kept for calls that must map. Without room, it has to be touched 32 times more than the one that
+    /// would have to go for it; or a cursor reads on and on in it, or stays for long. What a cursor reads of a window without
+    /// leaving it counts as one touch.
     #[default]
     Adaptive,
-    /// A touch maps its window if that can be had at once; else small ranges are read all the same.
+    /// A touch maps its window if that can be had at once, also in the place of a hotter one that nobody uses; else small
+    /// ranges are read all the same.
     Always,
 }
 

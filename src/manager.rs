@@ -6,10 +6,11 @@ use std::ops::{Range, RangeBounds};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use crate::cache::{Cache, CachedFile, Change, Closed, Collected, Collector, Want};
+use crate::cache::{Cache, CachedFile, Change, Closed, Collected, Collector, Effort};
 use crate::config::{Admission, Config, Limits, Overcommit, Revalidate, Window};
 use crate::error::{Error, ErrorKind, Result};
 use crate::os::Advice;
+use crate::policy::Touch;
 use crate::region::{Doubt, RegionRef, View};
 use crate::stats::Stats;
 use crate::window::{self, Geometry};
@@ -38,6 +39,7 @@ use crate::window::{self, Geometry};
 /// // SAFETY: nobody changes or truncates the files of this example.
 /// let maps = unsafe { MapManager::builder().build()? };
 /// let file = maps.open("Cargo.toml")?;
+/// file.prefetch(..)?;
 /// std::thread::scope(|scope| {
 ///     for _ in 0..4 {
 ///         scope.spawn(|| assert!(file.cursor().slice(..9).is_ok_and(|bytes| bytes == b"[package]")));
@@ -144,6 +146,7 @@ impl MapManager {
     /// // SAFETY: nobody changes or truncates the files of this example.
     /// let maps = unsafe { MapManager::builder().build()? };
     /// let file = maps.open("Cargo.toml")?;
+    /// file.prefetch(..)?;
     /// let lease = file.lease(..)?;
     /// assert_eq!(maps.collect().regions, 0);
     /// drop(lease);
@@ -169,6 +172,7 @@ impl MapManager {
     /// // SAFETY: nobody changes or truncates the files of this example.
     /// let maps = unsafe { MapManager::builder().build()? };
     /// let file = maps.open("src/lib.rs")?;
+    /// file.prefetch(..)?;
     /// let held = file.lease(..)?;
     /// assert_eq!(maps.close("src"), Closed { unmapped: 0, still_held: 1 });
     /// drop(held);
@@ -223,7 +227,7 @@ impl MapManager {
     /// // SAFETY: nobody changes or truncates the files of this example.
     /// let maps = unsafe { MapManager::builder().build()? };
     /// maps.open("Cargo.toml")?.lease(..10)?;
-    /// assert_eq!(maps.stats().maps, 1);
+    /// assert_eq!((maps.stats().misses, maps.stats().copies, maps.stats().maps), (1, 1, 0));
     /// # Ok::<(), smmap::Error>(())
     /// ```
     pub fn stats(&self) -> Stats {
@@ -675,6 +679,7 @@ impl MappedFile {
     }
 
     /// Says where it happened.
+    #[cold]
     pub(crate) fn explain(&self, error: Error, range: Range<u64>) -> Error {
         let name = self.handle.file.entry.names().into_iter().next();
         error.at(self.path().or(name.as_deref())).within(range)
@@ -682,28 +687,37 @@ impl MappedFile {
 
     /// The region of a window, mapped if it was not, up to `end` (an offset in the file) at least.
     pub(crate) fn window(&self, window: u64, end: u64) -> Result<RegionRef> {
-        match self.window_if(window, end, Want::Mapping)? {
+        let start = self.geometry().start(window);
+        let region = match self.cache().hit(self.cached(), window, end - start, Touch::Single) {
+            Ok(client) => Some(RegionRef::new(client)),
+            Err(_) => self.missed_window(window, end, self.cache().demand())?,
+        };
+        match region {
             Some(region) => Ok(region),
             None => unreachable!("a mapping was wanted, and no error given"),
         }
     }
 
-    /// The same, or `None` if it is not worth mapping.
-    pub(crate) fn window_if(&self, window: u64, end: u64, want: Want) -> Result<Option<RegionRef>> {
+    /// The same, or `None` if it is to be read.
+    pub(crate) fn window_if_worth(&self, window: u64, end: u64, touch: Touch) -> Result<Option<RegionRef>> {
         let start = self.geometry().start(window);
-        match self.cache().hit(self.cached(), window, end - start) {
-            Some(client) => Ok(Some(RegionRef::new(client))),
-            None => self.missed_window(window, end, want),
+        match self.cache().hit(self.cached(), window, end - start, touch) {
+            Ok(client) => Ok(Some(RegionRef::new(client))),
+            Err(slot) => match self.cache().worth(self.cached(), slot, window, touch) {
+                Some(effort) => self.missed_window(window, end, effort),
+                None => Ok(None),
+            },
         }
     }
 
-    /// The same for a window that was no hit a moment ago.
-    pub(crate) fn missed_window(&self, window: u64, end: u64, want: Want) -> Result<Option<RegionRef>> {
+    /// A window that was no hit a moment ago.
+    pub(crate) fn missed_window(&self, window: u64, end: u64, effort: Effort) -> Result<Option<RegionRef>> {
         let start = self.geometry().start(window);
-        self.cache().miss(self.cached(), window, end - start, want).map_err(|error| self.explain(error, start..end))
+        self.cache().miss(self.cached(), window, end - start, effort).map_err(|error| self.explain(error, start..end))
     }
 
     /// Reads from the file, not from a mapping.
+    #[inline]
     pub(crate) fn read(&self, offset: u64, buf: &mut [u8]) -> Result<()> {
         let end = offset + buf.len() as u64;
         self.cache().read(self.cached(), offset, buf).map_err(|error| self.explain(error, offset..end))

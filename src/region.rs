@@ -21,7 +21,6 @@ use crate::protocol::announce::{Announcements, Announcer};
 use crate::protocol::budget::Reservation;
 use crate::protocol::ring::Seat;
 use crate::protocol::slot::{Owned, Payload, Slot, SlotRef};
-use crate::protocol::table::Table;
 
 /// A window that is mapped, or a mapping of its own for a large range.
 pub(crate) type Region = Kept<Mapping>;
@@ -429,22 +428,16 @@ impl Reading {
     }
 
     /// Reads a window, in the place of what it read before, if that is mapped, up to `end` bytes into it at least, and whole; else
-    /// nothing. The hit: nobody else sees it, but those who would unmap it. Gives the slot, for who keeps the heat.
-    #[inline]
-    pub(crate) fn announce<'t>(
-        &mut self,
-        windows: &'t Table<Slot<Region>>,
-        window: u64,
-        end: u64,
-    ) -> (&'t Slot<Region>, bool) {
-        let slot = windows.at(window);
-        self.near.put(window, NonNull::from(slot));
+    /// nothing. The hit: nobody else sees it, but those who would unmap it.
+    pub(crate) fn announce(&mut self, slot: &Slot<Region>, window: u64, end: u64) -> bool {
         self.client = None;
         let is_read = self.read(slot, end);
-        if !is_read {
+        if is_read {
+            self.near.put(window, NonNull::from(slot));
+        } else {
             self.release();
         }
-        (slot, is_read)
+        is_read
     }
 
     /// The same, without a call on the way, for a window that it has been at before. `None` if it has not, or it is no hit: then

@@ -16,9 +16,10 @@ use crossbeam_utils::CachePadded;
 /// // SAFETY: nobody changes or truncates the files of this example.
 /// let maps = unsafe { MapManager::builder().build()? };
 /// let file = maps.open("Cargo.toml")?;
+/// file.prefetch(..)?;
 /// let lease = file.lease(..)?;
 /// let stats = maps.stats();
-/// assert_eq!((stats.misses, stats.maps, stats.regions, stats.pinned_regions), (1, 1, 1, 1));
+/// assert_eq!((stats.misses, stats.maps, stats.hits, stats.pinned_regions), (1, 1, 1, 1));
 /// assert!(stats.mapped_bytes >= file.len());
 /// # Ok::<(), smmap::Error>(())
 /// ```
@@ -80,8 +81,14 @@ impl Stats {
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Event {
     Hit,
+    /// A miss that is to be mapped.
     Miss,
+    /// A miss that is read, and so a copy: of a touch that counts.
+    Cold,
+    /// The same, of one that does not.
+    Again,
     Map,
+    /// A copy that is none of those.
     Copy,
     Overcommit,
 }
@@ -103,11 +110,13 @@ impl Default for Counters {
 }
 
 impl Counters {
+    /// How many there were in this thread's shard before.
     #[inline]
-    pub(crate) fn count(&self, event: Event) {
+    pub(crate) fn count(&self, event: Event) -> u64 {
         // Without a panic on the way, also one that never comes: it costs whoever holds something across it.
-        if let Some(shard) = self.shards.get(this_thread() & (self.shards.len() - 1)) {
-            shard[event as usize].fetch_add(1, Ordering::Relaxed);
+        match self.shards.get(this_thread() & (self.shards.len() - 1)) {
+            Some(shard) => shard[event as usize].fetch_add(1, Ordering::Relaxed),
+            None => 0,
         }
     }
 
@@ -161,7 +170,7 @@ mod tests {
         let counters = Counters::default();
         thread::scope(|scope| {
             for _ in 0..100 {
-                scope.spawn(|| (0..100).for_each(|_| counters.count(Event::Hit)));
+                scope.spawn(|| (0..100).for_each(|_| _ = counters.count(Event::Hit)));
             }
         });
         assert_eq!((counters.total(Event::Hit), counters.total(Event::Miss)), (10_000, 0));

@@ -439,7 +439,7 @@ fn installing_again_does_no_harm() {
     }
     let dir = Dir::new();
     let data = dir.file("before", 10 * WINDOW, 6);
-    let maps = manager(MapManager::builder().window(Window::Sliding { bytes: WINDOW }));
+    let maps = manager(MapManager::builder().window(Window::Sliding { bytes: WINDOW }).admission(Admission::Always));
     let lease = maps.open(&data.path).unwrap().lease(0..WINDOW).unwrap();
     thread::scope(|scope| {
         for _ in 0..8 {

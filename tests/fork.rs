@@ -76,6 +76,7 @@ impl Holder {
         let handle = maps.open(&file.path).unwrap();
         let mut cursor = handle.cursor();
         assert_eq!(cursor.window_at(3 * WINDOW).unwrap().len() as u64, WINDOW);
+        handle.prefetch(5 * WINDOW..6 * WINDOW).unwrap();
         let lease = handle.lease(5 * WINDOW..6 * WINDOW).unwrap();
         let long = handle.lease(LONG).unwrap();
         let copy = handle.lease(WINDOW - 10..WINDOW + 10).unwrap();

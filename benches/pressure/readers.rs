@@ -15,8 +15,11 @@ pub(crate) type Task = fn(&Readers, &[Read]) -> u64;
 type Cache = quick_cache::sync::Cache<usize, Arc<Mmap>>;
 
 pub(crate) struct Readers {
-    pub(crate) manager: MapManager,
-    file: MappedFile,
+    /// One manager for each of the ways to read: what one has learned, the other one is not to have for nothing.
+    pub(crate) sliced: MapManager,
+    pub(crate) copied: MapManager,
+    sliced_file: MappedFile,
+    copied_file: MappedFile,
     plain: File,
     cache: Cache,
     /// The hottest windows, as many as the budget holds.
@@ -34,9 +37,9 @@ impl Readers {
 
     /// New ones: what one race taught them is not known in the next.
     pub(crate) fn new(data: &Data, budget: u64, trace: &Trace) -> Readers {
-        let manager = build(MapManager::builder().window(Window::Sliding { bytes: WINDOW }).max_mapped_bytes(budget));
-        assert_eq!(manager.window_bytes(), Some(WINDOW), "the windows are not those of the other readers");
-        let file = manager.open(data.path()).expect("the data opens");
+        let (sliced, copied) = (manager(budget), manager(budget));
+        let sliced_file = sliced.open(data.path()).expect("the data opens");
+        let copied_file = copied.open(data.path()).expect("the data opens");
         let plain = data.open();
         let windows = usize::try_from(data.len() / WINDOW).expect("a small number");
         let items = usize::try_from(budget / WINDOW).expect("a small number");
@@ -44,12 +47,12 @@ impl Readers {
         for &window in trace.hottest.iter().take(items) {
             oracle[window] = Some(map(&plain, window as u64 * WINDOW, WINDOW));
         }
-        Readers { manager, file, plain, cache: Cache::new(items), oracle }
+        Readers { sliced, copied, sliced_file, copied_file, plain, cache: Cache::new(items), oracle }
     }
 
     /// Cursors, one for each place.
     fn slice(&self, reads: &[Read]) -> u64 {
-        let mut cursors: [Cursor; PLACES] = std::array::from_fn(|_| self.file.cursor());
+        let mut cursors: [Cursor; PLACES] = std::array::from_fn(|_| self.sliced_file.cursor());
         sum(reads, |read| {
             let end = read.offset + u64::from(read.len);
             taste(cursors[read.place as usize].slice(read.offset..end).expect("bytes of the data"))
@@ -60,7 +63,7 @@ impl Readers {
         let mut buffer = buffer(reads);
         sum(reads, |read| {
             let buffer = &mut buffer[..read.len as usize];
-            let len = self.file.read_at(buffer, read.offset).expect("bytes of the data");
+            let len = self.copied_file.read_at(buffer, read.offset).expect("bytes of the data");
             assert_eq!(len, buffer.len(), "a record within the data came short");
             taste(buffer)
         })
@@ -98,6 +101,12 @@ impl Readers {
             None => taste(self.plainly(&mut buffer, read)),
         })
     }
+}
+
+fn manager(budget: u64) -> MapManager {
+    let manager = build(MapManager::builder().window(Window::Sliding { bytes: WINDOW }).max_mapped_bytes(budget));
+    assert_eq!(manager.window_bytes(), Some(WINDOW), "the windows are not those of the other readers");
+    manager
 }
 
 fn buffer(reads: &[Read]) -> Vec<u8> {

@@ -14,6 +14,7 @@ use super::{Cache, CachedFile, cannot_look};
 use crate::config::Revalidate;
 use crate::error::{Error, ErrorKind, Result};
 use crate::os;
+use crate::policy::Touch;
 use crate::region::Doubt;
 
 impl Cache {
@@ -46,9 +47,9 @@ impl Cache {
         for (window, piece) in geometry.pieces(range.clone()) {
             let start = geometry.start(window);
             let (at, end) = ((piece.start - start) as usize, piece.end - start);
-            let mapped = self.hit(file, window, end);
+            let mapped = self.hit(file, window, end, Touch::Again);
             // What the system refused is read, which says why.
-            let is_populated = mapped.is_some_and(|client| client.get().populate(at..end as usize).unwrap_or(false));
+            let is_populated = mapped.is_ok_and(|client| client.get().populate(at..end as usize).unwrap_or(false));
             if !is_populated {
                 read_through(descriptor.get(), piece, |_| Ok(()))?;
             }

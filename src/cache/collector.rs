@@ -133,7 +133,6 @@ fn is_gone(file: &CachedFile) -> bool {
 #[cfg(unix)]
 mod tests {
     use super::*;
-    use crate::cache::Want;
     use crate::config::{Admission, Config, Limits, Overcommit};
     use crate::window::Geometry;
     use std::fs;
@@ -154,7 +153,7 @@ mod tests {
                 let path = directory.path().join(number.to_string());
                 fs::write(&path, "bytes").unwrap();
                 let file = cache.open(&path).unwrap();
-                assert!(cache.miss(&file, 0, 5, Want::Mapping).is_ok_and(|region| region.is_some()));
+                assert!(cache.miss(&file, 0, 5, cache.demand()).is_ok_and(|region| region.is_some()));
                 file
             })
             .collect();

@@ -8,10 +8,11 @@ use std::sync::Arc;
 
 use super::evict::Effort;
 use super::load::truncated;
-use super::{Cache, CachedFile, Want};
+use super::{Cache, CachedFile};
 use crate::config::Revalidate;
 use crate::error::{Error, Result};
 use crate::os;
+use crate::policy::Touch;
 use crate::region::{Doubt, RegionRef, View};
 use crate::stats::Event;
 
@@ -24,9 +25,12 @@ impl Cache {
             let (part, rest) = buf.split_at_mut((piece.end - piece.start) as usize);
             let start = geometry.start(window);
             // Not by way of one call that is both: what that returned would pass through memory, and cost a half more.
-            let region = match self.hit(file, window, piece.end - start) {
-                Some(client) => Some(RegionRef::new(client)),
-                None => self.miss(file, window, piece.end - start, Want::IfWorth)?,
+            let region = match self.hit(file, window, piece.end - start, Touch::Single) {
+                Ok(client) => Some(RegionRef::new(client)),
+                Err(slot) => match self.worth(file, slot, window, Touch::Single) {
+                    Some(effort) => self.miss(file, window, piece.end - start, effort)?,
+                    None => None,
+                },
             };
             match region {
                 Some(region) => self.copy_from(file, &region, (piece.start - start) as usize, piece.start, part)?,
@@ -52,19 +56,26 @@ impl Cache {
             Doubt::None => Ok(()),
             Doubt::Zeros if self.config.revalidate == Revalidate::Never => Ok(()),
             // Zeros may stand in the place of what is not there: the file knows.
-            Doubt::Zeros | Doubt::Torn(_) => self.read(file, offset, buf),
+            Doubt::Zeros | Doubt::Torn(_) => {
+                self.stats.count(Event::Copy);
+                self.read(file, offset, buf)
+            }
         }
     }
 
-    /// Fills `buf` from the file.
+    /// Fills `buf` from the file. Who decides to do so counts it.
+    #[inline]
     pub(crate) fn read(&self, file: &Arc<CachedFile>, offset: u64, buf: &mut [u8]) -> Result<()> {
-        self.stats.count(Event::Copy);
-        let descriptor = self.descriptor(file, Effort::Force)?;
+        let descriptor = match self.open_descriptor_of(file) {
+            Some(descriptor) => descriptor,
+            None => self.descriptor(file, Effort::Force)?,
+        };
         read_exact_at(descriptor.get(), buf, offset, file.entry.len())
     }
 }
 
 /// Fills `buf` from `offset` on, of a file that was so `long` before.
+#[inline]
 pub(super) fn read_exact_at(file: &File, buf: &mut [u8], offset: u64, long: u64) -> Result<()> {
     let read = os::read_fully_at(file, buf, offset).map_err(|error| Error::io("cannot read", error))?;
     if read < buf.len() { Err(truncated(offset + read as u64, long)) } else { Ok(()) }

@@ -18,7 +18,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::file::FileKey;
 use crate::mapping::Mapping;
 use crate::os::{self, Kind};
-use crate::policy;
+use crate::policy::{self, Touch};
 use crate::protocol::budget::{Flight, Reservation};
 use crate::protocol::slot::{Loading, Phase, Slot, SlotRef};
 use crate::region::{DescriptorRef, Region, RegionRef, View};
@@ -27,27 +27,26 @@ use crate::stats::Event;
 /// How long to wait for a slot to be given up by an older mapping, or by an evictor that sleeps, before mapping beside it.
 const DRAIN_MAX: Duration = Duration::from_millis(5);
 
-/// What a reader wants of a window that is not mapped.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Want {
-    /// A mapping, or an error.
-    Mapping,
-    /// A mapping if it is worth it and to be had at once; else nothing, and the reader reads. Never fails for the budget.
-    IfWorth,
-}
+/// Misses that make the policy's time go on together.
+const STRIDE: u64 = 16;
 
 impl Cache {
     /// The region of a window that was no [`hit`](Self::hit) a moment ago, up to `end` bytes into it at least.
+    ///
+    /// How far to go for it, [`worth`](Self::worth) says; or it has to be. `None`: it is not to be had at once, and who may
+    /// read reads. Never an error for want of room then.
     #[cold]
-    pub(crate) fn miss(&self, file: &Arc<CachedFile>, window: u64, end: u64, want: Want) -> Result<Option<RegionRef>> {
+    pub(crate) fn miss(
+        &self,
+        file: &Arc<CachedFile>,
+        window: u64,
+        end: u64,
+        effort: Effort,
+    ) -> Result<Option<RegionRef>> {
         let slot = file.entry.slots().windows.at(window);
-        self.stats.count(Event::Miss);
-        let worth = self.worth(file, slot, window);
-        let effort = match (want, worth) {
-            (Want::Mapping, _) => self.demand(),
-            (Want::IfWorth, Some(effort)) => effort,
-            (Want::IfWorth, None) => return Ok(None),
-        };
+        if self.stats.count(Event::Miss) % STRIDE == 0 {
+            self.tick();
+        }
         // What is waited for another loader counts towards what may be waited for room.
         let (mut patience, mut for_drain) = (Wait::new(), Wait::new());
         let mapped = loop {
@@ -67,9 +66,9 @@ impl Cache {
             match slot.begin_load() {
                 Ok(loading) => match self.load(file, loading, window, effort, &mut patience)? {
                     Some(region) => break region,
-                    None => return Ok(None),
+                    None => return Ok(self.read_instead()),
                 },
-                Err(_) if want == Want::IfWorth => return Ok(None),
+                Err(_) if !effort.is_demand() => return Ok(self.read_instead()),
                 Err(_) if state.phase() == Phase::Loading && !state.is_draining() => patience.once(),
                 Err(_) if for_drain.once_within(DRAIN_MAX) => {}
                 Err(_) => {
@@ -86,25 +85,63 @@ impl Cache {
         Ok(Some(mapped))
     }
 
-    /// What to do for it that a small range of this window is mapped; `None`: it is to be read. The policy's time goes on
-    /// with each miss.
-    fn worth(&self, file: &CachedFile, slot: &Slot<Region>, window: u64) -> Option<Effort> {
-        let (geometry, regions) = (&self.config.geometry, &self.regions);
-        let (admission, window_bytes) = match geometry.window_bytes() {
-            Some(bytes) => (self.config.admission, bytes),
-            None => (Admission::Always, u64::MAX),
-        };
-        let span = geometry.span(window, file.entry.len());
+    /// What is neither mapped nor to be had is read.
+    fn read_instead(&self) -> Option<RegionRef> {
+        self.stats.count(Event::Copy);
+        None
+    }
+
+    /// What is done for who must have it.
+    pub(crate) fn demand(&self) -> Effort {
+        Effort::Demand(self.config.overcommit)
+    }
+
+    /// The policy's time goes on with the touches of what is not mapped: by [`STRIDE`] of them at once, so that those who read
+    /// do not meet at its clock.
+    #[cold]
+    fn tick(&self) {
+        let limit = self.regions.budget.limit();
+        let in_bytes = self.config.geometry.window_bytes().map_or(1, |bytes| limit.bytes as u64 / bytes);
+        self.regions.tick(STRIDE as u32, in_bytes.min(limit.items as u64) as usize);
+    }
+
+    /// How far to go for it that a small range of a window is mapped, which was no [`hit`](Self::hit) a moment ago. `None`: it
+    /// is to be read, and has been counted as a miss that is.
+    #[inline]
+    pub(crate) fn worth(&self, file: &CachedFile, slot: &Slot<Region>, window: u64, touch: Touch) -> Option<Effort> {
+        let is_whole = self.config.geometry.window_bytes().is_none();
+        let admission = if is_whole { Admission::Always } else { self.config.admission };
+        let credit = self.regions.credit(slot);
+        if policy::is_worth_mapping(admission, touch, credit) {
+            let effort = self.worth_of_one(file, window, admission, touch, credit);
+            if effort.is_some() {
+                return effort;
+            }
+        }
+        if touch != Touch::Single {
+            self.stats.count(Event::Again);
+        } else if self.stats.count(Event::Cold) % STRIDE == 0 {
+            self.tick();
+        }
+        None
+    }
+
+    /// The same for one that is worth mapping where there is room.
+    #[cold]
+    fn worth_of_one(
+        &self,
+        file: &CachedFile,
+        window: u64,
+        admission: Admission,
+        touch: Touch,
+        credit: u8,
+    ) -> Option<Effort> {
+        let span = self.config.geometry.span(window, file.entry.len());
         let pages = Mapping::addressable(span.end - span.start).map_or(usize::MAX, Mapping::pages);
-        let credit = regions.credit(slot);
-        let effort = if self.has_headroom(pages) {
-            Some(Effort::Spare)
-        } else {
-            policy::is_worth_a_duel(admission, credit, regions.floor()).map(Effort::Duel)
-        };
-        let limit = regions.budget.limit();
-        regions.tick((limit.bytes as u64 / window_bytes).min(limit.items as u64) as usize);
-        effort
+        if self.has_headroom(pages) {
+            return Some(Effort::Spare);
+        }
+        policy::is_worth_a_duel(admission, touch, credit, self.regions.floor()).map(Effort::Duel)
     }
 
     /// Maps a window into its slot. Whatever goes wrong, dropping `loading` leaves the slot vacant.
@@ -211,13 +248,22 @@ impl Cache {
         }
     }
 
+    /// A client of the file's descriptor, if it is open.
+    #[inline]
+    pub(super) fn open_descriptor_of(&self, file: &CachedFile) -> Option<DescriptorRef> {
+        let slot = &file.entry.slots().descriptor;
+        let client = slot.take().ok()?;
+        self.descriptors.touch(slot);
+        Some(client)
+    }
+
     /// A client of the file's descriptor, which is reopened if it was given up.
+    #[cold]
     pub(super) fn descriptor(&self, file: &Arc<CachedFile>, effort: Effort) -> Result<DescriptorRef> {
         let slot = &file.entry.slots().descriptor;
         let mut wait = Wait::new();
         loop {
-            if let Ok(client) = slot.take() {
-                self.descriptors.touch(slot);
+            if let Some(client) = self.open_descriptor_of(file) {
                 return Ok(client);
             }
             // Before the slot is this thread's: it may have to wait, and others are not to wait for it.
@@ -337,6 +383,7 @@ impl Cache {
     }
 }
 
+#[cold]
 pub(super) fn truncated(now: u64, before: u64) -> Error {
     let message = format!("the file has shrunk to {now} bytes, from {before}; refresh the handle");
     Error::new(ErrorKind::Truncated, message)
@@ -398,7 +445,7 @@ mod tests {
 
         /// A miss of the first window that has to be mapped.
         fn map(&self) -> RegionRef {
-            self.cache.miss(&self.file, 0, 1, Want::Mapping).unwrap().expect("a mapping, or an error")
+            self.cache.miss(&self.file, 0, 1, self.cache.demand()).unwrap().expect("a mapping, or an error")
         }
     }
 
@@ -469,20 +516,50 @@ mod tests {
         let opened = Opened::new(8, WINDOW + 3_000);
         opened.on_disk.as_file().set_len(WINDOW + 1_000).unwrap();
         opened.cache.refresh(&opened.file, None).unwrap();
-        let error = opened.cache.miss(&opened.file, 1, 3_000, Want::Mapping).unwrap_err();
+        let error = opened.cache.miss(&opened.file, 1, 3_000, opened.cache.demand()).unwrap_err();
         let says = format!("shrunk to {} bytes, from {};", WINDOW + 1_000, WINDOW + 3_000);
         assert!(error.kind() == ErrorKind::Truncated && error.to_string().contains(&says), "{error}");
     }
 
     #[test]
     fn time_goes_on_with_misses_for_each_window_in_the_budget() {
-        let opened = Opened::new(64, WINDOW);
+        let opened = Opened::new(64, 2 * WINDOW);
+        let other = opened.slot(1);
+        (0..8).for_each(|_| opened.cache.regions.touch(other));
+        let cold = |touch| assert_eq!(opened.cache.worth(&opened.file, opened.slot(0), 0, touch), None);
+        let period = u64::from(policy::clock_period(64));
+        // The first miss brings its stride with it.
+        (0..period - STRIDE).for_each(|_| cold(Touch::Single));
+        (0..period).for_each(|_| cold(Touch::Again));
+        assert_eq!(opened.cache.regions.credit(other), 8);
+        cold(Touch::Single);
+        assert_eq!(opened.cache.regions.credit(other), 4);
+        let stats = opened.cache.stats();
+        assert_eq!((stats.misses, stats.copies), (2 * period - STRIDE + 1, stats.misses));
+    }
+
+    #[test]
+    fn time_goes_on_with_what_has_to_be_mapped() {
+        let opened = Opened::new(64, 2 * WINDOW);
         let other = opened.slot(1);
         (0..8).for_each(|_| opened.cache.regions.touch(other));
         (0..policy::clock_period(64)).for_each(|_| drop(opened.map()));
-        assert_eq!(opened.cache.regions.credit(other), 8);
-        drop(opened.map());
         assert_eq!(opened.cache.regions.credit(other), 4);
+    }
+
+    #[test]
+    fn a_window_is_mapped_where_there_is_room_after_some_touches() {
+        let opened = Opened::new(64, WINDOW);
+        let slot = opened.slot(0);
+        for touches in 1..policy::WORTH_MAPPING {
+            opened.cache.regions.touch(slot);
+            assert_eq!(opened.cache.worth(&opened.file, slot, 0, Touch::Single), None, "{touches}");
+        }
+        assert_eq!(opened.cache.worth(&opened.file, slot, 0, Touch::Stay), Some(Effort::Spare));
+        opened.cache.regions.touch(slot);
+        assert_eq!(opened.cache.worth(&opened.file, slot, 0, Touch::Single), Some(Effort::Spare));
+        let region = opened.cache.miss(&opened.file, 0, WINDOW, Effort::Spare).unwrap();
+        assert!(region.is_some_and(|region| region.len() as u64 == WINDOW));
     }
 
     #[test]

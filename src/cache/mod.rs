@@ -31,15 +31,14 @@ use std::sync::{Arc, Weak};
 use std::{fmt, fs, io};
 
 pub(crate) use collector::Collector;
-use evict::Effort;
-pub(crate) use load::Want;
+pub(crate) use evict::Effort;
 
 use crate::config::{Config, Limits, LiveLimits, Overcommit, Revalidate};
 use crate::error::{Error, ErrorKind, Result};
 use crate::file::{Content, FileEntry, FileKey};
 use crate::mapping::Mapping;
 use crate::os::{self, Kind, Process, Stat};
-use crate::policy;
+use crate::policy::{self, Touch};
 use crate::protocol::budget::{Reservation, Usage};
 use crate::protocol::signal::Signal;
 use crate::protocol::slot::{Drain, Owned, Slot, SlotRef};
@@ -158,18 +157,26 @@ impl Cache {
     }
 
     /// The region of a window, if it is mapped, and up to `end` bytes into it at least: the hit. A touch, a take, a count;
-    /// no lock, no allocation, no call.
+    /// no lock, no allocation, no call. Else its slot, for who goes on from there.
     #[inline]
-    pub(crate) fn hit(&self, file: &CachedFile, window: u64, end: u64) -> Option<SlotRef<Region>> {
+    pub(crate) fn hit<'f>(
+        &self,
+        file: &'f CachedFile,
+        window: u64,
+        end: u64,
+        touch: Touch,
+    ) -> Result<SlotRef<Region>, &'f Slot<Region>> {
         let slot = file.entry.slots().windows.at(window);
-        self.regions.touch(slot);
-        let client = slot.take().ok()?;
+        if touch == Touch::Single {
+            self.regions.touch(slot);
+        }
+        let client = slot.take().map_err(|_| slot)?;
         // What crosses into the next window is never here; nor is the new tail of a file that has grown.
         if client.get().len() as u64 >= end && !client.get().is_torn() {
             self.stats.count(Event::Hit);
-            Some(client)
+            Ok(client)
         } else {
-            None
+            Err(slot)
         }
     }
 
@@ -179,10 +186,19 @@ impl Cache {
     }
 
     /// The same hit for a cursor, which announces the region instead of counting itself in.
-    pub(crate) fn announce(&self, reading: &mut Reading, file: &CachedFile, window: u64, end: u64) -> bool {
-        let (slot, is_read) = reading.announce(&file.entry.slots().windows, window, end);
-        self.regions.touch(slot);
-        is_read
+    pub(crate) fn announce<'f>(
+        &self,
+        reading: &mut Reading,
+        file: &'f CachedFile,
+        window: u64,
+        end: u64,
+        touch: Touch,
+    ) -> Result<(), &'f Slot<Region>> {
+        let slot = file.entry.slots().windows.at(window);
+        if touch == Touch::Single {
+            self.regions.touch(slot);
+        }
+        if reading.announce(slot, window, end) { Ok(()) } else { Err(slot) }
     }
 
     /// The same, of a window that the cursor has been at before; and whether the touch has to be kept still
@@ -221,11 +237,6 @@ impl Cache {
         let refused = |error| os::stat_path(path).ok().and_then(|stat| not_a_file(&stat)).unwrap_or(error);
         let file = self.open_descriptor(path).map_err(refused)?;
         self.adopt(reservation, file, Some(path))
-    }
-
-    /// What is done for who must have it.
-    fn demand(&self) -> Effort {
-        Effort::Demand(self.config.overcommit)
     }
 
     /// Opens once more what is open: that takes no other descriptor.
@@ -414,10 +425,10 @@ impl Cache {
         let total = |event| self.stats.total(event);
         Stats {
             hits: total(Event::Hit) + self.regions.announcements.reads(),
-            misses: total(Event::Miss),
+            misses: total(Event::Miss) + total(Event::Cold) + total(Event::Again),
             maps: total(Event::Map),
             unmaps: self.regions.given_back.total(),
-            copies: total(Event::Copy),
+            copies: total(Event::Copy) + total(Event::Cold) + total(Event::Again),
             evictions: self.regions.evicted.total(),
             overcommits: total(Event::Overcommit),
             mapped_bytes: used.bytes as u64,

@@ -26,19 +26,24 @@ impl Cache {
 #[cfg(target_os = "linux")]
 mod tests {
     use crate::os::{self, page_cache};
-    use crate::{Cursor, MapManager, MappedFile, Window};
+    use crate::{Admission, Cursor, MapManager, MapManagerBuilder, MappedFile, Window};
     use std::fs;
     use std::io::Read as _;
     use std::path::Path;
 
     const WINDOW: usize = 1 << 20;
 
+    /// Also a small read maps.
+    fn builder() -> MapManagerBuilder {
+        MapManager::builder().window(Window::Sliding { bytes: WINDOW as u64 }).admission(Admission::Always)
+    }
+
     /// A file of three windows and a bit, of which nothing is in memory.
     fn cold(path: &Path) -> Option<MappedFile> {
         fs::write(path, vec![7; 3 * WINDOW + 1]).unwrap();
         #[allow(unsafe_code, reason = "the promise is kept: nobody changes the file")]
         // SAFETY: nobody changes the file.
-        let maps = unsafe { MapManager::builder().window(Window::Sliding { bytes: WINDOW as u64 }).build() }.unwrap();
+        let maps = unsafe { builder().build() }.unwrap();
         page_cache::drop_pages(&os::open(path).unwrap()).then(|| maps.open(path).unwrap())
     }
 

@@ -111,9 +111,9 @@ impl<R: Resource> Residents<R> {
         Heat::from_word(slot.heat()).credit(self.clock.now())
     }
 
-    /// A touch of something that is not here makes the policy's time go on.
-    pub(crate) fn tick(&self, items_in_budget: usize) {
-        self.clock.tick(policy::clock_period(items_in_budget));
+    /// Touches of what is not here make the policy's time go on.
+    pub(crate) fn tick(&self, touches: u32, items_in_budget: usize) {
+        self.clock.tick(touches, policy::clock_period(items_in_budget));
     }
 
     /// What the victim is worth that a newcomer last failed to beat: it need not try again before it is worth more.
@@ -387,9 +387,9 @@ mod tests {
         assert_eq!((residents.credit(&slot), slot.heat()), (u8::MAX, full));
 
         let period = policy::clock_period(3);
-        (0..period).for_each(|_| residents.tick(3));
+        (1..period).for_each(|_| residents.tick(1, 3));
         assert_eq!(residents.credit(&slot), u8::MAX);
-        residents.tick(3);
+        residents.tick(1, 3);
         assert_eq!(residents.credit(&slot), u8::MAX / 2);
     }
 

@@ -77,6 +77,7 @@ pub(crate) enum Advice {
 }
 
 /// Fills `buf` from `offset` on: fewer bytes only at the end of the file.
+#[inline]
 pub(crate) fn read_fully_at(file: &std::fs::File, mut buf: &mut [u8], mut offset: u64) -> io::Result<usize> {
     let mut total = 0;
     while !buf.is_empty() {

@@ -80,6 +80,7 @@ fn from_metadata(metadata: &Metadata) -> Stat {
     }
 }
 
+#[inline]
 pub(crate) fn read_at(file: &File, buf: &mut [u8], offset: u64) -> io::Result<usize> {
     // Beyond what the system can express there is no file.
     if i64::try_from(offset).is_err() {

@@ -85,10 +85,10 @@ impl Clock {
         self.now.load(Ordering::Relaxed)
     }
 
-    /// One of `period` ticks that make the time go on.
-    pub(crate) fn tick(&self, period: u32) {
+    /// Some of the `period` ticks that make the time go on.
+    pub(crate) fn tick(&self, ticks: u32, period: u32) {
         // Relaxed, all three: ticks that are lost when two come to the end at once are lost.
-        if self.ticks.fetch_add(1, Ordering::Relaxed) >= period {
+        if self.ticks.fetch_add(ticks, Ordering::Relaxed) >= period.saturating_sub(ticks) {
             self.ticks.store(0, Ordering::Relaxed);
             self.now.fetch_add(1, Ordering::Relaxed);
         }
@@ -110,7 +110,9 @@ mod tests {
     #[test]
     fn time_goes_on_after_a_period() {
         let clock = Clock::default();
-        (0..100).for_each(|_| clock.tick(9));
+        (0..100).for_each(|_| clock.tick(1, 10));
         assert_eq!(clock.now(), 10);
+        (0..3).for_each(|_| clock.tick(4, 10));
+        assert_eq!(clock.now(), 11);
     }
 }

@@ -4,9 +4,9 @@ use std::io::{self, BufRead, Read, Seek, SeekFrom};
 use std::ops::{Range, RangeBounds};
 use std::{fmt, mem};
 
-use crate::cache::Want;
 use crate::error::{ErrorKind, Result};
 use crate::manager::MappedFile;
+use crate::policy::{Run, Touch};
 use crate::region::{Reading, RegionRef, View};
 use crate::window;
 
@@ -45,6 +45,8 @@ pub struct Cursor {
     filled: u64,
     /// The window after the one held last, to notice a reader who goes on.
     next: Option<u64>,
+    /// What the policy is to know of who reads.
+    run: Run,
     file: MappedFile,
 }
 
@@ -98,7 +100,8 @@ impl MappedFile {
     /// ```
     pub fn cursor(&self) -> Cursor {
         let held = Held { reading: self.cache().reading(), start: 0, window: None };
-        Cursor { held, scratch: Vec::new(), position: 0, filled: 0, next: None, file: self.clone() }
+        let (scratch, run) = (Vec::new(), Run::default());
+        Cursor { held, scratch, position: 0, filled: 0, next: None, run, file: self.clone() }
     }
 }
 
@@ -158,6 +161,11 @@ impl Cursor {
             if offset >= len {
                 return Ok(());
             }
+            let (reading, touch) = (&mut self.held.reading, Touch::Single);
+            if self.file.cache().announce(reading, self.file.cached(), window, end - start, touch).is_ok() {
+                self.is_at(start, Some(window), offset);
+                return Ok(());
+            }
             match self.file.window(window, end) {
                 // Noticed to be shorter meanwhile; `offset` may be inside still.
                 Err(error) if error.kind() == ErrorKind::Truncated && self.file.len() < len => {}
@@ -208,7 +216,8 @@ impl Cursor {
         }
     }
 
-    /// Goes to the window of `start`, if that is mapped up to `end`: the hit. What it held before it lets go of.
+    /// Goes to the window of `start`, if it has been there before, and that is mapped up to `end`: the hit. What it held before
+    /// it lets go of.
     ///
     /// Without a call but at its end, so that it keeps all it has in registers.
     #[inline(always)]
@@ -218,7 +227,7 @@ impl Cursor {
             return false;
         }
         let Some(is_cold) = self.file.cache().announce_near(&mut self.held.reading, window, end - first) else {
-            return self.hop_far(start, end);
+            return false;
         };
         let goes_on = self.goes_on(window, start - first);
         self.next = Some(window + 1);
@@ -237,17 +246,6 @@ impl Cursor {
             self.file.cache().read_in(self.file.cached(), &self.held.reading, self.held.start);
         }
         true
-    }
-
-    /// The same hop to where it has not been before.
-    #[cold]
-    fn hop_far(&mut self, start: u64, end: u64) -> bool {
-        let (window, first) = self.file.geometry().locate(start);
-        let is_hit = self.file.cache().announce(&mut self.held.reading, self.file.cached(), window, end - first);
-        if is_hit {
-            self.is_at(first, Some(window), start);
-        }
-        is_hit
     }
 
     /// Whether it goes on to the next window, and not to anywhere in there: who reads at random hardly ever does.
@@ -333,12 +331,18 @@ impl Cursor {
         }
         // One window at a time: the old one is not pinned while the new one is looked for.
         self.let_go();
-        match self.file.region_for(&range)? {
-            Some(found) => self.hold(found.region, found.start, found.window, range.start),
-            None => {
-                self.file.copied(range, &mut self.scratch)?;
-                return Ok(&self.scratch);
-            }
+        let (window, start) = self.file.geometry().locate(range.start);
+        let touch = self.run.touch(window, start, range.start, range.end);
+        let reading = &mut self.held.reading;
+        match self.file.cache().announce(reading, self.file.cached(), window, range.end - start, touch) {
+            Ok(()) => self.is_at(start, Some(window), range.start),
+            Err(slot) => match self.file.region_for(&range, slot, touch)? {
+                Some(found) => self.hold(found.region, found.start, found.window, range.start),
+                None => {
+                    self.file.copied(range, &mut self.scratch)?;
+                    return Ok(&self.scratch);
+                }
+            },
         }
         Ok(self.held.get(range.start, range.end))
     }
@@ -431,7 +435,8 @@ impl Read for Cursor {
         let is_here = !self.held.reading.is_torn() && self.held.has(self.position, end);
         if !is_here && !self.hop(self.position, end) {
             self.let_go();
-            if let Some(region) = self.file.missed_window(window, end, Want::IfWorth)? {
+            let touch = self.run.touch(window, start, self.position, end);
+            if let Some(region) = self.file.window_if_worth(window, end, touch)? {
                 self.hold(region, start, Some(window), self.position);
             }
         }

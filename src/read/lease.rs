@@ -8,7 +8,9 @@ use std::panic::{RefUnwindSafe, UnwindSafe};
 use super::Found;
 use crate::error::Result;
 use crate::manager::MappedFile;
-use crate::region::{RegionRef, View};
+use crate::policy::Touch;
+use crate::protocol::slot::Slot;
+use crate::region::{Region, RegionRef, View};
 
 /// Bytes of a file, owned: they stay valid, at the same address, for as long as the lease lives, whatever becomes of the
 /// manager, the limits, the file's handles and its name. It may be sent, shared, cloned, and cut into smaller ones, without
@@ -103,6 +105,8 @@ impl Lease {
     /// // SAFETY: nobody changes or truncates the files of this example.
     /// let maps = unsafe { MapManager::builder().build()? };
     /// let file = maps.open("Cargo.toml")?;
+    /// assert!(!file.lease(0..9)?.is_mapped(), "a cold small read");
+    /// file.prefetch(..)?;
     /// assert!(file.lease(0..9)?.is_mapped() && !file.lease(9..9)?.is_mapped());
     /// # Ok::<(), smmap::Error>(())
     /// ```
@@ -160,7 +164,7 @@ fn resolve(range: &impl RangeBounds<usize>, len: usize) -> Range<usize> {
 impl MappedFile {
     /// Owned bytes: exactly this range.
     ///
-    /// At most 256 KiB may be copied instead of mapped: if they cross windows; if the window is cold and the budget full
+    /// At most 256 KiB may be copied instead of mapped: if they cross windows; if the window is cold
     /// ([`Admission`](crate::Admission)); or if it is just being mapped or unmapped. More is always mapped: in its window, or,
     /// if it crosses windows, by a mapping of its own, made anew for each call. A hit is a look-up in an array and one shared
     /// write; no lock, no allocation, no call of the system.
@@ -189,20 +193,23 @@ impl MappedFile {
             return Ok(Lease::empty(range.start));
         }
         let (window, start) = self.geometry().locate(range.start);
-        let hit = self.cache().hit(self.cached(), window, range.end - start);
-        match hit.and_then(|client| RegionRef::part(client, range.start - start, range.end - range.start)) {
-            Some(bytes) => Ok(Lease::new(bytes, range.start)),
-            // Taken apart and put together again, so that what the fast way makes need not pass through memory.
-            None => match self.lease_missed(range) {
-                Ok(lease) => Ok(lease),
-                Err(error) => Err(error),
+        let slot = match self.cache().hit(self.cached(), window, range.end - start, Touch::Single) {
+            Ok(client) => match RegionRef::part(client, range.start - start, range.end - range.start) {
+                Some(bytes) => return Ok(Lease::new(bytes, range.start)),
+                None => unreachable!("a hit reaches to the end of the range"),
             },
+            Err(slot) => slot,
+        };
+        // Taken apart and put together again, so that what the fast way makes need not pass through memory.
+        match self.lease_missed(range, slot) {
+            Ok(lease) => Ok(lease),
+            Err(error) => Err(error),
         }
     }
 
     #[cold]
-    fn lease_missed(&self, range: Range<u64>) -> Result<Lease> {
-        match self.region_for(&range)? {
+    fn lease_missed(&self, range: Range<u64>, slot: &Slot<Region>) -> Result<Lease> {
+        match self.region_for(&range, slot, Touch::Single)? {
             Some(held) => Ok(Lease::of(held, range)),
             None => {
                 let mut bytes = Vec::new();

@@ -22,10 +22,12 @@ pub use cursor::Cursor;
 pub use lease::Lease;
 pub use windows::Windows;
 
-use crate::cache::Want;
+use crate::cache::Effort;
 use crate::error::{ErrorKind, Result};
 use crate::manager::MappedFile;
-use crate::region::RegionRef;
+use crate::policy::Touch;
+use crate::protocol::slot::Slot;
+use crate::region::{Region, RegionRef};
 
 /// The largest range, in bytes, that is copied rather than mapped by itself. Copying so much costs about what mapping and
 /// touching it costs.
@@ -41,22 +43,38 @@ struct Found {
 }
 
 impl MappedFile {
-    /// The region that serves `range`, which is not empty, inside the file, and no hit. `None`: copy it.
-    fn region_for(&self, range: &Range<u64>) -> Result<Option<Found>> {
+    /// The region that serves `range`, which is not empty, inside the file, and no hit; it starts in the window of `slot`.
+    /// `None`: copy it.
+    #[inline]
+    fn region_for(&self, range: &Range<u64>, slot: &Slot<Region>, touch: Touch) -> Result<Option<Found>> {
+        let effort = if range.end - range.start > SMALL {
+            self.cache().demand()
+        } else {
+            let (window, start) = self.geometry().locate(range.start);
+            if self.geometry().window_bytes().is_some_and(|bytes| range.end - start > bytes) {
+                return Ok(None);
+            }
+            match self.cache().worth(self.cached(), slot, window, touch) {
+                Some(effort) => effort,
+                None => return Ok(None),
+            }
+        };
+        self.region_by(range, effort)
+    }
+
+    /// The same for one that is worth such an effort.
+    #[cold]
+    fn region_by(&self, range: &Range<u64>, effort: Effort) -> Result<Option<Found>> {
         let geometry = self.geometry();
         let index = geometry.index(range.start);
         let span = geometry.span(index, u64::MAX);
-        let is_small = range.end - range.start <= SMALL;
         if range.end <= span.end {
-            let want = if is_small { Want::IfWorth } else { Want::Mapping };
-            match self.missed_window(index, range.end, want) {
+            match self.missed_window(index, range.end, effort) {
                 Ok(region) => return Ok(region.map(|region| Found { start: span.start, region, window: Some(index) })),
                 // The window is more than the budget holds; what was asked for may be less.
-                Err(error) if error.kind() == ErrorKind::OverBudget && !is_small => {}
+                Err(error) if error.kind() == ErrorKind::OverBudget && effort.is_demand() => {}
                 Err(error) => return Err(error),
             }
-        } else if is_small {
-            return Ok(None);
         }
         let region =
             self.cache().detached(self.cached(), range.clone()).map_err(|error| self.explain(error, range.clone()))?;
@@ -65,8 +83,11 @@ impl MappedFile {
 
     /// A copy of what [`region_for`](Self::region_for) has no region for.
     fn copied(&self, range: Range<u64>, bytes: &mut Vec<u8>) -> Result<()> {
-        bytes.clear();
-        bytes.resize((range.end - range.start) as usize, 0);
+        // Only what was not there before is filled with zeros, since all of it is read.
+        let len = (range.end - range.start) as usize;
+        if bytes.len() != len {
+            bytes.resize(len, 0);
+        }
         if self.geometry().index(range.start) == self.geometry().index(range.end - 1) {
             // Its window was asked, and is neither mapped nor worth it.
             self.read(range.start, bytes)

@@ -375,6 +375,7 @@ fn without_descriptors_what_is_held_stays_readable() {
     let (one, two) = (dir.file("one", 4 * WINDOW, 1), dir.file("two", 4 * WINDOW, 2));
     let maps = cache(|builder| builder);
     let first = maps.open(&one.path).unwrap();
+    first.prefetch(..WINDOW).unwrap();
     let lease = first.lease(..WINDOW).unwrap();
 
     let faults = Faults::all(Call::Open, libc::EMFILE);

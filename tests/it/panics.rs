@@ -322,6 +322,7 @@ proptest! {
 #[test]
 fn a_slice_that_is_too_long_lets_go() {
     let world = World::new(1);
+    world.handle.prefetch(..100).unwrap();
     let lease = world.handle.lease(..100).unwrap();
     let twin = lease.clone();
     let thrown = panic::catch_unwind(move || twin.slice(50..101));

@@ -4,7 +4,8 @@
 //! handles (there, each mapped region costs one), 5,000 random accesses.
 
 use smmap::{
-    Collected, Cursor, ErrorKind, Limits, MapManager, MapManagerBuilder, MappedFile, Overcommit, Stats, Window,
+    Admission, Collected, Cursor, ErrorKind, Limits, MapManager, MapManagerBuilder, MappedFile, Overcommit, Stats,
+    Window,
 };
 
 use crate::support::{Dir, Rng, TestFile, assert_same, manager, settles};
@@ -455,7 +456,7 @@ fn a_hard_limit_if_wanted() {
 #[test]
 fn buffers_are_indexed_from_both_ends() {
     let (_dir, file) = file();
-    let maps = manager(MapManager::builder());
+    let maps = manager(MapManager::builder().admission(Admission::Always));
     let mut buffer = open(&maps, &file, By::Path).buffer();
     let offset = 100;
     assert_eq!(buffer.len(), SIZE);
