@@ -391,7 +391,7 @@ impl Near {
 
     #[cold]
     fn put(&mut self, window: u64, slot: NonNull<Slot<Region>>) {
-        // What is not filled yet is of no window.
+        // What is not filled yet is of a window that no file has: none ends beyond 2⁶³ bytes.
         let places = self.0.get_or_insert_with(|| Box::new([(u64::MAX, NonNull::dangling()); NEAR]));
         places[window as usize % NEAR] = (window, slot);
     }
@@ -430,6 +430,7 @@ impl Reading {
     /// Reads a window, in the place of what it read before, if that is mapped, up to `end` bytes into it at least, and whole; else
     /// nothing. The hit: nobody else sees it, but those who would unmap it.
     pub(crate) fn announce(&mut self, slot: &Slot<Region>, window: u64, end: u64) -> bool {
+        self.forget();
         self.client = None;
         let is_read = self.read(slot, end);
         if is_read {
@@ -440,12 +441,12 @@ impl Reading {
         is_read
     }
 
-    /// The same, without a call on the way, for a window that it has been at before. `None` if it has not, or it is no hit: then
-    /// it need not have let go of what it read.
+    /// The same, without a call on the way, for a window that it has been at before. `None` if it has not, and then it reads what
+    /// it read before; or it is no hit, and then it reads nothing.
     #[inline(always)]
     pub(crate) fn announce_near(&mut self, window: u64, end: u64) -> Option<&Slot<Region>> {
         let slot = self.near.get(window)?;
-        // SAFETY: of the table that this is for, in which nothing moves.
+        // SAFETY: put there for this window, and so of the table that this is for, in which nothing moves.
         let slot = unsafe { slot.as_ref() };
         (self.client.is_none() && self.read(slot, end)).then_some(slot)
     }
@@ -464,22 +465,26 @@ impl Reading {
         self.span = Span { address: mapping.address(), len: mapping.len() };
         // What crosses into the next window is never here; nor is the new tail of a file that has grown.
         if (mapping.len() as u64) < end || mapping.is_torn() {
+            self.forget();
             return false;
         }
         self.announcer.count();
         true
     }
 
-    /// Reads what somebody counted in for it: announced, if it is in a slot.
-    pub(crate) fn hold(&mut self, held: RegionRef) {
-        let RegionRef { client, span, .. } = held;
-        match client {
-            Some(client) if !client.is_detached() => {
+    /// Reads what somebody counted in for it: announced, if it is in the slot of a `window`.
+    pub(crate) fn hold(&mut self, held: RegionRef, window: Option<u64>) {
+        let RegionRef { client, _copy, span } = held;
+        debug_assert!(_copy.is_none(), "a copy is kept by nobody here");
+        self.forget();
+        self.client = None;
+        match (client, window) {
+            (Some(client), Some(window)) if !client.is_detached() => {
                 // SAFETY: as in `announce`.
                 self.region = Some(unsafe { self.announcer.announce_client(&client) });
-                self.client = None;
+                self.near.put(window, client.place());
             }
-            client => {
+            (client, _) => {
                 self.release();
                 self.region = client.as_deref().map(NonNull::from);
                 self.client = client;

@@ -149,6 +149,69 @@ fn what_a_cursor_has_left_goes() {
     assert!(settles(|| maps.stats().regions == 1), "{:?}", maps.stats());
 }
 
+/// A window that is too short for what is asked is no hit, and nothing of it is left where the cursor was before.
+#[test]
+fn a_hop_that_fails_leaves_no_bytes_of_another_window() {
+    let dir = Dir::new();
+    let data = dir.file("data", WINDOW + 100, 7);
+    let maps = manager(windows(8));
+    let file = maps.open(&data.path).unwrap();
+    let mut cursor = file.cursor();
+    for at in [0, WINDOW, 0, WINDOW, 0] {
+        assert_eq!(cursor.slice(at..at + 1).unwrap(), &data[at as usize..at as usize + 1]);
+    }
+    assert_eq!(cursor.slice(WINDOW..WINDOW + 200).unwrap_err().kind(), ErrorKind::OutOfBounds);
+    assert_same(cursor.slice(0..50).unwrap(), &data[..50], "the window before");
+    cursor.check(0..50).unwrap();
+    assert_same(cursor.window_at(WINDOW).unwrap(), &data[WINDOW as usize..], "the tail");
+}
+
+/// Who closes until nothing is held any more is not told so before it is true.
+#[test]
+fn closed_again_it_is_held_still() {
+    let dir = Dir::new();
+    let data = dir.file("data", 4 * WINDOW, 8);
+    let maps = manager(windows(8));
+    let file = maps.open(&data.path).unwrap();
+    let mut cursor = file.cursor();
+    cursor.window_at(0).unwrap();
+    let lease = file.lease(0..WINDOW).unwrap();
+    for _ in 0..3 {
+        assert_eq!(maps.close(&data.path).still_held, 1);
+    }
+    drop(lease);
+    for _ in 0..3 {
+        assert_eq!(maps.close(&data.path).still_held, 1);
+    }
+    cursor.window_at(WINDOW).unwrap();
+    // It went on, and nobody looked who waits: closing does.
+    assert_eq!(maps.close(&data.path).still_held, 1, "the window where it is now");
+    assert_eq!(maps.stats().regions, 1);
+    cursor.release();
+    assert_eq!(maps.close(&data.path).still_held, 0);
+    assert_eq!(maps.stats().regions, 0);
+}
+
+/// A cursor that follows a file as it grows does not wait for itself, nor map beside what it has left.
+#[test]
+fn a_follower_leaves_its_old_tail_to_be_mapped_anew() {
+    use std::io::Write as _;
+    let dir = Dir::new();
+    let data = dir.file("log", 100, 9);
+    let maps = manager(windows(8));
+    let file = maps.open(&data.path).unwrap();
+    let mut log = std::fs::OpenOptions::new().append(true).open(&data.path).unwrap();
+    let mut cursor = file.cursor();
+    for line in 1..=50 {
+        let known = cursor.window_at(0).unwrap().len();
+        assert_eq!(known, 100 * line);
+        log.write_all(&[line as u8; 100]).unwrap();
+        file.refresh().unwrap();
+        assert_eq!(cursor.window_at(known as u64).unwrap(), [line as u8; 100]);
+        assert_eq!(maps.stats().regions, 1, "one window, mapped anew for {line}");
+    }
+}
+
 #[cfg(target_os = "linux")]
 mod filtered {
     use super::*;

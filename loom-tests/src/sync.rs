@@ -155,26 +155,46 @@ impl Condvar {
     }
 }
 
-/// Both barriers are fences, as the library has them where the system has nothing better. That the system's own are as strong
-/// is the system's promise.
+/// Both barriers are fences, as the library has them where the system has nothing better; that the system's own are as strong is
+/// the system's promise. Or there is none: the light one is nothing then, as with the system's own, and the heavy one is refused.
 pub(crate) mod barrier {
+    use std::cell::Cell;
+
     use super::{Ordering, fence};
 
+    std::thread_local! {
+        // loom runs all threads of a model on one.
+        static IS_REFUSED: Cell<bool> = const { Cell::new(false) };
+    }
+
+    /// In what `explore` explores.
+    pub(crate) fn refused(explore: impl FnOnce()) {
+        IS_REFUSED.set(true);
+        explore();
+        IS_REFUSED.set(false);
+    }
+
     #[derive(Clone, Copy, Debug)]
-    pub(crate) struct Barrier;
+    pub(crate) struct Barrier {
+        is_refused: bool,
+    }
 
     impl Barrier {
         pub(crate) fn best() -> Self {
-            Self
+            Self { is_refused: IS_REFUSED.get() }
         }
 
         pub(crate) fn light(self) {
-            fence(Ordering::SeqCst);
+            if !self.is_refused {
+                fence(Ordering::SeqCst);
+            }
         }
 
         pub(crate) fn heavy(self) -> bool {
-            fence(Ordering::SeqCst);
-            true
+            if !self.is_refused {
+                fence(Ordering::SeqCst);
+            }
+            !self.is_refused
         }
     }
 }

@@ -23,6 +23,8 @@ models! {
         an_announcement_against_the_last_release,
         restored_for_a_reader_and_drained,
         the_first_record_against_an_owner,
+        the_first_record_without_a_barrier,
+        without_a_barrier_nothing_goes,
         the_last_record_against_an_owner,
         a_new_record_against_an_owner,
         a_record_is_used_again,

@@ -113,9 +113,9 @@ impl Cache {
         }
         if self.config.revalidate == Revalidate::AtOpen && is_gone(file) {
             let _flight = self.regions.budget.take_off();
-            file.entry.slots().windows.for_each_from(0, |_, slot| {
-                self.regions.reclaim_all(slot.retire().into_iter().collect());
-            });
+            let mut owned = Vec::new();
+            file.entry.slots().windows.for_each_from(0, |_, slot| owned.extend(slot.retire()));
+            self.regions.reclaim_all(owned);
         }
     }
 }

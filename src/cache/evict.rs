@@ -170,7 +170,8 @@ impl<R: Resource> Residents<R> {
     /// it who is not counted, or if the system refused; then it is restored, or stays counted, in limbo.
     pub(crate) fn reclaim(&self, owned: Owned<Kept<R>>) -> Option<Reservation> {
         let _flight = self.budget.take_off();
-        let announced = self.announcements.settled();
+        // What stands in no table only its clients know, and it has none.
+        let announced = if owned.is_detached() { Some(Announced::nothing()) } else { self.announcements.settled() };
         self.reclaim_unless(announced.as_ref(), owned)
     }
 
@@ -193,7 +194,7 @@ impl<R: Resource> Residents<R> {
 
     /// Reclaims what is not `announced`, as it was seen since it was won; nothing, if that could not be seen.
     fn reclaim_unless(&self, announced: Option<&Announced<Kept<R>>>, owned: Owned<Kept<R>>) -> Option<Reservation> {
-        if announced.is_none_or(|announced| announced.has_owned(&owned)) {
+        if !owned.is_detached() && announced.is_none_or(|announced| announced.has_owned(&owned)) {
             // Back to those who read it; or it drains, and waits for the last of them. (What the system refused has no seat any
             // more, and nobody can read it: who announces it is about to find that out.)
             let kept = if owned.payload().is_seated() { owned.restore() } else { Err(owned) };
@@ -221,15 +222,15 @@ impl<R: Resource> Residents<R> {
 
     /// Gives back what is in limbo, as far as it goes by now. How many went.
     pub(crate) fn retry_limbo(&self) -> usize {
+        // In flight before it is in nobody's hands.
+        let _flight = self.budget.take_off();
         self.reclaim_all(self.take_limbo()).items
     }
 
     /// Gives back what nobody uses, until there is no more or `excess` says that nothing is left to go. In small batches:
     /// what is won and not yet given back is nobody's meanwhile.
     pub(crate) fn trim(&self, excess: impl Fn() -> usize) {
-        let flight = self.budget.take_off();
         self.retry_limbo();
-        drop(flight);
         loop {
             let batch = excess().min(BATCH);
             let _flight = self.budget.take_off();

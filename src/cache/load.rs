@@ -68,6 +68,8 @@ impl Cache {
                     Some(region) => break region,
                     None => return Ok(self.read_instead()),
                 },
+                // It may be the reader itself who has just left it.
+                Err(now) if now.is_draining() && self.regions.retry_limbo() > 0 => {}
                 Err(_) if !effort.is_demand() => return Ok(self.read_instead()),
                 Err(_) if state.phase() == Phase::Loading && !state.is_draining() => patience.once(),
                 Err(_) if for_drain.once_within(DRAIN_MAX) => {}

@@ -39,6 +39,7 @@ use crate::file::{Content, FileEntry, FileKey};
 use crate::mapping::Mapping;
 use crate::os::{self, Kind, Process, Stat};
 use crate::policy::{self, Touch};
+use crate::protocol::announce::after_all_readers;
 use crate::protocol::budget::{Reservation, Usage};
 use crate::protocol::signal::Signal;
 use crate::protocol::slot::{Drain, Owned, Slot, SlotRef};
@@ -219,9 +220,7 @@ impl Cache {
     /// or with the collector's next look.)
     #[cold]
     pub(crate) fn give_back_what_waits(&self) {
-        if self.process.is_this() {
-            self.regions.retry_limbo();
-        }
+        self.regions.retry_limbo();
     }
 
     /// Opens by path: the path may lead to a file that is known by another name.
@@ -385,16 +384,16 @@ impl Cache {
         let mut closed = Closed::default();
         for file in self.files_at(path) {
             let _flight = self.regions.budget.take_off();
-            let (mut owned, announced) = (Vec::new(), self.regions.announcements.glance());
+            // What a cursor has left since it was closed before.
+            self.regions.retry_limbo();
+            let mut owned = Vec::new();
             drain(&file, 0, |drained| match drained {
-                Drain::Owned(region) => {
-                    closed.still_held += usize::from(announced.has_owned(&region));
-                    owned.push(region);
-                }
+                Drain::Owned(region) => owned.push(region),
                 Drain::Held => closed.still_held += 1,
                 Drain::Nothing => {}
             });
             closed.unmapped += self.regions.reclaim_all(owned).items;
+            closed.still_held += self.regions.count_announced(&file.entry.slots().windows);
             closed.still_held += file.entry.detached.count();
             // Windows does not let a file be deleted that is open. Elsewhere the descriptor keeps the handles reading,
             // whatever becomes of the path.
@@ -447,9 +446,7 @@ impl Cache {
     pub(crate) fn shut_down(&self) {
         self.regions.drain(|owned| drop(self.regions.reclaim(owned)));
         self.descriptors.drain(|owned| drop(self.descriptors.reclaim(owned)));
-        if self.process.is_this() {
-            self.regions.retry_limbo();
-        }
+        self.regions.retry_limbo();
     }
 
     /// What a hole was found in is for those who hold it already, and goes with the last of them.
@@ -565,7 +562,10 @@ impl Home<Mapping> for CachedFile {
         }
         match self.cache.upgrade() {
             Some(cache) => drop(cache.regions.reclaim(owned)),
-            None => evict::reclaim_orphan(owned),
+            None => {
+                after_all_readers();
+                evict::reclaim_orphan(owned);
+            }
         }
     }
 }
@@ -590,8 +590,7 @@ impl Home<fs::File> for CachedFile {
 
 impl Drop for Cache {
     fn drop(&mut self) {
-        // Who has locked the limbo has the cache: so nobody has.
-        self.regions.take_limbo().into_iter().for_each(evict::reclaim_orphan);
+        self.regions.take_limbo_alone().into_iter().for_each(evict::reclaim_orphan);
     }
 }
 

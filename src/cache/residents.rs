@@ -4,11 +4,13 @@
 
 use std::sync::{Arc, PoisonError};
 
+use crate::os::Process;
 use crate::policy::{self, Heat};
 use crate::protocol::announce::{Announced, Announcements};
 use crate::protocol::budget::{Budget, Reservation, Usage};
 use crate::protocol::ring::Ring;
 use crate::protocol::slot::{Drain, Loading, Owned, Phase, Slot, SlotRef};
+use crate::protocol::table::Table;
 use crate::protocol::words::{Clock, Published};
 use crate::region::{Home, Kept, Resource};
 use crate::stats::Tally;
@@ -24,7 +26,11 @@ pub(crate) struct Residents<R: Resource> {
     /// The heat of the victim that a newcomer last failed to beat.
     floor: Published,
     /// What is owned and could not be given back yet: still there, still counted.
+    ///
+    /// In a child of `fork` somebody may have had it locked who is not there any more: nobody touches it there, and what would
+    /// have to wait stays as it is.
     limbo: Mutex<Vec<Owned<Kept<R>>>>,
+    process: Process,
     /// How many were given back to the system, and how many of those to make room.
     pub(super) given_back: Tally,
     pub(super) evicted: Tally,
@@ -42,6 +48,7 @@ impl<R: Resource> Residents<R> {
             clock: Clock::default(),
             floor: Published::new(0),
             limbo: Mutex::default(),
+            process: Process::this(),
             given_back: Tally::default(),
             evicted: Tally::default(),
             detached_items: Tally::default(),
@@ -217,22 +224,41 @@ impl<R: Resource> Residents<R> {
         let is_in_use = |owned: &&Owned<Kept<R>>| {
             !owned.is_detached() && (announced.has_owned(owned) || !owned.payload().is_seated())
         };
-        self.limbo().iter().filter(is_in_use).for_each(|owned| add(owned.payload()));
+        self.limbo().iter().flat_map(|limbo| limbo.iter()).filter(is_in_use).for_each(|owned| add(owned.payload()));
         pinned
+    }
+
+    /// Of windows that drain, and that nobody is counted for, how many are announced still.
+    pub(super) fn count_announced(&self, windows: &Table<Slot<Kept<R>>>) -> usize {
+        let announced = self.announcements.glance();
+        let mut count = 0;
+        windows.for_each_from(0, |_, slot| {
+            let now = slot.snapshot();
+            count += usize::from(now.is_draining() && now.clients() == 0 && announced.has(slot));
+        });
+        count
     }
 
     /// Keeps what could not be given back.
     pub(super) fn keep_for_later(&self, owned: Owned<Kept<R>>) {
-        self.limbo().push(owned);
+        // Nobody's otherwise: it stays mapped as long as the child lives.
+        if let Some(mut limbo) = self.limbo() {
+            limbo.push(owned);
+        }
     }
 
     /// What could not be given back before: for another try.
     pub(super) fn take_limbo(&self) -> Vec<Owned<Kept<R>>> {
-        std::mem::take(&mut *self.limbo())
+        self.limbo().map_or_else(Vec::new, |mut limbo| std::mem::take(&mut *limbo))
     }
 
-    fn limbo(&self) -> MutexGuard<'_, Vec<Owned<Kept<R>>>> {
-        self.limbo.lock().unwrap_or_else(PoisonError::into_inner)
+    /// The same for who has all of this for himself: no lock.
+    pub(super) fn take_limbo_alone(&mut self) -> Vec<Owned<Kept<R>>> {
+        std::mem::take(self.limbo.get_mut().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn limbo(&self) -> Option<MutexGuard<'_, Vec<Owned<Kept<R>>>>> {
+        self.process.is_this().then(|| self.limbo.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
 

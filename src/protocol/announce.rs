@@ -25,8 +25,10 @@
 //! - *A record that is new, or is used again.* Its number was handed out before the announcement, by the same thread or by one
 //!   that the record came from (the stack of free places, or whatever moved the announcer to another thread): the barrier that
 //!   shows the announcement shows the number of records as well.
-//! - *Kept for later.* A slot that drains is not announced with success any more. So whoever finds it no longer announced, even
-//!   without a barrier, may unmap it.
+//! - *Kept for later.* A slot that drains is not announced with success any more, but by who is its client, and lets go after
+//!   that. So whoever owns it and finds it no longer announced may unmap it.
+//! - *The cache is gone.* Then no reader is left (each keeps the cache), and its last step was to let go of that: an owner who finds
+//!   it gone has only to come [after that](after_all_readers).
 //! - *Nobody has a record.* Then nobody reads unseen, and the owner does without the heavy barrier. Who takes the first record
 //!   meanwhile has a fence after it has said so, and the owner one before it asks: either the owner sees that there is a
 //!   record, or that reader sees the word as the owner left it.
@@ -48,8 +50,8 @@ pub(crate) struct Announcements<P> {
     barrier: Barrier,
 }
 
-/// What one reader announces. In cache lines of its own (two: they come in pairs), so that nobody waits for them but an owner.
-#[repr(align(128))]
+/// What one reader announces. In a cache line of its own, so that nobody waits for it but an owner.
+#[repr(align(64))]
 struct Record<P> {
     slot: AtomicPtr<Slot<P>>,
     /// How often all who had this record announced a slot and read.
@@ -76,7 +78,7 @@ impl<P> Announcements<P> {
         fence(Ordering::SeqCst);
         // Acquire: pairs with the Release in the announcer's drop; its reads are over.
         if self.taken.load(Ordering::Acquire) == 0 {
-            return Some(Announced(Vec::new()));
+            return Some(Announced::nothing());
         }
         self.barrier.heavy().then(|| self.glance())
     }
@@ -85,7 +87,7 @@ impl<P> Announcements<P> {
     pub(crate) fn glance(&self) -> Announced<P> {
         let mut slots: Vec<*const Slot<P>> = (0..self.records.len())
             // Acquire: pairs with the Release that ended a read there.
-            .map(|number| self.records.at(number).slot.load(Ordering::Acquire).cast_const())
+            .filter_map(|number| Some(self.records.get(number)?.slot.load(Ordering::Acquire).cast_const()))
             .filter(|slot| !slot.is_null())
             .collect();
         slots.sort_unstable();
@@ -95,7 +97,8 @@ impl<P> Announcements<P> {
     /// How often slots were announced and read, by all, since the beginning.
     pub(crate) fn reads(&self) -> u64 {
         // Relaxed: a count.
-        (0..self.records.len()).map(|number| self.records.at(number).reads.load(Ordering::Relaxed)).sum()
+        let reads = |number| self.records.get(number).map_or(0, |record| record.reads.load(Ordering::Relaxed));
+        (0..self.records.len()).map(reads).sum()
     }
 }
 
@@ -109,7 +112,17 @@ impl<P> fmt::Debug for Announcements<P> {
 #[derive(Debug)]
 pub(crate) struct Announced<P>(Vec<*const Slot<P>>);
 
+/// For an owner who has found that whatever readers keep is gone, and so are they: their reads are over. (It has found that by a
+/// count, which the last of them took down with Release, and which it has loaded without an Acquire.)
+pub(crate) fn after_all_readers() {
+    fence(Ordering::Acquire);
+}
+
 impl<P> Announced<P> {
+    pub(crate) fn nothing() -> Self {
+        Self(Vec::new())
+    }
+
     pub(crate) fn has(&self, slot: &Slot<P>) -> bool {
         self.0.binary_search(&ptr::from_ref(slot)).is_ok()
     }

@@ -76,7 +76,7 @@ impl<T> Ring<T> {
 
     fn look<'g>(&self, seat: u32, _pinned: &'g epoch::Guard) -> Option<&'g T> {
         // Acquire: pairs with the Release in `seat`.
-        let item = NonNull::new(self.seats.at(seat).load(Ordering::Acquire))?;
+        let item = NonNull::new(self.seats.get(seat)?.load(Ordering::Acquire))?;
         // SAFETY: it sat here after the caller had pinned, so by the promise of `seat` it is allocated until the caller
         // unpins, which it cannot do while `'g` lasts.
         Some(unsafe { item.as_ref() })

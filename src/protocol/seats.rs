@@ -56,6 +56,11 @@ impl<T: Default> Seats<T> {
         &self.places.at(number.into()).item
     }
 
+    /// The same, if it was ever used; never waits for who is just making it.
+    pub(crate) fn get(&self, number: u32) -> Option<&T> {
+        self.places.get(number.into()).map(|place| &place.item)
+    }
+
     /// Places, free ones too.
     pub(crate) fn len(&self) -> u32 {
         // Relaxed: one that is made meanwhile is found next time. Who must not miss any has a fence before this, which whoever

@@ -328,6 +328,11 @@ impl<P: Payload> SlotRef<P> {
     pub(crate) fn is_detached(&self) -> bool {
         self.slot().is_detached()
     }
+
+    /// Its slot, for who knows how long that stays.
+    pub(crate) fn place(&self) -> NonNull<Slot<P>> {
+        self.slot
+    }
 }
 
 impl<P: Payload> Deref for SlotRef<P> {

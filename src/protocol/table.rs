@@ -67,6 +67,25 @@ impl<T: Default> Table<T> {
         }
     }
 
+    /// The element at `index`, if it is there.
+    pub(crate) fn get(&self, index: u64) -> Option<&T> {
+        if index == 0 {
+            return Some(&self.first);
+        }
+        let level = levels(index);
+        let mut shift = shift(level);
+        let mut node = self.roots[level].get()?;
+        loop {
+            match node {
+                Node::Leaf(elements) => return Some(&elements[index as usize & (elements.len() - 1)]),
+                Node::Inner(children) => {
+                    node = children[(index >> shift) as usize & (children.len() - 1)].get()?;
+                    shift = shift.saturating_sub(NODE_BITS);
+                }
+            }
+        }
+    }
+
     /// Calls `visit` with each element that exists from `first` on, in no promised order.
     pub(crate) fn for_each_from(&self, first: u64, mut visit: impl FnMut(u64, &T)) {
         if first == 0 {

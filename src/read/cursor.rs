@@ -256,7 +256,7 @@ impl Cursor {
 
     /// Holds what serves a read at `offset`.
     fn hold(&mut self, region: RegionRef, start: u64, window: Option<u64>, offset: u64) {
-        self.held.reading.hold(region);
+        self.held.reading.hold(region, window);
         self.is_at(start, window, offset);
     }
 

@@ -41,16 +41,23 @@ impl Barrier {
     }
 }
 
-#[cfg(any(target_os = "linux", target_os = "android"))]
+/// Not for Android, whose filters may end a process that asks.
+#[cfg(target_os = "linux")]
 mod system {
     /// Registers the process, which has to come first. Refused by kernels before 4.14, by a filter of system calls, and where
     /// a tool stands in for the kernel that does not know it.
     pub(super) fn is_there() -> bool {
-        membarrier(libc::MEMBARRIER_CMD_REGISTER_PRIVATE_EXPEDITED) && pass()
+        register() && pass()
     }
 
     pub(super) fn pass() -> bool {
-        membarrier(libc::MEMBARRIER_CMD_PRIVATE_EXPEDITED)
+        let expedited = || membarrier(libc::MEMBARRIER_CMD_PRIVATE_EXPEDITED);
+        // A process that was put away and brought back may have lost its registration.
+        expedited() || (register() && expedited())
+    }
+
+    fn register() -> bool {
+        membarrier(libc::MEMBARRIER_CMD_REGISTER_PRIVATE_EXPEDITED)
     }
 
     fn membarrier(command: libc::c_int) -> bool {
@@ -74,7 +81,7 @@ mod system {
     }
 }
 
-#[cfg(not(any(target_os = "linux", target_os = "android", windows)))]
+#[cfg(not(any(target_os = "linux", windows)))]
 mod system {
     pub(super) fn is_there() -> bool {
         false

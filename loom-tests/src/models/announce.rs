@@ -7,6 +7,7 @@ use super::explore_to;
 use super::world::{Region, World, announce, give_back, load_or_take, map, read, read_on};
 use crate::protocol::announce::Announcer;
 use crate::protocol::slot::{Drain, Slot};
+use crate::sync::barrier;
 
 /// Two windows of one file: some models need another one to go to. They have the same memory only in name.
 type Slots = [Slot<Region>; 2];
@@ -211,6 +212,42 @@ pub fn the_first_record_against_an_owner() {
         drop(announcer);
         join([other]);
     });
+}
+
+/// Rule 7. The same where there is no barrier: the light one is nothing, as with the system's own, and only the count of records
+/// tells.
+pub fn the_first_record_without_a_barrier() {
+    let explore = || {
+        model(|slots, world| {
+            mapped(&slots[0], world);
+            let other = spawn(slots, world, |slots, _| retire(&slots[0]));
+            let mut announcer = world.announcer();
+            visit(&mut announcer, &slots[0]);
+            drop(announcer);
+            join([other]);
+        });
+    };
+    barrier::refused(explore);
+}
+
+/// Rule 7. As long as there is a reader, nothing is unmapped for want of a barrier; and all of it when that has gone.
+pub fn without_a_barrier_nothing_goes() {
+    let explore = || {
+        model(|slots, world| {
+            mapped(&slots[0], world);
+            let mut announcer = world.announcer();
+            let other = spawn(slots, world, |slots, world| {
+                retire(&slots[0]);
+                drain(&slots[0]);
+                world.retry_limbo();
+            });
+            visit(&mut announcer, &slots[0]);
+            assert_eq!(world.mapped(), 1, "unmapped, and nobody knows under whom");
+            drop(announcer);
+            join([other]);
+        });
+    };
+    barrier::refused(explore);
 }
 
 /// Rule 7. The last one gives its record back: then its reads are over.

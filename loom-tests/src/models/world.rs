@@ -108,12 +108,13 @@ impl World {
 pub(super) fn give_back(owned: Owned<Region>) {
     let world = Arc::clone(&owned.payload().world);
     let Some(readers) = &world.readers else { return unmap(owned) };
-    let announced = readers.announcements.settled().expect("a barrier");
+    let announced = readers.announcements.settled();
     give_back_unless(announced, owned);
 }
 
-pub(super) fn give_back_unless(announced: Announced<Region>, owned: Owned<Region>) {
-    if !announced.has_owned(&owned) {
+pub(super) fn give_back_unless(announced: Option<Announced<Region>>, owned: Owned<Region>) {
+    // Without a barrier nothing is known.
+    if announced.is_some_and(|announced| !announced.has_owned(&owned)) {
         return unmap(owned);
     }
     // Before it is restored: then it may go at any time.
