@@ -115,6 +115,7 @@ pub(crate) struct Announced<P>(Vec<*const Slot<P>>);
 /// For an owner who has found that whatever readers keep is gone, and so are they: their reads are over. (It has found that by a
 /// count, which the last of them took down with Release, and which it has loaded without an Acquire.)
 pub(crate) fn after_all_readers() {
+    // Acquire: as above; pairs with the Release of the last reader's step, which was to let go of what it kept.
     fence(Ordering::Acquire);
 }
 
