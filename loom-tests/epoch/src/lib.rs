@@ -14,6 +14,7 @@ compile_error!(
 mod protocol;
 
 pub mod epoch;
+#[allow(dead_code, reason = "as above")]
 #[path = "../../src/sync.rs"]
 mod sync;
 
