@@ -884,6 +884,30 @@ pub const TWINS: &[Twin] = &[
         "words::who_counts_none_sees_all",
         RACE,
     ),
+    twin(
+        "number_left_without_release",
+        "protocol/words.rs",
+        "self.0.fetch_sub(1 << number, Ordering::Release);",
+        "self.0.fetch_sub(1 << number, Ordering::Relaxed);",
+        "words::a_number_has_one_owner",
+        "a count was lost",
+    ),
+    twin(
+        "number_taken_without_acquire",
+        "protocol/words.rs",
+        "taken | 1 << number, Ordering::Acquire, Ordering::Relaxed",
+        "taken | 1 << number, Ordering::Relaxed, Ordering::Relaxed",
+        "words::a_number_has_one_owner",
+        "a count was lost",
+    ),
+    twin(
+        "number_taken_in_two_steps",
+        "protocol/words.rs",
+        "match self.0.compare_exchange_weak(taken, taken | 1 << number, Ordering::Acquire, Ordering::Relaxed) {",
+        "match Ok::<(), u64>(self.0.store(taken | 1 << number, Ordering::Release)) {",
+        "words::a_number_has_one_owner",
+        "a count was lost",
+    ),
     // The collector's signal.
     twin(
         "wake_without_release",

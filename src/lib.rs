@@ -87,10 +87,10 @@
 //!  4  region          Region (a slot's payload) · RegionRef · Reading     where the columns meet
 //!  3  mapping         a span of a file, mapped                            I/O without concurrency
 //!  2  fault_guard/    holes in mappings, by way of SIGBUS
+//!     stats           what happened, counted
 //!  1  protocol/ (slot · announce · table · seats · ring · budget ·        the pure columns
 //!     signal · ranges · words) | policy/
-//!  0  sync · os/ (unix · sigbus · windows) · error · window · config ·    plain values and the platform
-//!     stats
+//!  0  sync · os/ (unix · sigbus · windows) · error · window · config      plain values and the platform
 //! ```
 //!
 //! Dependencies point down only. `protocol/` is concurrency without I/O, and what the models in `loom-tests/`

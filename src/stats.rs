@@ -1,10 +1,13 @@
 //! Counting without slowing anyone down: sharded relaxed counters inside, a [`Stats`] snapshot outside.
 
 use std::cell::Cell;
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::{array, thread};
 
 use crossbeam_utils::CachePadded;
+
+use crate::protocol::words::Numbers;
 
 /// What a cache has done, and holds, at one moment. Made by [`MapManager::stats`](crate::MapManager::stats).
 ///
@@ -95,17 +98,22 @@ pub(crate) enum Event {
 
 const EVENTS: usize = Event::Overcommit as usize + 1;
 
-/// One counter for each event in each shard; a thread counts in a shard of its own as long as there are enough.
+/// One counter for each event in each shard. A thread has a shard of its own, where it counts as cheaply as in a variable;
+/// those that are too many share what is there for them.
 #[derive(Debug)]
 pub(crate) struct Counters {
-    shards: Box<[CachePadded<[AtomicU64; EVENTS]>]>,
+    own: Box<[Shard]>,
+    shared: Box<[Shard]>,
 }
+
+type Shard = CachePadded<[AtomicU64; EVENTS]>;
 
 impl Default for Counters {
     fn default() -> Self {
-        let threads = thread::available_parallelism().map_or(1, usize::from);
-        let shards = (2 * threads).next_power_of_two().min(64);
-        Self { shards: (0..shards).map(|_| CachePadded::new(array::from_fn(|_| AtomicU64::new(0)))).collect() }
+        let shards =
+            |count: usize| (0..count).map(|_| CachePadded::new(array::from_fn(|_| AtomicU64::new(0)))).collect();
+        let count = (2 * thread::available_parallelism().map_or(1, usize::from)).next_power_of_two().min(64);
+        Self { own: shards(count), shared: shards(count) }
     }
 }
 
@@ -113,15 +121,23 @@ impl Counters {
     /// How many there were in this thread's shard before.
     #[inline]
     pub(crate) fn count(&self, event: Event) -> u64 {
+        let number = this_thread();
+        if let Some(shard) = self.own.get(number) {
+            // No other thread writes here, so there is nothing to be done at once.
+            let (counter, before) = (&shard[event as usize], shard[event as usize].load(Ordering::Relaxed));
+            counter.store(before + 1, Ordering::Relaxed);
+            return before;
+        }
         // Without a panic on the way, also one that never comes: it costs whoever holds something across it.
-        match self.shards.get(this_thread() & (self.shards.len() - 1)) {
+        match self.shared.get(number & (self.shared.len() - 1)) {
             Some(shard) => shard[event as usize].fetch_add(1, Ordering::Relaxed),
             None => 0,
         }
     }
 
     pub(crate) fn total(&self, event: Event) -> u64 {
-        self.shards.iter().map(|shard| shard[event as usize].load(Ordering::Relaxed)).sum()
+        let shards = self.own.iter().chain(&self.shared);
+        shards.map(|shard| shard[event as usize].load(Ordering::Relaxed)).sum()
     }
 }
 
@@ -143,26 +159,48 @@ impl Tally {
     }
 }
 
-/// A small number of this thread's own.
+/// A number of this thread's: a small one that no other has while it lives; or if all of those are taken, some larger one.
 #[inline]
 fn this_thread() -> usize {
-    static THREADS: AtomicUsize = AtomicUsize::new(0);
     thread_local! {
-        static NUMBER: Cell<usize> = const { Cell::new(usize::MAX) };
+        static NUMBER: Number = const { Number(Cell::new(UNKNOWN)) };
     }
-    // While a thread ends, its number may be gone: then it counts where the first one does.
-    NUMBER
-        .try_with(|number| {
-            if number.get() == usize::MAX {
-                number.set(THREADS.fetch_add(1, Ordering::Relaxed));
+    const UNKNOWN: usize = usize::MAX;
+    static NUMBERS: OnceLock<Numbers> = OnceLock::new();
+
+    struct Number(Cell<usize>);
+
+    impl Number {
+        #[cold]
+        fn find(&self) -> usize {
+            static OTHERS: AtomicUsize = AtomicUsize::new(OWN);
+            let own = NUMBERS.get_or_init(Numbers::default).take();
+            self.0.set(own.map_or_else(|| OTHERS.fetch_add(1, Ordering::Relaxed), |number| number as usize));
+            self.0.get()
+        }
+    }
+
+    impl Drop for Number {
+        fn drop(&mut self) {
+            if let (Some(numbers), number @ 0..OWN) = (NUMBERS.get(), self.0.get()) {
+                numbers.leave(number as u32);
             }
-            number.get()
-        })
-        .unwrap_or(0)
+        }
+    }
+
+    // While a thread ends, its number may be gone: then it counts among the others.
+    let known = NUMBER.try_with(|number| if number.0.get() == UNKNOWN { number.find() } else { number.0.get() });
+    known.unwrap_or(OWN)
 }
+
+/// Numbers from here on are of more threads than one.
+const OWN: usize = 64;
 
 #[cfg(test)]
 mod tests {
+    use std::collections::HashSet;
+    use std::sync::Barrier;
+
     use super::*;
 
     #[test]
@@ -174,6 +212,27 @@ mod tests {
             }
         });
         assert_eq!((counters.total(Event::Hit), counters.total(Event::Miss)), (10_000, 0));
+    }
+
+    #[test]
+    fn threads_that_live_at_once_have_numbers_of_their_own_as_far_as_these_go() {
+        const THREADS: usize = OWN + 20;
+        let (all_are_there, counters) = (Barrier::new(THREADS), Counters::default());
+        let numbers: Vec<_> = thread::scope(|scope| {
+            let count = || {
+                let number = this_thread();
+                all_are_there.wait();
+                (0..1_000).for_each(|_| _ = counters.count(Event::Hit));
+                assert_eq!(this_thread(), number);
+                number
+            };
+            let threads: Vec<_> = (0..THREADS).map(|_| scope.spawn(count)).collect();
+            threads.into_iter().map(|thread| thread.join().expect("a thread that ends")).collect()
+        });
+        let own: HashSet<_> = numbers.iter().filter(|&&number| number < OWN).collect();
+        // Fewer than there are, since other tests' threads have some; and no two the same.
+        assert_eq!(own.len(), numbers.iter().filter(|&&number| number < OWN).count());
+        assert_eq!(counters.total(Event::Hit), 1_000 * THREADS as u64);
     }
 
     #[test]

@@ -75,7 +75,8 @@ models! {
         the_last_holder_sees_all,
         who_counts_none_sees_all,
         a_settled_number_or_a_place_that_is_found,
-        a_published_number_brings_what_came_before;
+        a_published_number_brings_what_came_before,
+        a_number_has_one_owner;
     budget:
         never_above_the_limit,
         never_above_the_limit_of_three,

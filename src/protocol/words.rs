@@ -1,4 +1,4 @@
-//! Small words of one atomic each, with their orderings: [`Published`], [`Holders`], [`Clock`].
+//! Small words of one atomic each, with their orderings: [`Published`], [`Holders`], [`Numbers`], [`Clock`].
 
 use crate::sync::{AtomicU32, AtomicU64, AtomicUsize, Ordering, fence};
 
@@ -65,6 +65,41 @@ impl Holders {
     }
 }
 
+/// Numbers below 64, each for one at a time.
+#[derive(Debug)]
+pub(crate) struct Numbers(AtomicU64);
+
+impl Default for Numbers {
+    fn default() -> Self {
+        Self(AtomicU64::new(0))
+    }
+}
+
+impl Numbers {
+    /// The smallest that nobody has; `None` if all are taken. What was done by whoever had it before is seen.
+    pub(crate) fn take(&self) -> Option<u32> {
+        // Relaxed: a first guess.
+        let mut taken = self.0.load(Ordering::Relaxed);
+        loop {
+            let number = (!taken).trailing_zeros();
+            if number == u64::BITS {
+                return None;
+            }
+            // Acquire: pairs with the Release in `leave`. Relaxed on failure: nothing was taken.
+            match self.0.compare_exchange_weak(taken, taken | 1 << number, Ordering::Acquire, Ordering::Relaxed) {
+                Ok(_) => return Some(number),
+                Err(actual) => taken = actual,
+            }
+        }
+    }
+
+    /// For the next one, who sees what was done.
+    pub(crate) fn leave(&self, number: u32) {
+        // Release: pairs with the Acquire in `take`. (Its bit is set, so a subtraction takes that away and no other.)
+        self.0.fetch_sub(1 << number, Ordering::Release);
+    }
+}
+
 /// The policy's time. It goes on by one after a number of ticks, and orders nothing.
 #[derive(Debug)]
 pub(crate) struct Clock {
@@ -97,7 +132,7 @@ impl Clock {
 
 #[cfg(test)]
 mod tests {
-    use super::{Clock, Holders};
+    use super::{Clock, Holders, Numbers};
 
     #[test]
     fn the_last_to_leave_is_told() {
@@ -105,6 +140,16 @@ mod tests {
         holders.enter();
         holders.enter();
         assert_eq!((holders.leave(), holders.count(), holders.leave()), (false, 1, true));
+    }
+
+    #[test]
+    fn a_number_is_for_one_at_a_time() {
+        let numbers = Numbers::default();
+        assert!((0..64).all(|number| numbers.take() == Some(number)));
+        assert_eq!(numbers.take(), None);
+        numbers.leave(40);
+        numbers.leave(7);
+        assert_eq!([numbers.take(), numbers.take(), numbers.take()], [Some(7), Some(40), None]);
     }
 
     #[test]

@@ -14,9 +14,9 @@ use std::{fmt, fs};
 
 /// The floors, from the ground up. A room sees lower floors; on the ground floor, also what is left of it.
 const FLOORS: [&[&str]; 10] = [
-    &["sync", "os", "error", "window", "config", "stats"],
+    &["sync", "os", "error", "window", "config"],
     &["protocol", "policy"],
-    &["fault_guard"],
+    &["fault_guard", "stats"],
     &["mapping"],
     &["region"],
     &["file"],

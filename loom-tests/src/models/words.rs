@@ -7,7 +7,7 @@ use loom::sync::atomic::Ordering::Relaxed;
 use loom::thread;
 
 use super::explore;
-use crate::protocol::words::{Holders, Published};
+use crate::protocol::words::{Holders, Numbers, Published};
 
 /// What two threads write, each its own, and the last of them reads.
 struct Written([UnsafeCell<bool>; 2]);
@@ -109,5 +109,25 @@ pub fn a_published_number_brings_what_came_before() {
             written.assert_written(0);
         }
         other.join().expect("a thread that ends");
+    });
+}
+
+/// Two take a number, add to what is counted under it as if it were a variable, and leave: nothing that was counted is lost.
+pub fn a_number_has_one_owner() {
+    explore(|| {
+        let (numbers, counts) = (Arc::new(Numbers::default()), Arc::new([AtomicU64::new(0), AtomicU64::new(0)]));
+        let count = |numbers: &Numbers, counts: &[AtomicU64; 2]| {
+            let number = numbers.take().expect("there are more than two");
+            let counted = &counts[number as usize];
+            counted.store(counted.load(Relaxed) + 1, Relaxed);
+            numbers.leave(number);
+        };
+        let other = thread::spawn({
+            let (numbers, counts) = (Arc::clone(&numbers), Arc::clone(&counts));
+            move || count(&numbers, &counts)
+        });
+        count(&numbers, &counts);
+        other.join().expect("a thread that ends");
+        assert_eq!(counts.iter().map(|count| count.load(Relaxed)).sum::<u64>(), 2, "a count was lost");
     });
 }
