@@ -21,6 +21,7 @@ use crate::protocol::announce::{Announcements, Announcer};
 use crate::protocol::budget::Reservation;
 use crate::protocol::ring::Seat;
 use crate::protocol::slot::{Owned, Payload, Slot, SlotRef};
+use crate::window::Geometry;
 
 /// A window that is mapped, or a mapping of its own for a large range.
 pub(crate) type Region = Kept<Mapping>;
@@ -216,6 +217,18 @@ pub(crate) trait View {
         }
     }
 
+    /// `len` bytes from `address` on, or none if they are not here.
+    #[inline]
+    fn at(&self, address: NonNull<u8>, len: u64) -> &[u8] {
+        let at = (address.as_ptr() as usize).wrapping_sub(self.span().address.as_ptr() as usize);
+        if self.has(at as u64, len) {
+            // SAFETY: inside the bytes it is about, by the condition; as in `bytes`.
+            unsafe { slice::from_raw_parts(address.as_ptr(), len as usize) }
+        } else {
+            none()
+        }
+    }
+
     /// Whether a hole was found in the region, as of about now.
     #[inline]
     fn is_torn(&self) -> bool {
@@ -372,29 +385,65 @@ pub(crate) struct Reading {
     span: Span,
 }
 
-/// Slots that this reader has been at before, by window. To find one in the table costs as much as all the rest of a hit.
-#[derive(Default)]
-struct Near(Option<Box<[Place; NEAR]>>);
+/// Windows that this reader has been at before. To find a slot in the table costs as much as all the rest of a hit.
+///
+/// Only where the size of windows is a power of two. Else there is nothing in it.
+struct Near {
+    shift: u32,
+    places: Option<Box<Places>>,
+}
 
-/// A window, and its slot.
-type Place = (u64, NonNull<Slot<Region>>);
+/// 6 KiB, for readers who change windows. A column for each: so that where a window is follows from its number at once.
+struct Places {
+    windows: [u64; NEAR],
+    slots: [NonNull<Slot<Region>>; NEAR],
+    /// Where the window's first byte was last. Whoever waits for the bytes need not wait for the slot to tell.
+    addresses: [NonNull<u8>; NEAR],
+}
 
-/// 4 KiB, for readers who change windows.
 const NEAR: usize = 256;
 
+/// A window, its slot, and where its first byte is, or was last.
+type Place = (u64, NonNull<Slot<Region>>, NonNull<u8>);
+
 impl Near {
+    fn new(geometry: &Geometry) -> Self {
+        Self { shift: geometry.shift().unwrap_or(0), places: None }
+    }
+
     #[inline]
-    fn get(&self, window: u64) -> Option<NonNull<Slot<Region>>> {
-        let (of, slot) = self.0.as_ref()?[window as usize % NEAR];
-        (of == window).then_some(slot)
+    fn get(&self, offset: u64) -> Option<Place> {
+        let window = offset >> self.shift;
+        let (places, at) = (self.places.as_ref()?, window as usize % NEAR);
+        (places.windows[at] == window).then(|| (window, places.slots[at], places.addresses[at]))
     }
 
     #[cold]
-    fn put(&mut self, window: u64, slot: NonNull<Slot<Region>>) {
-        // What is not filled yet is of a window that no file has: none ends beyond 2⁶³ bytes.
-        let places = self.0.get_or_insert_with(|| Box::new([(u64::MAX, NonNull::dangling()); NEAR]));
-        places[window as usize % NEAR] = (window, slot);
+    fn put(&mut self, (window, slot, address): Place) {
+        if self.shift == 0 {
+            return;
+        }
+        let places = self.places.get_or_insert_with(|| {
+            Box::new(Places {
+                // That is none which a file has: none ends beyond 2⁶³ bytes.
+                windows: [u64::MAX; NEAR],
+                slots: [NonNull::dangling(); NEAR],
+                addresses: [NonNull::dangling(); NEAR],
+            })
+        });
+        let at = window as usize % NEAR;
+        (places.windows[at], places.slots[at], places.addresses[at]) = (window, slot, address);
     }
+}
+
+/// What a reader has come to by [`Reading::announce_near`].
+pub(crate) struct Hop<'s> {
+    pub(crate) slot: &'s Slot<Region>,
+    pub(crate) window: u64,
+    /// Where the window starts, in the file.
+    pub(crate) start: u64,
+    /// Of the byte that was asked for.
+    pub(crate) address: NonNull<u8>,
 }
 
 // SAFETY: as for `RegionRef`: memory that is only read, and what keeps it may cross threads.
@@ -417,10 +466,10 @@ impl View for Reading {
 
 impl Reading {
     /// Of a file of the cache whose owners look at these `announcements`.
-    pub(crate) fn new(announcements: &Arc<Announcements<Region>>) -> Self {
+    pub(crate) fn new(announcements: &Arc<Announcements<Region>>, geometry: &Geometry) -> Self {
         Self {
             announcer: Announcer::new(announcements),
-            near: Near::default(),
+            near: Near::new(geometry),
             client: None,
             region: None,
             span: Span::EMPTY,
@@ -434,21 +483,33 @@ impl Reading {
         self.client = None;
         let is_read = self.read(slot, end);
         if is_read {
-            self.near.put(window, NonNull::from(slot));
+            self.near.put((window, NonNull::from(slot), self.span.address));
         } else {
             self.release();
         }
         is_read
     }
 
-    /// The same, without a call on the way, for a window that it has been at before. `None` if it has not, and then it reads what
-    /// it read before; or it is no hit, and then it reads nothing.
+    /// The same, without a call on the way, for the bytes from `start` to `end` of the file, in a window that it has been at before
+    /// and that is mapped where it was. `None` if it has not, and then it reads what it read before; or it is no hit, and then it
+    /// reads nothing.
     #[inline(always)]
-    pub(crate) fn announce_near(&mut self, window: u64, end: u64) -> Option<&Slot<Region>> {
-        let slot = self.near.get(window)?;
+    pub(crate) fn announce_near(&mut self, start: u64, end: u64) -> Option<Hop<'_>> {
+        let (window, slot, address) = self.near.get(start)?;
         // SAFETY: put there for this window, and so of the table that this is for, in which nothing moves.
         let slot = unsafe { slot.as_ref() };
-        (self.client.is_none() && self.read(slot, end)).then_some(slot)
+        let first = window << self.near.shift;
+        if start >= end || self.client.is_some() || !self.read(slot, end - first) {
+            return None;
+        }
+        if self.span.address != address {
+            // It was unmapped in between, and will be found by the table.
+            self.forget();
+            return None;
+        }
+        // SAFETY: inside the mapping, which reaches up to `end`.
+        let address = unsafe { address.add((start - first) as usize) };
+        Some(Hop { slot, window, start: first, address })
     }
 
     /// Announces a slot and reads what is there. `false`: that is nothing, or not enough.
@@ -482,7 +543,7 @@ impl Reading {
             (Some(client), Some(window)) if !client.is_detached() => {
                 // SAFETY: as in `announce`.
                 self.region = Some(unsafe { self.announcer.announce_client(&client) });
-                self.near.put(window, client.place());
+                self.near.put((window, client.place(), client.get().address()));
             }
             (client, _) => {
                 self.release();
@@ -505,6 +566,12 @@ impl Reading {
     fn forget(&mut self) {
         (self.region, self.span.len) = (None, 0);
     }
+}
+
+/// A call, so that nobody waits for the condition.
+#[cold]
+fn none() -> &'static [u8] {
+    &[]
 }
 
 /// By value, so that what is looked at need not be in memory for the case that never happens.

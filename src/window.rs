@@ -32,6 +32,14 @@ impl Geometry {
         }
     }
 
+    /// Of which power of two the size of windows is.
+    pub(crate) fn shift(&self) -> Option<u32> {
+        match *self {
+            Self::Shifted(shift) => Some(shift),
+            Self::Whole | Self::Divided(_) => None,
+        }
+    }
+
     /// The window that `offset` lies in, and where that starts.
     #[inline]
     pub(crate) fn locate(&self, offset: u64) -> (u64, u64) {

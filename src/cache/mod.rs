@@ -43,7 +43,7 @@ use crate::protocol::announce::after_all_readers;
 use crate::protocol::budget::{Reservation, Usage};
 use crate::protocol::signal::Signal;
 use crate::protocol::slot::{Drain, Owned, Slot, SlotRef};
-use crate::region::{Descriptor, DescriptorRef, Doubt, Home, Reading, Region};
+use crate::region::{Descriptor, DescriptorRef, Doubt, Home, Hop, Reading, Region};
 use crate::stats::{Counters, Event, Stats};
 use registry::Registry;
 use residents::Residents;
@@ -183,7 +183,7 @@ impl Cache {
 
     /// What a cursor of one of this cache's files will read.
     pub(crate) fn reading(&self) -> Reading {
-        Reading::new(&self.regions.announcements)
+        Reading::new(&self.regions.announcements, &self.config.geometry)
     }
 
     /// The same hit for a cursor, which announces the region instead of counting itself in.
@@ -202,12 +202,13 @@ impl Cache {
         if reading.announce(slot, window, end) { Ok(()) } else { Err(slot) }
     }
 
-    /// The same, of a window that the cursor has been at before; and whether the touch has to be kept still
-    /// ([`touch`](Self::touch)).
+    /// The same, of a window that the cursor has been at before; and whether the touch is full already, and need not be
+    /// [kept](Self::touch).
     #[inline(always)]
-    pub(crate) fn announce_near(&self, reading: &mut Reading, window: u64, end: u64) -> Option<bool> {
-        let slot = reading.announce_near(window, end)?;
-        Some(!self.regions.is_full(slot))
+    pub(crate) fn announce_near<'r>(&self, reading: &'r mut Reading, start: u64, end: u64) -> Option<(Hop<'r>, bool)> {
+        let hop = reading.announce_near(start, end)?;
+        let is_full = self.regions.is_full(hop.slot);
+        Some((hop, is_full))
     }
 
     /// A touch by a reader who has it already.

@@ -2,16 +2,20 @@
 
 use std::io::{self, BufRead, Read, Seek, SeekFrom};
 use std::ops::{Range, RangeBounds};
+use std::ptr::NonNull;
 use std::{fmt, mem};
 
 use crate::error::{ErrorKind, Result};
 use crate::manager::MappedFile;
 use crate::policy::{Run, Touch};
-use crate::region::{Reading, RegionRef, View};
+use crate::region::{Hop, Reading, RegionRef, View};
 use crate::window;
 
 /// Who enters the next window within so many bytes of its start is taken to read on and on.
 const GOING_ON: u64 = 4096;
+
+/// No window goes on from here.
+const NOWHERE: u64 = u64::MAX - 1;
 
 /// Reads a file as if all of it were mapped, holding one window at a time.
 ///
@@ -43,8 +47,6 @@ pub struct Cursor {
     position: u64,
     /// Where the position was when the buffer was filled last.
     filled: u64,
-    /// The window after the one held last, to notice a reader who goes on.
-    next: Option<u64>,
     /// What the policy is to know of who reads.
     run: Run,
     file: MappedFile,
@@ -54,8 +56,8 @@ pub struct Cursor {
 struct Held {
     reading: Reading,
     start: u64,
-    /// The window that it is; `None` for a mapping of its own.
-    window: Option<u64>,
+    /// The window that it is, or was last, to notice a reader who goes on; [`NOWHERE`] for a mapping of its own.
+    window: u64,
 }
 
 impl Held {
@@ -76,7 +78,7 @@ impl Held {
     /// Whether `offset` is here, and this is a window.
     #[inline]
     fn has_from(&self, offset: u64) -> bool {
-        self.window.is_some() && offset.wrapping_sub(self.start) < self.reading.len() as u64
+        self.window != NOWHERE && offset.wrapping_sub(self.start) < self.reading.len() as u64
     }
 
     /// The bytes from `offset` to the end of the window, or none.
@@ -99,9 +101,9 @@ impl MappedFile {
     /// # Ok::<(), smmap::Error>(())
     /// ```
     pub fn cursor(&self) -> Cursor {
-        let held = Held { reading: self.cache().reading(), start: 0, window: None };
+        let held = Held { reading: self.cache().reading(), start: 0, window: NOWHERE };
         let (scratch, run) = (Vec::new(), Run::default());
-        Cursor { held, scratch, position: 0, filled: 0, next: None, run, file: self.clone() }
+        Cursor { held, scratch, position: 0, filled: 0, run, file: self.clone() }
     }
 }
 
@@ -153,7 +155,7 @@ impl Cursor {
             let (window, start) = self.file.geometry().locate(offset);
             // As far as the file is known to reach by now: there may be an older mapping of its tail, about to go.
             let end = self.file.geometry().span(window, len).end;
-            if self.hop(offset, end) {
+            if self.hop(offset, end).is_some() {
                 return Ok(());
             }
             // One window at a time: the old one is not pinned while the new one is looked for.
@@ -217,41 +219,33 @@ impl Cursor {
     }
 
     /// Goes to the window of `start`, if it has been there before, and that is mapped up to `end`: the hit. What it held before
-    /// it lets go of.
-    ///
-    /// Without a call but at its end, so that it keeps all it has in registers.
-    #[inline(always)]
-    fn hop(&mut self, start: u64, end: u64) -> bool {
-        let (window, first) = self.file.geometry().locate(start);
-        if start >= end {
-            return false;
-        }
-        let Some(is_cold) = self.file.cache().announce_near(&mut self.held.reading, window, end - first) else {
-            return false;
-        };
+    /// it lets go of. Where the byte at `start` is: told by itself, so that it stays in a register.
+    #[inline(never)]
+    fn hop(&mut self, start: u64, end: u64) -> Option<NonNull<u8>> {
+        let (hop, is_full) = self.file.cache().announce_near(&mut self.held.reading, start, end)?;
+        let Hop { window, start: first, address, .. } = hop;
         let goes_on = self.goes_on(window, start - first);
-        self.next = Some(window + 1);
-        (self.held.start, self.held.window) = (first, Some(window));
-        if goes_on || is_cold {
-            return self.hopped(window, goes_on);
+        (self.held.start, self.held.window) = (first, window);
+        if goes_on || !is_full {
+            return Some(self.hopped(goes_on, address));
         }
-        true
+        Some(address)
     }
 
-    /// What is left to do after some.
+    /// What is left to do after some. (It passes on the address, so that `hop` ends with it.)
     #[inline(never)]
-    fn hopped(&mut self, window: u64, goes_on: bool) -> bool {
-        self.file.cache().touch(self.file.cached(), window);
+    fn hopped(&mut self, goes_on: bool, address: NonNull<u8>) -> NonNull<u8> {
+        self.file.cache().touch(self.file.cached(), self.held.window);
         if goes_on {
-            self.file.cache().read_in(self.file.cached(), &self.held.reading, self.held.start);
+            self.read_in();
         }
-        true
+        address
     }
 
     /// Whether it goes on to the next window, and not to anywhere in there: who reads at random hardly ever does.
     #[inline(always)]
     fn goes_on(&self, window: u64, at: u64) -> bool {
-        self.next == Some(window) && at < GOING_ON
+        self.held.window.wrapping_add(1) == window && at < GOING_ON
     }
 
     /// Holds what serves a read at `offset`.
@@ -263,11 +257,14 @@ impl Cursor {
     /// Takes note of where it is, to read at `offset`.
     fn is_at(&mut self, start: u64, window: Option<u64>, offset: u64) {
         let goes_on = window.is_some_and(|window| self.goes_on(window, offset - start));
-        self.next = window.map(|window| window + 1);
-        (self.held.start, self.held.window) = (start, window);
+        (self.held.start, self.held.window) = (start, window.unwrap_or(NOWHERE));
         if goes_on {
-            self.file.cache().read_in(self.file.cached(), &self.held.reading, self.held.start);
+            self.read_in();
         }
+    }
+
+    fn read_in(&self) {
+        self.file.cache().read_in(self.file.cached(), &self.held.reading, self.held.start);
     }
 
     /// Holds nothing any more.
@@ -306,19 +303,8 @@ impl Cursor {
         if !self.held.reading.is_torn() && self.held.has(start, end) {
             return Ok(self.held.get(start, end));
         }
-        // Taken apart and put together again, so that the bytes of the fast way need not pass through memory.
-        match self.slice_elsewhere(range) {
-            Ok(bytes) => Ok(bytes),
-            Err(error) => Err(error),
-        }
-    }
-
-    /// One call, for all that is not here: so the fast way keeps what it looks at in registers.
-    #[inline(never)]
-    fn slice_elsewhere(&mut self, range: impl RangeBounds<u64>) -> Result<&[u8]> {
-        let (start, end) = window::ends(&range);
-        if self.hop(start, end) {
-            return Ok(self.held.get(start, end));
+        if let Some(address) = self.hop(start, end) {
+            return Ok(self.held.reading.at(address, end - start));
         }
         self.slice_far(range)
     }
@@ -433,7 +419,7 @@ impl Read for Cursor {
         let end = self.position.saturating_add(buf.len() as u64).min(span.end);
         let buf = &mut buf[..(end - self.position) as usize];
         let is_here = !self.held.reading.is_torn() && self.held.has(self.position, end);
-        if !is_here && !self.hop(self.position, end) {
+        if !is_here && self.hop(self.position, end).is_none() {
             self.let_go();
             let touch = self.run.touch(window, start, self.position, end);
             if let Some(region) = self.file.window_if_worth(window, end, touch)? {
