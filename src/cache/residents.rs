@@ -100,9 +100,8 @@ impl<R: Resource> Residents<R> {
     /// A touch by a reader. Writes nothing once the window's credit is full.
     #[inline]
     pub(crate) fn touch(&self, slot: &Slot<Kept<R>>) {
-        let heat = Heat::from_word(slot.heat());
-        let touched = heat.touch(self.clock.now());
-        if touched != heat {
+        if !self.is_full(slot) {
+            let touched = Heat::from_word(slot.heat()).touch(self.clock.now());
             slot.set_heat(touched.to_word());
         }
     }

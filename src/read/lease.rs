@@ -5,7 +5,6 @@ use std::hash::{Hash, Hasher};
 use std::ops::{Bound, Deref, Range, RangeBounds};
 use std::panic::{RefUnwindSafe, UnwindSafe};
 
-use super::Found;
 use crate::error::Result;
 use crate::manager::MappedFile;
 use crate::policy::Touch;
@@ -43,13 +42,6 @@ impl Lease {
     #[inline]
     pub(super) fn new(bytes: RegionRef, offset: u64) -> Self {
         Self { bytes, offset }
-    }
-
-    /// `range` of what is held, and inside of it.
-    #[inline]
-    fn of(held: Found, range: Range<u64>) -> Self {
-        let (start, end) = (range.start - held.start, range.end - held.start);
-        Self::new(held.region.narrow(start as usize..end as usize), range.start)
     }
 
     pub(super) fn empty(offset: u64) -> Self {
@@ -200,21 +192,19 @@ impl MappedFile {
             },
             Err(slot) => slot,
         };
-        // Taken apart and put together again, so that what the fast way makes need not pass through memory.
-        match self.lease_missed(range, slot) {
-            Ok(lease) => Ok(lease),
-            Err(error) => Err(error),
-        }
+        let offset = range.start;
+        // Something else than a lease, so that what the fast way makes need not pass through memory with it.
+        Ok(Lease::new(self.lease_missed(range, slot)?, offset))
     }
 
     #[cold]
-    fn lease_missed(&self, range: Range<u64>, slot: &Slot<Region>) -> Result<Lease> {
+    fn lease_missed(&self, range: Range<u64>, slot: &Slot<Region>) -> Result<RegionRef> {
         match self.region_for(&range, slot, Touch::Single)? {
-            Some(held) => Ok(Lease::of(held, range)),
+            Some(held) => Ok(held.narrow(&range)),
             None => {
                 let mut bytes = Vec::new();
                 self.copied(range.clone(), &mut bytes)?;
-                Ok(Lease::new(RegionRef::copied(bytes), range.start))
+                Ok(RegionRef::copied(bytes))
             }
         }
     }

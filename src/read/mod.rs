@@ -42,6 +42,13 @@ struct Found {
     window: Option<u64>,
 }
 
+impl Found {
+    /// `range` of the file, which is inside of it.
+    fn narrow(self, range: &Range<u64>) -> RegionRef {
+        self.region.narrow((range.start - self.start) as usize..(range.end - self.start) as usize)
+    }
+}
+
 impl MappedFile {
     /// The region that serves `range`, which is not empty, inside the file, and no hit; it starts in the window of `slot`.
     /// `None`: copy it.
