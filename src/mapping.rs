@@ -199,18 +199,20 @@ mod tests {
         };
         let bytes: Vec<u8> = (0..8 * LARGE).map(|at| (at / 4096) as u8).collect();
         file.write_all(&bytes).unwrap();
-        let well_placed = |start: usize, len: usize| {
+        // All are kept, so that each is in another place: what is just below may be taken, by another thread's test or by chance.
+        let mut kept = Vec::new();
+        let mut well_placed = |start: usize, len: usize| {
             // So that the next place is not a good one by chance.
-            let _page = Mapping::map(&file, 0, 1).unwrap();
+            kept.push(Mapping::map(&file, 0, 1).unwrap());
             let mapping = Mapping::map(&file, start as u64, len).unwrap();
             let address = mapping.address().as_ptr();
+            kept.push(mapping);
             // SAFETY: inside, and the file is nobody else's.
             let mapped = unsafe { std::slice::from_raw_parts(address, len) };
             assert_eq!(mapped, &bytes[start..start + len]);
             (address as usize).wrapping_sub(start) % LARGE == 0
         };
-        // What is just below may be taken: by another thread's test, or by chance.
-        let often = |start, len| (0..32).filter(|_| well_placed(start, len)).count();
+        let mut often = |start, len| (0..32).filter(|_| well_placed(start, len)).count();
         assert!(often(0, 4 * LARGE) > 16, "a window");
         assert!(often(LARGE + 4096, 3 * LARGE) > 16, "a range");
     }
