@@ -11,7 +11,7 @@ use std::fs::File;
 use std::ops::{Deref, Range};
 use std::ptr::NonNull;
 use std::sync::Arc;
-use std::{fmt, io, slice};
+use std::{fmt, io, mem, slice};
 
 use crate::error::Result;
 use crate::fault_guard;
@@ -390,6 +390,8 @@ pub(crate) struct Reading {
 /// Only where the size of windows is a power of two. Else there is nothing in it.
 struct Near {
     shift: u32,
+    /// Whether it has been at one window before: who stays there needs no places.
+    is_next: bool,
     places: Option<Box<Places>>,
 }
 
@@ -408,7 +410,7 @@ type Place = (u64, NonNull<Slot<Region>>, NonNull<u8>);
 
 impl Near {
     fn new(geometry: &Geometry) -> Self {
-        Self { shift: geometry.shift().unwrap_or(0), places: None }
+        Self { shift: geometry.shift().unwrap_or(0), is_next: false, places: None }
     }
 
     #[inline]
@@ -420,7 +422,7 @@ impl Near {
 
     #[cold]
     fn put(&mut self, (window, slot, address): Place) {
-        if self.shift == 0 {
+        if self.shift == 0 || !mem::replace(&mut self.is_next, true) {
             return;
         }
         let places = self.places.get_or_insert_with(|| {
