@@ -485,6 +485,7 @@ impl Reading {
         self.client = None;
         let is_read = self.read(slot, end);
         if is_read {
+            self.announcer.count();
             self.near.put((window, NonNull::from(slot), self.span.address));
         } else {
             self.release();
@@ -509,6 +510,7 @@ impl Reading {
             self.forget();
             return None;
         }
+        self.announcer.count();
         // SAFETY: inside the mapping, which reaches up to `end`.
         let address = unsafe { address.add((start - first) as usize) };
         Some(Hop { slot, window, start: first, address })
@@ -531,7 +533,6 @@ impl Reading {
             self.forget();
             return false;
         }
-        self.announcer.count();
         true
     }
 

@@ -283,3 +283,30 @@ mod filtered {
         assert_eq!(maps.stats().regions, 0);
     }
 }
+
+/// A cursor notes where windows were mapped. They may be mapped elsewhere when it comes back.
+#[test]
+fn a_window_that_was_mapped_elsewhere_meanwhile_is_one_hit_and_has_its_bytes() {
+    let dir = Dir::new();
+    let data = dir.file("data", WINDOWS * WINDOW, 2);
+    let maps = manager(windows(WINDOWS));
+    let file = maps.open(&data.path).unwrap();
+    let (mut cursor, mut other) = (file.cursor(), file.cursor());
+    for window in [1, 2, 3, 1, 2, 3] {
+        cursor.slice(window * WINDOW..window * WINDOW + 9).unwrap();
+    }
+    cursor.release();
+    assert_eq!(maps.collect().regions, 3);
+    // In another order, so not all of them where they were.
+    let place_of = |cursor: &mut Cursor, window: u64| cursor.window_at(window * WINDOW).unwrap().as_ptr();
+    let places = [7, 3, 2, 1].map(|window| place_of(&mut other, window));
+    other.release();
+    let hits = maps.stats().hits;
+    for window in [1, 2, 3, 1, 2, 3] {
+        let start = window * WINDOW + 5;
+        let found = cursor.slice(start..start + 100).unwrap();
+        assert_eq!(found.as_ptr().wrapping_sub(5), places[4 - window as usize]);
+        assert_same(found, &data[start as usize..start as usize + 100], start);
+    }
+    assert_eq!((maps.stats().hits - hits, maps.stats().maps), (6, 7));
+}
