@@ -37,7 +37,11 @@ impl Barrier {
     pub(crate) fn heavy(self) -> bool {
         // SeqCst: as above. Also where the system does the rest, since its own is for the other threads.
         fence(Ordering::SeqCst);
-        !self.is_asymmetric || system::pass()
+        let has_passed = !self.is_asymmetric || system::pass();
+        // SeqCst: what the caller looks at next is loaded after the call. That keeps the machine to it; the compiler is not told
+        // what the call does.
+        compiler_fence(Ordering::SeqCst);
+        has_passed
     }
 }
 
