@@ -47,6 +47,7 @@ pub(crate) struct Announcements<P> {
     records: Seats<Record<P>>,
     /// Records that somebody has.
     taken: AtomicUsize,
+    /// Had with the cache, not with its first reader: the first time, the system may take 30 ms for it.
     barrier: Barrier,
 }
 
@@ -139,6 +140,7 @@ pub(crate) struct Announcer<P> {
     /// Its record, which `announcements` keeps.
     record: NonNull<Record<P>>,
     number: u32,
+    /// A copy: who hops does not go where `announcements` keeps it.
     barrier: Barrier,
 }
 
