@@ -6,12 +6,13 @@
 #[path = "it/support.rs"]
 mod support;
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc;
 use std::thread;
+use std::time::Duration;
 
 use smmap::{Admission, Cursor, ErrorKind, MapManager, MapManagerBuilder, MappedFile, Overcommit, Window};
-use support::{Dir, Rng, TestFile, alone, assert_same, manager, settles};
+use support::{Dir, Rng, TestFile, alone, assert_same, manager, scale, settles};
 
 const WINDOW: u64 = 64 << 10;
 const WINDOWS: u64 = 64;
@@ -190,6 +191,65 @@ fn closed_again_it_is_held_still() {
     cursor.release();
     assert_eq!(maps.close(&data.path).still_held, 0);
     assert_eq!(maps.stats().regions, 0);
+}
+
+/// One lets go while another closes: whoever of the two is last gives the window back, and nobody has to wait for the collector.
+#[test]
+fn who_lets_go_and_who_closes_leave_nothing() {
+    let dir = Dir::new();
+    let data = dir.file("data", WINDOWS * WINDOW, 10);
+    // With room to spare, so that the collector has nothing to do but its look, each second.
+    let maps = manager(windows(4 * WINDOWS));
+    let file = maps.open(&data.path).unwrap();
+    // It holds the last window. The others are held as well, so that whoever closes is at work for a while between its look at
+    // who reads and keeping the last one for later.
+    let mut cursors: Vec<_> = (1..WINDOWS).map(|_| file.cursor()).collect();
+    let mut last = file.cursor();
+    let (there, here) = mpsc::channel::<Cursor>();
+    let (back, home) = mpsc::channel();
+    let turn = AtomicU64::new(0);
+    // Both begin at about the same moment.
+    let meet = |round: u64| {
+        turn.fetch_add(1, Ordering::AcqRel);
+        while turn.load(Ordering::Acquire) < 2 * round {
+            thread::yield_now();
+        }
+    };
+    // Long before the collector's next look is due, mostly; but it may be in the middle of one.
+    let is_down_to = |regions: u64| {
+        (0..100).any(|_| {
+            maps.stats().regions as u64 == regions || {
+                thread::sleep(Duration::from_millis(1));
+                false
+            }
+        })
+    };
+    thread::scope(|scope| {
+        let meet = &meet;
+        scope.spawn(move || {
+            let mut rng = Rng::new(10);
+            for (round, mut last) in (1..).zip(here) {
+                meet(round);
+                (0..rng.below(4_000)).for_each(|_| std::hint::spin_loop());
+                last.release();
+                back.send(last).expect("the other thread is there");
+            }
+        });
+        for round in 1..=500 * scale() {
+            for (cursor, start) in cursors.iter_mut().zip((0..).step_by(WINDOW as usize)) {
+                cursor.window_at(start).unwrap();
+            }
+            last.window_at((WINDOWS - 1) * WINDOW).unwrap();
+            there.send(last).expect("the other thread is there");
+            meet(round);
+            let closed = maps.close(&data.path);
+            last = home.recv().expect("the other thread is there");
+            assert!(is_down_to(WINDOWS - 1), "round {round}: {closed:?}, {:?}", maps.stats());
+            cursors.iter_mut().for_each(Cursor::release);
+            assert!(is_down_to(0), "round {round}: {closed:?}, {:?}", maps.stats());
+        }
+        drop(there);
+    });
 }
 
 /// A cursor that follows a file as it grows does not wait for itself, nor map beside what it has left.

@@ -22,6 +22,8 @@ models! {
         a_loader_goes_on_as_a_reader,
         an_announcement_against_the_last_release,
         restored_for_a_reader_and_drained,
+        what_drains_goes_with_its_reader,
+        what_is_drained_in_an_owners_hands_goes_with_its_reader,
         the_first_record_against_an_owner,
         the_first_record_without_a_barrier,
         without_a_barrier_nothing_goes,

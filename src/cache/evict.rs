@@ -64,6 +64,15 @@ pub(crate) enum Refused {
     AllPinned,
 }
 
+/// Why an owner did not unmap.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stays {
+    /// It is restored, or the system refused.
+    Put,
+    /// It drains, and somebody may read it: kept for later.
+    ForReaders,
+}
+
 /// What came of making room.
 #[derive(Debug)]
 pub(crate) struct Room {
@@ -172,7 +181,14 @@ impl<R: Resource> Residents<R> {
         let _flight = self.budget.take_off();
         // What stands in no table only its clients know, and it has none.
         let announced = if owned.is_detached() { Some(Announced::nothing()) } else { self.announcements.settled() };
-        self.reclaim_unless(announced.as_ref(), owned)
+        match self.reclaim_unless(announced.as_ref(), owned) {
+            Ok(reservation) => Some(reservation),
+            Err(Stays::ForReaders) => {
+                self.look_again();
+                None
+            }
+            Err(Stays::Put) => None,
+        }
     }
 
     /// The same for several, with one look at who reads. How many went, and their bytes.
@@ -183,25 +199,51 @@ impl<R: Resource> Residents<R> {
         }
         let _flight = self.budget.take_off();
         let announced = self.announcements.settled();
+        let mut is_read = false;
         for owned in owned {
-            if let Some(reservation) = self.reclaim_unless(announced.as_ref(), owned) {
-                went.items += 1;
-                went.bytes += reservation.bytes();
+            match self.reclaim_unless(announced.as_ref(), owned) {
+                Ok(reservation) => {
+                    went.items += 1;
+                    went.bytes += reservation.bytes();
+                }
+                Err(stays) => is_read |= stays == Stays::ForReaders,
             }
+        }
+        if is_read {
+            let more = self.look_again();
+            went.items += more.items;
+            went.bytes += more.bytes;
         }
         went
     }
 
+    /// For who has kept for later what somebody reads. The last one who did may have let go before it was there, and have found
+    /// nothing that waited: then nobody else comes for it. How much went.
+    fn look_again(&self) -> Usage {
+        match self.announcements.settled() {
+            // Only a guess by now, of what others have brought meanwhile: who takes it looks once more.
+            Some(announced) => self.reclaim_all(self.take_left(&announced)),
+            None => Usage::default(),
+        }
+    }
+
     /// Reclaims what is not `announced`, as it was seen since it was won; nothing, if that could not be seen.
-    fn reclaim_unless(&self, announced: Option<&Announced<Kept<R>>>, owned: Owned<Kept<R>>) -> Option<Reservation> {
+    fn reclaim_unless(
+        &self,
+        announced: Option<&Announced<Kept<R>>>,
+        owned: Owned<Kept<R>>,
+    ) -> Result<Reservation, Stays> {
         if !owned.is_detached() && announced.is_none_or(|announced| announced.has_owned(&owned)) {
             // Back to those who read it; or it drains, and waits for the last of them. (What the system refused has no seat any
             // more, and nobody can read it: who announces it is about to find that out.)
             let kept = if owned.payload().is_seated() { owned.restore() } else { Err(owned) };
-            if let Err(owned) = kept {
-                self.keep_for_later(owned);
-            }
-            return None;
+            return Err(match kept {
+                Ok(()) => Stays::Put,
+                Err(owned) => {
+                    self.keep_for_later(owned);
+                    Stays::ForReaders
+                }
+            });
         }
         let was_detached = owned.is_detached();
         let given_back = owned.vacate(|kept| {
@@ -211,11 +253,11 @@ impl<R: Resource> Residents<R> {
         match given_back {
             Ok(kept) => {
                 self.note_given_back(was_detached, kept.reserved());
-                Some(kept.into_reservation())
+                Ok(kept.into_reservation())
             }
             Err((owned, _refusal)) => {
                 self.keep_for_later(owned);
-                None
+                Err(Stays::Put)
             }
         }
     }

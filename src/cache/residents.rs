@@ -251,6 +251,16 @@ impl<R: Resource> Residents<R> {
         self.limbo().map_or_else(Vec::new, |mut limbo| std::mem::take(&mut *limbo))
     }
 
+    /// Of that, what was kept for readers and is not `announced`.
+    pub(super) fn take_left(&self, announced: &Announced<Kept<R>>) -> Vec<Owned<Kept<R>>> {
+        let is_left = |owned: &Owned<Kept<R>>| owned.payload().is_seated() && !announced.has_owned(owned);
+        self.limbo().map_or_else(Vec::new, |mut limbo| {
+            let (left, read) = std::mem::take(&mut *limbo).into_iter().partition(is_left);
+            *limbo = read;
+            left
+        })
+    }
+
     /// The same for who has all of this for himself: no lock.
     pub(super) fn take_limbo_alone(&mut self) -> Vec<Owned<Kept<R>>> {
         std::mem::take(self.limbo.get_mut().unwrap_or_else(PoisonError::into_inner))

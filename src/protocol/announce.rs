@@ -9,10 +9,12 @@
 //!
 //! The reader, in [`Announcer::announce`]: 1. store the slot in the record (which takes back what stood there); 2. the light
 //! barrier; 3. load the word: mapped and not draining, or take the announcement back and go the slow way. 4. Read, for as long
-//! as the announcement stands. 5. Store something else (Release).
+//! as the announcement stands. 5. Store something else (Release). Who stores nothing (`withdraw`): 6. the light barrier; 7. load
+//! the word: if it drains, give back what waits.
 //!
 //! The owner: 1. win the word (`retire`, `drain`, the last release); 2. the heavy barrier; 3. look at each record (Acquire);
-//! 4. what is announced is restored, or, if it drains, kept for later, still owned; the rest is unmapped.
+//! 4. what is announced is restored, or, if it drains, kept for later, still owned; the rest is unmapped. 5. Who kept something
+//! does 2 and 3 once more, and takes back what is not announced any more.
 //!
 //! # Why that is right
 //!
@@ -27,6 +29,11 @@
 //!   shows the announcement shows the number of records as well.
 //! - *Kept for later.* A slot that drains is not announced with success any more, but by who is its client, and lets go after
 //!   that. So whoever owns it and finds it no longer announced may unmap it.
+//! - *Who lets go, against who keeps for later.* If the reader's second light barrier comes first, the owner's second look does
+//!   not find it any more. If the owner's second heavy barrier comes first, the reader sees that the slot drains, and goes for
+//!   what waits: before the owner had brought it (the lock says so, and then the owner's look sees what the reader did), or
+//!   after. So one of the two gives it back. A reader that stores another slot, or announces what drains in vain, does not look
+//!   back: what it leaves waits for somebody who does, a second at most, which is how often the collector looks.
 //! - *The cache is gone.* Then no reader is left (each keeps the cache), and its last step was to let go of that: an owner who finds
 //!   it gone has only to come [after that](after_all_readers).
 //! - *Nobody has a record.* Then nobody reads unseen, and the owner does without the heavy barrier. Who takes the first record
@@ -212,6 +219,9 @@ impl<P> Announcer<P> {
         // Relaxed: what this announcer stored itself.
         let slot = self.record().slot.load(Ordering::Relaxed);
         self.put(ptr::null());
+        // Pairs with the heavy barrier of the owner's second look: that one sees the record without the slot, or this that the
+        // slot drains.
+        self.barrier.light();
         // SAFETY: the caller's promise.
         unsafe { slot.as_ref() }.is_some_and(|slot| slot.snapshot().is_draining())
     }

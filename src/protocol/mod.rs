@@ -64,8 +64,9 @@
 //!
 //! 7. **An owner looks before it unmaps.** Whoever has won a slot (by `retire`, `drain`, the last release) issues the heavy
 //!    barrier and looks at all announcements. What is announced is restored; if it drains, it stays owned, in limbo, until it is
-//!    not announced any more. What the barrier failed for is treated as announced. A slot that was never in a table needs no
-//!    look: only its clients know it. ([`announce`] has the steps and why they are right.)
+//!    not announced any more, and who brought it there looks once more. What the barrier failed for is treated as announced. A
+//!    slot that was never in a table needs no look: only its clients know it. ([`announce`] has the steps and why they are
+//!    right.)
 //!
 //! # The races to be feared
 //!

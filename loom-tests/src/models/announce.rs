@@ -67,6 +67,14 @@ fn withdraw(announcer: &mut Announcer<Region>) {
     let _ = unsafe { announcer.withdraw() };
 }
 
+/// Takes back what is announced, and goes for what may have waited for that.
+fn leave(announcer: &mut Announcer<Region>, world: &World) {
+    // SAFETY: as above.
+    if unsafe { announcer.withdraw() } {
+        world.retry_limbo();
+    }
+}
+
 /// Rule 7. What is announced is not unmapped: the owner sees it, or the reader sees that it was won.
 pub fn an_announcement_against_retire() {
     model(|slots, world| {
@@ -199,6 +207,34 @@ pub fn restored_for_a_reader_and_drained() {
         ];
         visit(&mut announcer, &slots[0]);
         join(others);
+    });
+}
+
+/// Rule 7. What drains goes with who lets go of it, or with who drains it, at once: also if the one finds it announced still, and
+/// the other nothing that waits yet.
+pub fn what_drains_goes_with_its_reader() {
+    model(|slots, world| {
+        mapped(&slots[0], world);
+        let mut announcer = world.announcer();
+        assert!(announce(&mut announcer, &slots[0]), "nobody else is here");
+        let other = spawn(slots, world, |slots, _| drain(&slots[0]));
+        leave(&mut announcer, world);
+        join([other]);
+        assert_eq!(world.mapped(), 0, "nobody gave it back");
+    });
+}
+
+/// Rule 7. The same where it begins to drain in the hands of one who would have restored it.
+pub fn what_is_drained_in_an_owners_hands_goes_with_its_reader() {
+    model_to(2, |slots, world| {
+        mapped(&slots[0], world);
+        let mut announcer = world.announcer();
+        assert!(announce(&mut announcer, &slots[0]), "nobody else is here");
+        let others =
+            [spawn(slots, world, |slots, _| retire(&slots[0])), spawn(slots, world, |slots, _| drain(&slots[0]))];
+        leave(&mut announcer, world);
+        join(others);
+        assert_eq!(world.mapped(), 0, "nobody gave it back");
     });
 }
 

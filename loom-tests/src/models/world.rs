@@ -102,6 +102,17 @@ impl World {
         let waiting = std::mem::take(&mut *self.readers().limbo.lock().expect("no panic"));
         waiting.into_iter().for_each(give_back);
     }
+
+    /// After something was kept for readers, of whom the last may have let go before.
+    fn look_again(&self) {
+        let Some(announced) = self.readers().announcements.settled() else { return };
+        let mut limbo = self.readers().limbo.lock().expect("no panic");
+        let (left, read) = std::mem::take(&mut *limbo).into_iter().partition(|owned| !announced.has_owned(owned));
+        *limbo = read;
+        drop(limbo);
+        let left: Vec<_> = left;
+        left.into_iter().for_each(give_back);
+    }
 }
 
 /// What an owner does where some may read without being counted: it looks, and unmaps, restores, or keeps for later.
@@ -121,6 +132,7 @@ pub(super) fn give_back_unless(announced: Option<Announced<Region>>, owned: Owne
     let world = Arc::clone(&owned.payload().world);
     if let Err(owned) = owned.restore() {
         world.readers().limbo.lock().expect("no panic").push(owned);
+        world.look_again();
     }
 }
 
