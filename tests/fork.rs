@@ -7,10 +7,11 @@
 mod support;
 
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use smmap::{Cursor, Lease, MapManager, MappedFile, Window};
+use smmap::{Admission, Cursor, Lease, MapManager, MappedFile, Overcommit, Window};
 
 use crate::support::{
     Dir, Mapped, Rng, TestFile, alone, assert_same, collector_threads, descriptors_below, manager, mapped_below, scale,
@@ -242,4 +243,177 @@ fn the_last_handle_goes_in_a_child_whatever_the_collector_was_at() {
     drop(handles);
     holder.as_mut().unwrap().check();
     holder.unwrap().end(false);
+}
+
+/// A manager with room for so many windows, which maps whatever is read.
+fn narrow(windows: u64) -> MapManager {
+    let builder = MapManager::builder().window(Window::Sliding { bytes: WINDOW }).max_mapped_bytes(windows * WINDOW);
+    manager(builder.admission(Admission::Always).overcommit(Overcommit::Fail))
+}
+
+/// Reads here and there by a cursor of its own.
+fn read_at_random(handle: &MappedFile, file: &TestFile, seed: u64, reads: u64) {
+    let (mut rng, mut cursor) = (Rng::new(seed), handle.cursor());
+    for _ in 0..reads {
+        let start = rng.below(file.len() - 100);
+        let found = cursor.slice(start..start + 100).expect("what is small is read at least");
+        assert_same(found, &file[start as usize..start as usize + 100], start);
+    }
+}
+
+/// Cursors of threads that the child does not have announce their windows there for ever. These stay mapped, and nothing else
+/// does: the child evicts, collects, closes and lets go of all as if these windows were held. (They are: with a cursor its file
+/// and its cache stay as well.)
+#[test]
+fn what_cursors_of_other_threads_read_stays_mapped_in_a_child() {
+    if !alone("what_cursors_of_other_threads_read_stays_mapped_in_a_child") {
+        return;
+    }
+    const OTHERS: u64 = 5;
+    const BUDGET: u64 = 16;
+    const WINDOWS: u64 = 64;
+    let dir = Dir::new();
+    let file = dir.file("file", WINDOWS * WINDOW, 3);
+    let maps = narrow(BUDGET);
+    let handle = maps.open(&file.path).unwrap();
+    thread::scope(|scope| {
+        let (tell, told) = mpsc::channel();
+        // Goes with this thread's part, also by a panic: then the others end.
+        let mut ends = Vec::new();
+        for other in 0..OTHERS {
+            let (mut cursor, file, tell) = (handle.cursor(), &file, tell.clone());
+            let (end, is_over) = mpsc::channel::<()>();
+            ends.push(end);
+            scope.spawn(move || {
+                let place = cursor.window_at(other * WINDOW).unwrap().as_ptr() as usize;
+                tell.send((other, place)).unwrap();
+                let _ = is_over.recv();
+                let held = cursor.window_at(other * WINDOW).unwrap();
+                assert_eq!(held.as_ptr() as usize, place, "mapped anew in the parent");
+                assert_same(held, &file[(other * WINDOW) as usize..][..WINDOW as usize], "in the parent");
+            });
+        }
+        let places: Vec<(u64, usize)> = (0..OTHERS).map(|_| told.recv().unwrap()).collect();
+        let (mine, leased) = (40 * WINDOW, 41 * WINDOW);
+        let mut cursor = handle.cursor();
+        let place = cursor.window_at(mine).unwrap().as_ptr();
+        let lease = handle.lease(leased..leased + WINDOW).unwrap();
+        // The collector sleeps.
+        thread::sleep(Duration::from_millis(100));
+        let before = maps.stats();
+        // All that this thread has.
+        let mut held = Some((maps, handle, cursor, lease));
+        in_a_child("beside cursors", || {
+            let (maps, handle, mut cursor, lease) = held.take().unwrap();
+            thread::scope(|scope| {
+                for seed in 0..2 {
+                    let (handle, file) = (&handle, &file);
+                    scope.spawn(move || read_at_random(handle, file, seed, 2_000));
+                }
+                read_at_random(&handle, &file, 2, 2_000);
+            });
+            let stats = maps.stats();
+            assert!(stats.evictions > before.evictions + 1_000, "{stats:?}");
+            assert!(stats.peak_mapped_bytes <= BUDGET * WINDOW, "{stats:?}");
+            // None of those that are read was among them, here or there.
+            assert_eq!(cursor.window_at(mine).unwrap().as_ptr(), place);
+            assert_same(
+                cursor.window_at(mine).unwrap(),
+                &file[mine as usize..][..WINDOW as usize],
+                "the child's cursor",
+            );
+            assert_same(&lease, &file[leased as usize..][..WINDOW as usize], "the child's lease");
+            maps.collect();
+            assert_eq!((maps.stats().regions, maps.stats().pinned_regions), (OTHERS as usize + 2, OTHERS as usize + 2));
+            for &(other, place) in &places {
+                let mut beside = handle.cursor();
+                let found = beside.window_at(other * WINDOW).unwrap();
+                assert_eq!(found.as_ptr() as usize, place, "mapped anew");
+                assert_same(found, &file[(other * WINDOW) as usize..][..WINDOW as usize], "what another one reads");
+            }
+            drop((cursor, lease));
+            maps.collect();
+            let closed = maps.close(&file.path);
+            assert_eq!((closed.unmapped, closed.still_held), (0, OTHERS as usize));
+            drop((handle, maps));
+            let left = mapped_below(&file.path);
+            assert!(left.is_none_or(|left| left.bytes == OTHERS * WINDOW), "{left:?}");
+        });
+        // The child has told the parent nothing.
+        let (maps, handle, cursor, lease) = held.unwrap();
+        assert_eq!(maps.stats().evictions, before.evictions);
+        assert_eq!(maps.stats().pinned_regions, OTHERS as usize + 2);
+        assert_same(&lease, &file[leased as usize..][..WINDOW as usize], "the parent's lease");
+        drop((cursor, lease, handle));
+        drop((ends, maps));
+    });
+    assert!(dir.mapped().is_none_or(|mapped| mapped == Mapped::default()), "something is left");
+}
+
+/// Threads whose cursors go from window to window, let go, end and begin, all the time, while another one closes: the child
+/// finds them in the middle of whatever a cursor or an owner does.
+#[test]
+fn a_child_lets_go_whatever_the_cursors_of_others_were_at() {
+    if !alone("a_child_lets_go_whatever_the_cursors_of_others_were_at") {
+        return;
+    }
+    let dir = Dir::new();
+    let (mine, theirs) = (dir.file("mine", 4 * WINDOW, 4), dir.file("theirs", 32 * WINDOW, 5));
+    let maps = narrow(16);
+    let handle = maps.open(&theirs.path).unwrap();
+    let done = AtomicBool::new(false);
+    thread::scope(|scope| {
+        for seed in 0..3 {
+            let (handle, theirs, done) = (&handle, &theirs, &done);
+            scope.spawn(move || {
+                let mut rng = Rng::new(seed);
+                while !done.load(Ordering::Relaxed) {
+                    read_at_random(handle, theirs, rng.next(), 50);
+                }
+            });
+        }
+        scope.spawn(|| {
+            while !done.load(Ordering::Relaxed) {
+                maps.close(&theirs.path);
+                maps.collect();
+            }
+        });
+        // A panic here would leave the others at work for ever.
+        let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            for round in 0..200 * scale() {
+                let handle = maps.open(&mine.path).unwrap();
+                let mut cursor = handle.cursor();
+                let place = cursor.window_at(WINDOW).unwrap().as_ptr();
+                let lease = handle.lease(2 * WINDOW..3 * WINDOW).unwrap();
+                if round % 2 == 0 {
+                    // Its owner waits for the cursor then, in the parent.
+                    let is_mapped = lease.is_mapped();
+                    assert_eq!(
+                        maps.close(&mine.path).still_held,
+                        1 + usize::from(is_mapped),
+                        "the cursor's and the lease's"
+                    );
+                }
+                let mut held = Some((handle, cursor, lease));
+                in_a_child("beside cursors at work", || {
+                    let (handle, mut cursor, lease) = held.take().unwrap();
+                    let found = cursor.window_at(WINDOW).unwrap();
+                    assert_eq!(found.as_ptr(), place, "mapped anew");
+                    assert_same(found, &mine[WINDOW as usize..][..WINDOW as usize], "the child's cursor");
+                    assert_same(&lease, &mine[2 * WINDOW as usize..][..WINDOW as usize], "the child's lease");
+                    cursor.release();
+                    drop((cursor, lease, handle));
+                });
+                let (_handle, mut cursor, lease) = held.unwrap();
+                assert_eq!(cursor.window_at(WINDOW).unwrap().as_ptr(), place, "mapped anew in the parent");
+                assert_same(&lease, &mine[2 * WINDOW as usize..][..WINDOW as usize], "the parent's lease");
+            }
+        }));
+        done.store(true, Ordering::Relaxed);
+        result.unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+    });
+    maps.collect();
+    assert_eq!(maps.stats().regions, 0);
+    drop((handle, maps));
+    assert!(dir.mapped().is_none_or(|mapped| mapped == Mapped::default()), "something is left");
 }
