@@ -1,8 +1,8 @@
 //! [`Collector`]: the thread in the background. The only place that spawns a thread.
 //!
-//! It keeps the headroom below the limits free, so that readers seldom have to evict; it unmaps in small batches; it tries
-//! again what the system refused; and every second it looks after files that nobody can reach any more, whose unused
-//! regions go. It holds the cache weakly: when the last handle goes, it is told to stop, and joined.
+//! Where readers had to evict lately, it keeps some room free below the limits, so that they seldom have to; it unmaps in
+//! small batches; it tries again what the system refused; and every second it looks after files that nobody can reach any
+//! more, whose unused regions go. It holds the cache weakly: when the last handle goes, it is told to stop, and joined.
 
 use std::io;
 use std::sync::{Arc, Weak};

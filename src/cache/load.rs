@@ -140,7 +140,7 @@ impl Cache {
     ) -> Option<Effort> {
         let span = self.config.geometry.span(window, file.entry.len());
         let pages = Mapping::addressable(span.end - span.start).map_or(usize::MAX, Mapping::pages);
-        if self.has_headroom(pages) {
+        if self.has_room(pages) {
             return Some(Effort::Spare);
         }
         policy::is_worth_a_duel(admission, touch, credit, self.regions.floor()).map(Effort::Duel)
@@ -204,6 +204,9 @@ impl Cache {
 
         let mut flight = self.regions.budget.take_off();
         let pages = Mapping::pages(len);
+        if effort.is_demand() && !self.has_room(pages) {
+            self.regions.press();
+        }
         let room = self.regions.make_room(&mut flight, pages, effort, patience);
         let Room { reservation, over } = room.map_err(|refused| Unmapped::NoRoom(refused, pages as u64))?;
         if over {
@@ -214,7 +217,7 @@ impl Cache {
         let region = RegionRef::new(publish(mapping, reservation));
         drop(flight);
 
-        if !self.has_headroom(0) {
+        if self.excess() > 0 {
             self.signal.wake();
         }
         Ok(region)

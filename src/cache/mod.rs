@@ -458,22 +458,28 @@ impl Cache {
         }
     }
 
-    /// Brings what is used below the limits, less the headroom, as far as it is unused.
+    /// Brings what is used down to the [mark](Self::mark), as far as it is unused.
     fn trim(&self) {
         evict::retry_orphans();
-        self.regions.trim(|| {
-            let (used, mark) = (self.regions.budget.used(), self.high_mark());
-            // No more than have to go: a place that is freed for nothing is taken by whatever comes next, worth it or not.
-            let window = self.config.geometry.window_bytes().map_or(usize::MAX, |bytes| bytes as usize);
-            used.bytes.saturating_sub(mark.bytes).div_ceil(window).max(used.items.saturating_sub(mark.items))
-        });
+        self.regions.trim(|| self.excess());
         let open = &self.descriptors.budget;
         self.descriptors.trim(|| open.used().items.saturating_sub(open.limit().items));
     }
 
-    /// How much may be mapped without touching the headroom.
-    fn high_mark(&self) -> Usage {
+    /// How many windows have to go for that. No more: a place that is freed for nothing is taken by whatever comes next, worth
+    /// it or not.
+    fn excess(&self) -> usize {
+        let (used, mark) = (self.regions.budget.used(), self.mark());
+        let window = self.config.geometry.window_bytes().map_or(usize::MAX, |bytes| bytes as usize);
+        used.bytes.saturating_sub(mark.bytes).div_ceil(window).max(used.items.saturating_sub(mark.items))
+    }
+
+    /// How much may be mapped by who could read instead: all, unless others had to evict lately, who could not.
+    fn mark(&self) -> Usage {
         let limit = self.regions.budget.limit();
+        if !self.regions.is_pressed() {
+            return limit;
+        }
         let window = self.config.geometry.window_bytes().map_or(0, |bytes| bytes as usize);
         Usage {
             bytes: limit.bytes - policy::headroom(limit.bytes, window),
@@ -481,9 +487,9 @@ impl Cache {
         }
     }
 
-    /// Whether one more of `bytes` would leave the headroom free.
-    fn has_headroom(&self, bytes: usize) -> bool {
-        let (used, mark) = (self.regions.budget.used(), self.high_mark());
+    /// Whether that leaves room for one more of `bytes`.
+    fn has_room(&self, bytes: usize) -> bool {
+        let (used, mark) = (self.regions.budget.used(), self.mark());
         used.bytes.saturating_add(bytes) <= mark.bytes && used.items < mark.items
     }
 }

@@ -25,6 +25,8 @@ pub(crate) struct Residents<R: Resource> {
     clock: Clock,
     /// The heat of the victim that a newcomer last failed to beat.
     floor: Published,
+    /// As hot as can be whenever somebody had to have one, and found no place free.
+    pressure: Published,
     /// What is owned and could not be given back yet: still there, still counted.
     ///
     /// In a child of `fork` somebody may have had it locked who is not there any more: nobody touches it there, and what would
@@ -47,6 +49,7 @@ impl<R: Resource> Residents<R> {
             announcements: Arc::default(),
             clock: Clock::default(),
             floor: Published::new(0),
+            pressure: Published::new(0),
             limbo: Mutex::default(),
             process: Process::this(),
             given_back: Tally::default(),
@@ -125,6 +128,16 @@ impl<R: Resource> Residents<R> {
     /// What the victim is worth that a newcomer last failed to beat: it need not try again before it is worth more.
     pub(crate) fn floor(&self) -> u8 {
         Heat::from_word(self.floor.get() as u32).credit(self.clock.now())
+    }
+
+    /// Somebody has to have one, and there is no place free.
+    pub(crate) fn press(&self) {
+        self.pressure.set(Heat::full(self.clock.now()).to_word().into());
+    }
+
+    /// Whether that was lately.
+    pub(crate) fn is_pressed(&self) -> bool {
+        policy::is_pressed(Heat::from_word(self.pressure.get() as u32).credit(self.clock.now()))
     }
 
     /// Wins one to give back: the coldest of a few that nobody uses. The policy proposes, the slot's word disposes. `None`

@@ -9,13 +9,14 @@
 //! 2. *A burst is one touch.* Touches of one window in a row, by one [cursor](crate::Cursor), count once ([`Run`]), in the
 //!    credit and for the clock. Who reads a dozen records of a window and never comes back does not make it hot.
 //! 3. *With room*, a window is mapped at a credit of [`WORTH_MAPPING`], or after so many touches in a row. A reader that
-//!    comes and goes does not map what it hardly reads.
+//!    comes and goes does not map what it hardly reads. There is room up to the limit, unless somebody who must have a mapping
+//!    found no place free lately: then a part is kept free for those ([`headroom`]).
 //! 4. *Without*, the coldest of [`SAMPLE`] goes, if the newcomer's credit is higher by [`MARGIN`]: else windows that are
 //!    about as hot as each other would take turns, and each turn costs a mapping. A *floor* remembers whom a newcomer last
 //!    failed to beat, so that the next one need not look before it is worth more.
 //! 5. *Who stays* gets its window mapped also without room, in the place of one with a credit of up to [`STAY_BEATS`]: a
-//!    cursor whose touches go on where the one before ended, [`SCAN`] times, or [`STAY`] times in one window. Since these
-//!    touches do not count, such a window is among the first to go, and what is hot stays.
+//!    cursor whose touches go on where the one before ended, [`SCAN`] times or for [`SCAN_BYTES`], or [`STAY`] times in one
+//!    window. Since these touches do not count, such a window is among the first to go, and what is hot stays.
 //!
 //! What must be mapped (a large range, a window as such, a file as one window, a prefetch) is not asked about.
 //!
@@ -62,6 +63,9 @@ const STAY: u32 = 256;
 
 /// What the victim's credit may be that goes for one who stays.
 const STAY_BEATS: u8 = 32;
+
+/// For two steps of the clock after somebody who must have a mapping found no place free, and had to evict, some are kept free.
+const PRESSED: u8 = u8::MAX >> 2;
 
 /// How many unused regions an evictor looks at before it takes the coldest.
 pub(crate) const SAMPLE: usize = 8;
@@ -173,8 +177,14 @@ pub(crate) fn is_worth_a_duel(admission: Admission, touch: Touch, credit: u8, fl
     (floor <= beats).then_some(beats)
 }
 
-/// How much of a limit is kept free, so that a reader seldom has to evict: a sixteenth, in whole windows; none of a budget
-/// of fewer than sixteen.
+/// Whether a part of the budget is to be kept free, for those who must have a mapping, after the last of them who found none
+/// free has left this credit.
+pub(crate) fn is_pressed(credit: u8) -> bool {
+    credit >= PRESSED
+}
+
+/// How much of a limit that is, so that they seldom have to evict: a sixteenth, in whole windows; none of a budget of fewer
+/// than sixteen.
 pub(crate) fn headroom(limit: usize, window: usize) -> usize {
     (limit / 16).checked_div(window).unwrap_or(0) * window
 }
@@ -291,6 +301,12 @@ mod tests {
             assert!(found[short..long].iter().all(|&touch| touch == Touch::Run), "{step}: {found:?}");
             assert!(found[long..].iter().all(|&touch| touch == Touch::Stay), "{step}: {found:?}");
         }
+    }
+
+    #[test]
+    fn some_is_kept_free_for_two_steps_of_the_clock() {
+        assert_eq!([0, 1, 2, 3].map(|now| is_pressed(Heat::full(0).credit(now))), [true, true, true, false]);
+        assert!(!is_pressed(Heat::from_word(0).credit(0)));
     }
 
     #[test]
