@@ -516,6 +516,13 @@ impl Reading {
         Some(Hop { slot, window, start: first, address })
     }
 
+    /// The slot of the window of `start`, if it has been there before.
+    pub(crate) fn near(&self, start: u64) -> Option<&Slot<Region>> {
+        let (_, slot, _) = self.near.get(start)?;
+        // SAFETY: as in `announce_near`.
+        Some(unsafe { slot.as_ref() })
+    }
+
     /// Announces a slot and reads what is there. `false`: that is nothing, or not enough.
     #[inline(always)]
     fn read(&mut self, slot: &Slot<Region>, end: u64) -> bool {

@@ -42,7 +42,7 @@ use crate::policy::{self, Touch};
 use crate::protocol::announce::after_all_readers;
 use crate::protocol::budget::{Reservation, Usage};
 use crate::protocol::signal::Signal;
-use crate::protocol::slot::{Drain, Owned, Slot, SlotRef};
+use crate::protocol::slot::{Drain, Owned, Phase, Slot, SlotRef};
 use crate::region::{Descriptor, DescriptorRef, Doubt, Home, Hop, Reading, Region};
 use crate::stats::{Counters, Event, Stats};
 use registry::Registry;
@@ -186,7 +186,7 @@ impl Cache {
         Reading::new(&self.regions.announcements, &self.config.geometry)
     }
 
-    /// The same hit for a cursor, which announces the region instead of counting itself in.
+    /// The same hit for a cursor, which announces the region instead of counting itself in. It has let go of what it read before.
     pub(crate) fn announce<'f>(
         &self,
         reading: &mut Reading,
@@ -199,7 +199,9 @@ impl Cache {
         if touch == Touch::Single {
             self.regions.touch(slot);
         }
-        if reading.announce(slot, window, end) { Ok(()) } else { Err(slot) }
+        // Asked first, since most of what comes here under pressure is cold, and then nothing need be announced.
+        let may_be_there = slot.snapshot().phase() == Phase::Mapped;
+        if may_be_there && reading.announce(slot, window, end) { Ok(()) } else { Err(slot) }
     }
 
     /// The same, of a window that the cursor has been at before; and whether the touch is full already, and need not be
@@ -211,10 +213,11 @@ impl Cache {
         Some((hop, is_full))
     }
 
-    /// A touch by a reader who has it already.
-    #[cold]
-    pub(crate) fn touch(&self, file: &CachedFile, window: u64) {
-        self.regions.touch(file.entry.slots().windows.at(window));
+    /// A touch by a reader who has come to its window by a hop.
+    pub(crate) fn touch(&self, reading: &Reading, start: u64) {
+        if let Some(slot) = reading.near(start) {
+            self.regions.touch(slot);
+        }
     }
 
     /// A cursor let go of what drains: it may be the one that its owner waits for. (If not, it goes when somebody needs room,

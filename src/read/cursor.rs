@@ -235,7 +235,7 @@ impl Cursor {
     /// What is left to do after some. (It passes on the address, so that `hop` ends with it.)
     #[inline(never)]
     fn hopped(&mut self, goes_on: bool, address: NonNull<u8>) -> NonNull<u8> {
-        self.file.cache().touch(self.file.cached(), self.held.window);
+        self.file.cache().touch(&self.held.reading, self.held.start);
         if goes_on {
             self.read_in();
         }

@@ -95,7 +95,8 @@ impl MappedFile {
         if bytes.len() != len {
             bytes.resize(len, 0);
         }
-        if self.geometry().index(range.start) == self.geometry().index(range.end - 1) {
+        let (_, start) = self.geometry().locate(range.start);
+        if self.geometry().window_bytes().is_none_or(|bytes| range.end - start <= bytes) {
             // Its window was asked, and is neither mapped nor worth it.
             self.read(range.start, bytes)
         } else {
