@@ -54,6 +54,9 @@ const PERIOD_WINDOWS: usize = 16;
 /// Touches in a row, each going on about where the one before it ended, that make somebody one who scans.
 const SCAN: u32 = 16;
 
+/// So do so many bytes, in two touches or more: to copy as much costs as much as a mapping.
+const SCAN_BYTES: u64 = 128 << 10;
+
 /// Within how many bytes of its end.
 const GOING_ON: u64 = 4096;
 
@@ -132,6 +135,8 @@ pub(crate) struct Run {
     here: u32,
     /// Touches that went on where the one before them ended.
     on: u32,
+    /// Bytes of these, and of the one that they went on from.
+    bytes: u64,
 }
 
 impl Run {
@@ -141,12 +146,13 @@ impl Run {
     pub(crate) fn touch(&mut self, window: u64, window_start: u64, start: u64, end: u64) -> Touch {
         let enters = self.window == window && start - window_start < GOING_ON;
         let goes_on = enters || start.wrapping_sub(self.end) < GOING_ON;
-        self.on = if goes_on { self.on.saturating_add(1) } else { 0 };
+        (self.on, self.bytes) = if goes_on { (self.on.saturating_add(1), self.bytes) } else { (0, 0) };
+        self.bytes = self.bytes.saturating_add(end - start);
         self.here = if self.window == window + 1 { self.here.saturating_add(1) } else { 0 };
         self.window = window + 1;
         self.end = end;
         match self.here {
-            _ if self.on >= SCAN => Touch::Stay,
+            _ if self.on >= SCAN || self.on > 0 && self.bytes >= SCAN_BYTES => Touch::Stay,
             0 => Touch::Single,
             STAY.. => Touch::Stay,
             here if here >= WORTH_MAPPING.into() => Touch::Run,
@@ -288,6 +294,17 @@ mod tests {
         // In what it holds it was not seen; it goes on where the next window starts.
         assert_eq!(touches(run, [BYTES, 2 * BYTES + GOING_ON - 1]), [Touch::Stay; 2]);
         assert_eq!(touches(run, [3 * BYTES + GOING_ON, 3 * BYTES + GOING_ON + 64]), [Touch::Single, Touch::Again]);
+    }
+
+    #[test]
+    fn who_reads_on_by_large_pieces_scans_sooner() {
+        for (piece, scans_from) in [(4 << 10, 16), (32 << 10, 3), (64 << 10, 1), (200 << 10, 1)] {
+            let run = &mut Run::default();
+            // Somewhere else before, by as much: that was not gone on from.
+            run.touch(90, 90 * BYTES, 90 * BYTES, 90 * BYTES + piece);
+            let mut found = (0..20).map(|at| run.touch(0, 0, GOING_ON + at * piece, GOING_ON + (at + 1) * piece));
+            assert_eq!(found.position(|touch| touch == Touch::Stay), Some(scans_from), "pieces of {piece}");
+        }
     }
 
     #[test]
