@@ -217,7 +217,7 @@ impl Cache {
         let region = RegionRef::new(publish(mapping, reservation));
         drop(flight);
 
-        if self.excess() > 0 {
+        if self.is_room_low() {
             self.signal.wake();
         }
         Ok(region)

@@ -490,6 +490,14 @@ impl Cache {
         }
     }
 
+    /// Whether half of what is to be kept free is gone. No sooner does the collector come, and then for several at once: it
+    /// takes a processor from somebody, and its barrier interrupts all who read.
+    fn is_room_low(&self) -> bool {
+        let (used, limit, mark) = (self.regions.budget.used(), self.regions.budget.limit(), self.mark());
+        let is_low = |used: usize, limit: usize, mark: usize| used > limit - (limit - mark) / 2;
+        is_low(used.bytes, limit.bytes, mark.bytes) || is_low(used.items, limit.items, mark.items)
+    }
+
     /// Whether that leaves room for one more of `bytes`.
     fn has_room(&self, bytes: usize) -> bool {
         let (used, mark) = (self.regions.budget.used(), self.mark());
