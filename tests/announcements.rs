@@ -342,6 +342,36 @@ mod filtered {
         maps.collect();
         assert_eq!(maps.stats().regions, 0);
     }
+
+    /// The same where the budget may be passed: then what is mapped grows, as long as that lasts, and no longer.
+    #[test]
+    fn a_barrier_that_is_taken_away_lets_what_is_mapped_grow() {
+        if !alone("filtered::a_barrier_that_is_taken_away_lets_what_is_mapped_grow") {
+            return;
+        }
+        let dir = Dir::new();
+        let data = dir.file("data", WINDOWS * WINDOW, 11);
+        let maps = manager(windows(8).overcommit(Overcommit::Allow));
+        let file: MappedFile = maps.open(&data.path).unwrap();
+        let mut cursor = file.cursor();
+        cursor.window_at(0).unwrap();
+        // SAFETY: a query.
+        let had_one = unsafe { libc::syscall(libc::SYS_membarrier, libc::MEMBARRIER_CMD_QUERY, 0, 0) } > 0;
+        forbid_membarrier();
+        for start in (0..WINDOWS).map(|window| window * WINDOW) {
+            let window = cursor.window_at(start).unwrap();
+            assert_same(window, &data[start as usize..(start + WINDOW) as usize], start);
+        }
+        let stats = maps.stats();
+        if had_one {
+            assert_eq!((stats.mapped_bytes, stats.unmaps), (WINDOWS * WINDOW, 0), "{stats:?}");
+            assert_eq!(stats.overcommits, WINDOWS - 8, "{stats:?}");
+        } else {
+            assert!(stats.peak_mapped_bytes <= 8 * WINDOW, "{stats:?}");
+        }
+        drop(cursor);
+        assert!(settles(|| maps.stats().mapped_bytes <= 8 * WINDOW), "{:?}", maps.stats());
+    }
 }
 
 /// A cursor notes where windows were mapped. They may be mapped elsewhere when it comes back.
