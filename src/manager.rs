@@ -483,7 +483,8 @@ impl MappedFile {
     /// Looks at the file again: has it grown, shrunk, been modified, replaced or deleted? Two `stat`s.
     ///
     /// A new length is there for everyone at once. Regions that a change of length made out of date are unmapped when
-    /// they are not used any more, and mapped anew for whoever asks next.
+    /// they are not used any more, and mapped anew for whoever asks next. What a cursor reads is used; when it has gone on to
+    /// another window, that is noticed by who asks for that region next, or about a second later.
     ///
     /// # Errors
     ///

@@ -55,8 +55,8 @@ pub struct Stats {
     pub regions: usize,
     /// The most that [`regions`](Self::regions) ever was.
     pub peak_regions: usize,
-    /// Bytes of the regions that clients hold, in windows or by themselves, and of those that the system refused to unmap
-    /// so far.
+    /// Bytes of the regions that leases, cursors and buffers hold, each counted once, in windows or by themselves, and of
+    /// those that the system refused to unmap so far. What a cursor has left by going on is not among them.
     pub pinned_bytes: u64,
     /// How many regions these are.
     pub pinned_regions: usize,

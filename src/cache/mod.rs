@@ -81,7 +81,9 @@ pub struct Collected {
 pub struct Closed {
     /// Regions that nobody used; they are unmapped.
     pub unmapped: usize,
-    /// Regions that clients hold; each is unmapped when the last of them lets go.
+    /// Regions that leases, cursors and buffers hold; each is unmapped when the last of them lets go. But what a cursor leaves
+    /// by going to another window is unmapped by the next who closes, collects, or finds nothing else to evict, or by the
+    /// collector: about a second later at most.
     pub still_held: usize,
 }
 
