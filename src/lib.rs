@@ -55,8 +55,9 @@
 //! - What the kernel has mapped for a manager never exceeds [`Limits`], wherever they have room for what clients hold and
 //!   one window for each thread that is mapping; beyond that `Overcommit` decides. Regions are unmapped when they are given
 //!   up, not when a list forgets them.
-//! - In user space, after a thread's first, a hit takes no lock, allocates nothing and makes no system call (who
-//!   reads window after window also asks the system, once for each, whether it is in memory). A cursor writes nothing that another reader
+//! - In user space, after a thread's first and a cursor's first (which allocates 4 KiB), a hit takes no lock,
+//!   allocates nothing and makes no system call (who reads window after window also asks the system, once for each,
+//!   whether it is in memory). A cursor writes nothing that another reader
 //!   waits for, neither within its window nor when it goes to another one that is mapped: it says in a cache line
 //!   of its own what it reads, and whoever would unmap that looks there. A miss that has to map waits for the
 //!   loader of its window, for other threads that are just unmapping (20 ms at most), and for room if
