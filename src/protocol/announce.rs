@@ -39,6 +39,13 @@
 //! - *Nobody has a record.* Then nobody reads unseen, and the owner does without the heavy barrier. Who takes the first record
 //!   meanwhile has a fence after it has said so, and the owner one before it asks: either the owner sees that there is a
 //!   record, or that reader sees the word as the owner left it.
+//!
+//! # What it costs
+//!
+//! Who announces writes one word, in a cache line of its own. Who evicts looks at as many records as there ever were at once, at
+//! rest or not, about 50 instructions each: once before it wins a window, to pass over those that are read, and once after (which
+//! who trims or collects does for eight at once). So a reader that has to evict takes 3,800 instructions beside one cursor,
+//! 107,000 beside 1,000, and 1,060,000 beside 10,000. (x86-64, 2026-11-21; `cargo bench --bench scale -- ratios`.)
 #![allow(unsafe_code, reason = "the payload of an announced slot; rule 7 of `protocol`")]
 
 use std::fmt;
