@@ -103,8 +103,10 @@ impl Cache {
     #[cold]
     fn tick(&self) {
         let limit = self.regions.budget.limit();
-        let in_bytes = self.config.geometry.window_bytes().map_or(1, |bytes| limit.bytes as u64 / bytes);
-        self.regions.tick(STRIDE as u32, in_bytes.min(limit.items as u64) as usize);
+        let window = self.config.geometry.window_bytes();
+        let in_bytes = window.map_or(1, |bytes| limit.bytes as u64 / bytes);
+        let has_room = self.has_room(window.unwrap_or(0) as usize);
+        self.regions.tick(STRIDE as u32, in_bytes.min(limit.items as u64) as usize, has_room);
     }
 
     /// How far to go for it that a small range of a window is mapped, which was no [`hit`](Self::hit) a moment ago. `None`: it
@@ -532,7 +534,7 @@ mod tests {
         let other = opened.slot(1);
         (0..8).for_each(|_| opened.cache.regions.touch(other));
         let cold = |touch| assert_eq!(opened.cache.worth(&opened.file, opened.slot(0), 0, touch), None);
-        let period = u64::from(policy::clock_period(64));
+        let period = u64::from(policy::clock_period(64, true));
         // The first miss brings its stride with it.
         (0..period - STRIDE).for_each(|_| cold(Touch::Single));
         (0..period).for_each(|_| cold(Touch::Again));
@@ -548,7 +550,7 @@ mod tests {
         let opened = Opened::new(64, 2 * WINDOW);
         let other = opened.slot(1);
         (0..8).for_each(|_| opened.cache.regions.touch(other));
-        (0..policy::clock_period(64)).for_each(|_| drop(opened.map()));
+        (0..policy::clock_period(64, true)).for_each(|_| drop(opened.map()));
         assert_eq!(opened.cache.regions.credit(other), 4);
     }
 

@@ -121,8 +121,8 @@ impl<R: Resource> Residents<R> {
     }
 
     /// Touches of what is not here make the policy's time go on.
-    pub(crate) fn tick(&self, touches: u32, items_in_budget: usize) {
-        self.clock.tick(touches, policy::clock_period(items_in_budget));
+    pub(crate) fn tick(&self, touches: u32, items_in_budget: usize, has_room: bool) {
+        self.clock.tick(touches, policy::clock_period(items_in_budget, has_room));
     }
 
     /// What the victim is worth that a newcomer last failed to beat: it need not try again before it is worth more.
@@ -434,10 +434,10 @@ mod tests {
         residents.touch(&slot);
         assert_eq!((residents.credit(&slot), slot.heat()), (u8::MAX, full));
 
-        let period = policy::clock_period(3);
-        (1..period).for_each(|_| residents.tick(1, 3));
+        let period = policy::clock_period(3, false);
+        (1..period).for_each(|_| residents.tick(1, 3, false));
         assert_eq!(residents.credit(&slot), u8::MAX);
-        residents.tick(1, 3);
+        residents.tick(1, 3, false);
         assert_eq!(residents.credit(&slot), u8::MAX / 2);
     }
 

@@ -4,10 +4,12 @@
 //! range of a window that is not mapped is read, unless the window's touches say that a mapping will pay off:
 //!
 //! 1. *Credit.* Each window has one, mapped or not: its touches, up to 255, halved with each step of the policy's clock. The
-//!    clock goes on with the touches of what is not mapped, [`PERIOD`] for each window that the budget holds. So time stands
-//!    still while everything is a hit, and *lately* means the same for caches of any size.
-//! 2. *A burst is one touch.* Touches of one window in a row, by one [cursor](crate::Cursor), count once ([`Run`]), in the
-//!    credit and for the clock. Who reads a dozen records of a window and never comes back does not make it hot.
+//!    clock goes on with the touches of what is not mapped, [`PERIOD`] for each window that the budget holds, and
+//!    [`PERIOD_WITH_ROOM`] as long as there is room and nobody has to go. So time stands still while everything is a hit, and
+//!    *lately* means the same for caches of any size.
+//! 2. *A burst is few touches.* Of touches of one window in a row, by one [cursor](crate::Cursor), the first one counts, and
+//!    each [`BURST`]th ([`Run`]), in the credit and for the clock. Who reads a dozen records of a window and never comes back
+//!    does not make it hot; but who does come back, to read as many, finds it mapped the sooner.
 //! 3. *With room*, a window is mapped at a credit of [`WORTH_MAPPING`], or after so many touches in a row. A reader that
 //!    comes and goes does not map what it hardly reads. There is room up to the limit, unless somebody who must have a mapping
 //!    found no place free lately: then a part is kept free for those ([`headroom`]).
@@ -44,11 +46,12 @@ use crate::config::Admission;
 pub(crate) const WORTH_MAPPING: u8 = 8;
 
 /// By how much a window has to be hotter than the one that goes for it.
-pub(crate) const MARGIN: u8 = 32;
+pub(crate) const MARGIN: u8 = 16;
 
 /// Touches of unmapped windows after which the clock goes on, for each window that the budget holds; at least as many as
 /// for [`PERIOD_WINDOWS`] of them.
-const PERIOD: u32 = 32;
+const PERIOD: u32 = 8;
+const PERIOD_WITH_ROOM: u32 = 32;
 const PERIOD_WINDOWS: usize = 16;
 
 /// Touches in a row, each going on about where the one before it ended, that make somebody one who scans.
@@ -57,6 +60,9 @@ const SCAN: u32 = 16;
 /// So do so many bytes, in two touches or more: to copy as much costs as much as a mapping.
 const SCAN_BYTES: u64 = 128 << 10;
 
+/// Of touches of one window in a row, each one of so many counts.
+const BURST: u32 = 4;
+
 /// Within how many bytes of its end.
 const GOING_ON: u64 = 4096;
 
@@ -64,8 +70,8 @@ const GOING_ON: u64 = 4096;
 /// late costs a twentieth of them.
 const STAY: u32 = 256;
 
-/// What the victim's credit may be that goes for one who stays.
-const STAY_BEATS: u8 = 32;
+/// What the victim's credit may be that goes for one who stays: less than the touches that he still has to do, mostly.
+const STAY_BEATS: u8 = 128;
 
 /// For two steps of the clock after somebody who must have a mapping found no place free, and had to evict, some are kept free.
 const PRESSED: u8 = u8::MAX >> 2;
@@ -117,9 +123,9 @@ impl Heat {
 pub(crate) enum Touch {
     /// Nothing: it counts as one.
     Single,
-    /// By the reader who touched it last, and nothing else since. It does not count again.
+    /// By the reader who touched it last, and nothing else since: one of those that do not count.
     Again,
-    /// The same, [`WORTH_MAPPING`] times and more.
+    /// The same, after [`WORTH_MAPPING`] of them.
     Run,
     /// By one who reads on and on, or here for long. It does not count, but the window is worth mapping as long as that takes.
     Stay,
@@ -155,6 +161,7 @@ impl Run {
             _ if self.on >= SCAN || self.on > 0 && self.bytes >= SCAN_BYTES => Touch::Stay,
             0 => Touch::Single,
             STAY.. => Touch::Stay,
+            here if here % BURST == BURST - 1 => Touch::Single,
             here if here >= WORTH_MAPPING.into() => Touch::Run,
             _ => Touch::Again,
         }
@@ -163,8 +170,9 @@ impl Run {
 
 /// The number of touches of unmapped windows after which the clock goes on by one, and credits halve. So *lately* means the
 /// same for caches of any size.
-pub(crate) fn clock_period(windows_in_budget: usize) -> u32 {
-    u32::try_from(windows_in_budget.max(PERIOD_WINDOWS)).unwrap_or(u32::MAX).saturating_mul(PERIOD)
+pub(crate) fn clock_period(windows_in_budget: usize, has_room: bool) -> u32 {
+    let period = if has_room { PERIOD_WITH_ROOM } else { PERIOD };
+    u32::try_from(windows_in_budget.max(PERIOD_WINDOWS)).unwrap_or(u32::MAX).saturating_mul(period)
 }
 
 /// Whether a window with this credit is to be mapped where there is room for it.
@@ -213,8 +221,9 @@ mod tests {
 
     #[test]
     fn lately_is_as_long_for_caches_of_any_size() {
-        assert_eq!([0, 1, 16, 17, 100].map(clock_period), [512, 512, 512, 544, 3_200]);
-        assert_eq!(clock_period(usize::MAX), u32::MAX);
+        assert_eq!([0, 1, 16, 17, 100].map(|windows| clock_period(windows, false)), [128, 128, 128, 136, 800]);
+        assert_eq!([0, 17, 100].map(|windows| clock_period(windows, true)), [512, 544, 3_200]);
+        assert_eq!(clock_period(usize::MAX, true), u32::MAX);
     }
 
     #[test]
@@ -275,12 +284,14 @@ mod tests {
     }
 
     #[test]
-    fn touches_of_a_window_in_a_row_count_once() {
+    fn of_touches_of_a_window_in_a_row_few_count() {
         use Touch::{Again, Single};
         let run = &mut Run::default();
         let elsewhere = 5 * BYTES;
         let offsets = [600_000, 300_000, 300_000, elsewhere, 300_000, elsewhere, elsewhere + 500_000];
         assert_eq!(touches(run, offsets), [Single, Again, Again, Single, Single, Single, Again]);
+        let offsets = [600_000, 300_000, 600_000, 300_000, 600_000, 300_000];
+        assert_eq!(touches(run, offsets), [Single, Again, Again, Single, Again, Again]);
     }
 
     #[test]
@@ -313,10 +324,15 @@ mod tests {
         for step in [-64, GOING_ON as i64 + 64] {
             let offsets = (0..i64::from(STAY) + 2).map(|touch| (500 * BYTES as i64 + touch * step) as u64 % 1_000_000);
             let found = touches(&mut Run::default(), offsets);
-            assert_eq!(found[0], Touch::Single);
-            assert!(found[1..short].iter().all(|&touch| touch == Touch::Again), "{step}: {found:?}");
-            assert!(found[short..long].iter().all(|&touch| touch == Touch::Run), "{step}: {found:?}");
-            assert!(found[long..].iter().all(|&touch| touch == Touch::Stay), "{step}: {found:?}");
+            for (at, &touch) in found.iter().enumerate() {
+                let expected = match at {
+                    at if at >= long => Touch::Stay,
+                    at if at == 0 || (at + 1) % BURST as usize == 0 => Touch::Single,
+                    at if at >= short => Touch::Run,
+                    _ => Touch::Again,
+                };
+                assert_eq!(touch, expected, "{step}: touch {at}");
+            }
         }
     }
 
