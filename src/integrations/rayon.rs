@@ -10,7 +10,9 @@ use crate::{Lease, MappedFile, Result};
 
 /// The windows of a file, in parallel; made by [`MappedFile::par_windows`].
 ///
-/// Each is mapped by the thread that reads it, when it reads it. Within the budget that takes one window for each thread.
+/// Each is mapped by the thread that reads it, when it reads it. Within the budget that takes one window for each thread. No
+/// thread holds more than one window back from the others ([`with_min_len`](IndexedParallelIterator::with_min_len) says
+/// otherwise): a window is work enough to be handed over by itself, and the last ones are shared by all.
 ///
 /// ```
 /// use rayon::prelude::*;
@@ -51,7 +53,9 @@ impl MappedFile {
 impl ParWindows {
     fn leases(self) -> impl IndexedParallelIterator<Item = Result<Lease>> {
         let Self { file, windows } = self;
-        windows.into_par_iter().map(move |index| file.whole_window(index as u64))
+        // Left to itself, rayon goes on splitting only while somebody is idle: who began with a quarter of a file keeps all of
+        // that, though others have nothing left to do.
+        windows.into_par_iter().with_max_len(1).map(move |index| file.whole_window(index as u64))
     }
 }
 
