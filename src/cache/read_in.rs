@@ -1,7 +1,8 @@
 //! Having a window in memory before somebody reads all of it.
 //!
-//! What is not in the page cache is read through the descriptor: that is what the system is quickest at, and it leaves large
-//! pages, of which maps are cheap. What is there is left alone: a touch maps sixteen pages at once, or a large one, and to have
+//! What is not in the page cache the system is told to read by large pages, of which maps are cheap; where it cannot be told, it
+//! is read through the descriptor. Either way as much is read at once as the disk is quick at, and more is on its way when the
+//! window is given. What is there is left alone: a touch maps sixteen pages at once, or a large one, and to have
 //! them all mapped in advance (`MADV_POPULATE_READ`) walks over each. Measured by processor time, on a scan of 1 GiB in
 //! windows of 16 MiB, against a map of the whole file: 1.14 × with that walk and 0.99 × without where pages are small; the
 //! same where they are large (2026-11-21; Linux 6.18, ext4, 2 cores of a virtual machine).

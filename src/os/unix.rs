@@ -3,6 +3,8 @@
 
 use std::fs::{self, File, Metadata, OpenOptions};
 use std::io::{BufRead, BufReader};
+#[cfg(target_os = "linux")]
+use std::ops::Range;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::Path;
@@ -199,16 +201,12 @@ pub(crate) unsafe fn populate(address: *mut u8, len: usize) -> io::Result<bool> 
     }
 }
 
-/// Bytes read by one call of [`read_in`].
+/// Bytes read by one call of [`read_through`].
 #[cfg(target_os = "linux")]
 const READ_IN: usize = 1 << 20;
 
-/// Reads `len` bytes of a file from `start` on, which are mapped at `address`, into the system's page cache, if the last of
-/// them is not there; whether it had to. A hint: what cannot be read is left for those to find out who read it.
-///
-/// By large reads, although nobody wants a copy: the system reads as far ahead as it is asked for, and with the largest pages
-/// that it has. For a touch, and for [`populate`], it reads as far as the disk is set to (128 KiB often), and for
-/// `MADV_WILLNEED` with the smallest pages, which make each later map dearer.
+/// Has `len` bytes of a file from `start` on, which are mapped at `address`, in the system's page cache, if the last of them
+/// is not there; whether it had to. A hint: what cannot be read is left for those to find out who read it.
 ///
 /// # Safety
 ///
@@ -223,11 +221,84 @@ pub(crate) unsafe fn read_in(file: &File, start: u64, address: *mut u8, len: usi
     if asked != 0 || is_there & 1 == 1 {
         return false;
     }
+    // SAFETY: the caller's promise.
+    if !unsafe { populate_by_large_pages(address, len) } {
+        read_through(file, start..start + len as u64);
+    }
+    true
+}
+
+/// Reads a mapping in by its faults, two large pages at a time and one more ahead; whether that was done, to the end.
+///
+/// For a touch, and for [`populate`], the system reads as far as the disk is set to (128 KiB often), and for `MADV_WILLNEED`
+/// with the smallest pages, which make each later map dearer. But a mapping that wants large pages it reads by those, whatever
+/// the disk is set to, as far ahead as a long read would, and without the copy that costs a long read most of its time. The
+/// wish is taken back at once: who reads here and there, when the pages have gone again, is not to have 4 MiB read for each
+/// byte. (They are not mapped as large ones then, until this is asked for again.)
+///
+/// Measured on 512 MiB in windows of 16 MiB, against `read` of 1 MiB: 0.16 × its processor time and 0.7 × its time, where
+/// [`read_through`] takes 0.34 × and 0.7 to 0.8 ×; with a disk set to 128 KiB 0.13 × and 0.7 × against 0.4 × and 0.75 ×
+/// (2026-11-21; Linux 6.18, ext4, 2 virtual cores that had other work, the best tenth of the rounds).
+///
+/// # Safety
+///
+/// As for [`advise`].
+#[cfg(target_os = "linux")]
+unsafe fn populate_by_large_pages(address: *mut u8, len: usize) -> bool {
+    // Of less, it would read more than was asked for.
+    if len < 2 * LARGE_PAGE || !reads_ahead_by_large_pages() {
+        return false;
+    }
+    // SAFETY: the caller's promise; advice changes no byte.
+    if unsafe { libc::madvise(address.cast(), len, libc::MADV_HUGEPAGE) } != 0 {
+        return false;
+    }
+    // SAFETY: as above.
+    let is_done = unsafe { libc::madvise(address.cast(), len, libc::MADV_POPULATE_READ) } == 0;
+    // SAFETY: as above.
+    let _ = unsafe { libc::madvise(address.cast(), len, libc::MADV_NOHUGEPAGE) };
+    is_done
+}
+
+/// Whether the system reads a file by large pages for a mapping that wants them: Linux since 5.18. (`MADV_POPULATE_READ` is
+/// older, so it does not tell.)
+#[cfg(target_os = "linux")]
+fn reads_ahead_by_large_pages() -> bool {
+    static DOES: OnceLock<bool> = OnceLock::new();
+    *DOES.get_or_init(|| {
+        let mut name = mem::MaybeUninit::<libc::utsname>::zeroed();
+        // SAFETY: `uname` writes one `utsname` to where it is told.
+        if unsafe { libc::uname(name.as_mut_ptr()) } != 0 {
+            return false;
+        }
+        // SAFETY: it succeeded, so it has written it.
+        let name = unsafe { name.assume_init() };
+        let release: Vec<u8> = name.release.iter().map(|&byte| byte as u8).take_while(|&byte| byte != 0).collect();
+        is_release_at_least(&release, (5, 18))
+    })
+}
+
+/// Whether the name of a release, such as `6.1.0-18-amd64`, is of this version or a later one.
+#[cfg(target_os = "linux")]
+fn is_release_at_least(release: &[u8], version: (u32, u32)) -> bool {
+    let mut numbers = release.split(|byte| !byte.is_ascii_digit()).map_while(|digits| {
+        let digits = std::str::from_utf8(digits).ok()?;
+        digits.parse::<u32>().ok()
+    });
+    let (Some(major), Some(minor)) = (numbers.next(), numbers.next()) else { return false };
+    (major, minor) >= version
+}
+
+/// Reads a span of a file for nobody, as far as it goes.
+///
+/// By large reads, although nobody wants a copy: the system reads as far ahead as it is asked for, and goes on with ever larger
+/// pages.
+#[cfg(target_os = "linux")]
+fn read_through(file: &File, span: Range<u64>) {
     // All of it goes to the same few pages, which stay in the processor's cache.
     let mut scratch = [0_u8; 16 << 10];
     let part = libc::iovec { iov_base: scratch.as_mut_ptr().cast(), iov_len: scratch.len() };
     let parts = [part; READ_IN / (16 << 10)];
-    let span = start..start + len as u64;
     let at = |offset: u64| libc::off_t::try_from(offset).ok();
     let mut next = span.start;
     while let Some(offset) = at(next).filter(|_| next < span.end) {
@@ -239,7 +310,6 @@ pub(crate) unsafe fn read_in(file: &File, start: u64, address: *mut u8, len: usi
             _ => break,
         }
     }
-    true
 }
 
 /// Not done here.
@@ -418,18 +488,72 @@ pub(crate) mod tests {
     #[test]
     #[cfg(target_os = "linux")]
     fn what_is_cold_is_read_in_and_only_then() {
+        // By a read, and by large pages.
+        for len in [3 * READ_IN + 123, 5 * LARGE_PAGE + 123] {
+            let file = tempfile::NamedTempFile::new().unwrap();
+            fs::write(file.path(), vec![7; len]).unwrap();
+            let file = open(file.path()).unwrap();
+            let mapping = crate::mapping::Mapping::map(&file, 0, len).unwrap();
+            assert!(!mapping.read_in(&file, 0), "just written");
+            if !page_cache::drop_pages(&file) {
+                return;
+            }
+            assert!(mapping.read_in(&file, 0));
+            assert!(!page_cache::pages(&file).contains(&false), "{len} bytes");
+            assert!(!mapping.read_in(&file, 0));
+        }
+    }
+
+    #[test]
+    #[cfg(target_os = "linux")]
+    fn a_span_is_read_through_to_the_end_of_the_file() {
         let file = tempfile::NamedTempFile::new().unwrap();
-        let len = 3 * READ_IN as u64 + 123;
-        fs::write(file.path(), vec![7; len as usize]).unwrap();
+        fs::write(file.path(), vec![7; 5 * LARGE_PAGE]).unwrap();
         let file = open(file.path()).unwrap();
-        let mapping = crate::mapping::Mapping::map(&file, 0, len as usize).unwrap();
-        assert!(!mapping.read_in(&file, 0), "just written");
+        if !page_cache::drop_pages(&file) {
+            return;
+        }
+        read_through(&file, 0..6 * LARGE_PAGE as u64);
+        assert!(!page_cache::pages(&file).contains(&false));
+        read_through(&file, u64::MAX - 1..u64::MAX);
+    }
+
+    /// Or each byte that somebody reads there later, when its page has gone, would take two large ones to be read.
+    #[test]
+    #[cfg(target_os = "linux")]
+    fn no_wish_for_large_pages_is_left() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        fs::write(file.path(), vec![7; 4 * LARGE_PAGE]).unwrap();
+        let file = open(file.path()).unwrap();
+        let mapping = crate::mapping::Mapping::map(&file, 0, 4 * LARGE_PAGE).unwrap();
         if !page_cache::drop_pages(&file) {
             return;
         }
         assert!(mapping.read_in(&file, 0));
-        assert!(!page_cache::pages(&file).contains(&false));
-        assert!(!mapping.read_in(&file, 0));
+        let maps = fs::read_to_string("/proc/self/smaps").unwrap();
+        let first = format!("{:x}-", mapping.address().as_ptr() as usize);
+        let flags = maps.lines().skip_while(|line| !line.starts_with(&first)).find(|line| line.starts_with("VmFlags:"));
+        let flags = flags.expect("the mapping is listed");
+        assert!(!flags.split(' ').any(|flag| flag == "hg"), "{flags}");
+    }
+
+    #[test]
+    #[cfg(target_os = "linux")]
+    fn releases_are_compared_by_their_numbers() {
+        for (release, is_at_least) in [
+            ("5.18.0", true),
+            ("5.17.9-arch1", false),
+            ("5.4", false),
+            ("6.1.0-18-amd64", true),
+            ("10.0-rc1", true),
+            ("4.19", false),
+            ("5", false),
+            ("", false),
+            ("Linux 6.1", false),
+            ("6.x", false),
+        ] {
+            assert_eq!(is_release_at_least(release.as_bytes(), (5, 18)), is_at_least, "{release}");
+        }
     }
 
     #[test]
