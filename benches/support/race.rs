@@ -20,6 +20,23 @@ pub(crate) fn timed(work: impl FnOnce()) -> Duration {
     start.elapsed()
 }
 
+/// The processor's time that this process has taken so far: all its threads, also what the system did for them. `None` where
+/// nobody is asked for it.
+#[cfg(unix)]
+fn processor_time() -> Option<Duration> {
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    #[allow(unsafe_code, reason = "std has no such clock")]
+    // SAFETY: it writes one `timespec` to where it is told.
+    let status = unsafe { libc::clock_gettime(libc::CLOCK_PROCESS_CPUTIME_ID, &mut time) };
+    let (seconds, nanos) = (u64::try_from(time.tv_sec).ok()?, u32::try_from(time.tv_nsec).ok()?);
+    (status == 0).then(|| Duration::new(seconds, nanos))
+}
+
+#[cfg(not(unix))]
+fn processor_time() -> Option<Duration> {
+    None
+}
+
 /// How long `threads` threads take that do `work(thread)` at once, from the first one's start to the last one's end.
 ///
 /// Each does `prepare(thread)` first, which is not measured: a thread's first step into a library is its dearest.
@@ -103,7 +120,7 @@ impl<'a> Race<'a> {
     fn run_while(mut self, most: usize, go_on: impl Fn(usize) -> bool) -> Outcome {
         let mut order: Vec<usize> = (0..self.variants.len()).collect();
         let mut rng = Rng::new(most as u64);
-        let mut laps = vec![Vec::with_capacity(most); self.variants.len()];
+        let mut laps = vec![Laps::default(); self.variants.len()];
         let (mut rewarmed, mut rounds) = (0, 0);
         for round in 0..=most {
             if round > 0 && !go_on(rounds) {
@@ -113,9 +130,12 @@ impl<'a> Race<'a> {
             rewarmed += usize::from(self.data.is_some_and(Data::warm));
             rng.shuffle(&mut order);
             for &index in &order {
+                let before = processor_time();
                 let lap = (self.variants[index].lap)(round);
+                let work = before.zip(processor_time()).map(|(before, after)| after - before);
                 if round > 0 {
-                    laps[index].push(lap);
+                    laps[index].times.push(lap);
+                    laps[index].work.push(work.unwrap_or(lap));
                 }
             }
         }
@@ -144,12 +164,24 @@ pub(crate) struct Outcome {
 struct Measured {
     name: &'static str,
     operations: u64,
-    laps: Vec<Duration>,
+    laps: Laps,
+}
+
+#[derive(Clone, Debug, Default)]
+struct Laps {
+    /// What each lap said that it took.
+    times: Vec<Duration>,
+    /// The processor's time of all of it, also of what a lap does not measure.
+    work: Vec<Duration>,
 }
 
 impl Measured {
     fn nanos_per_operation(&self) -> Vec<f64> {
-        self.laps.iter().map(|lap| lap.as_nanos() as f64 / self.operations as f64).collect()
+        self.per_operation(&self.laps.times)
+    }
+
+    fn per_operation(&self, laps: &[Duration]) -> Vec<f64> {
+        laps.iter().map(|lap| lap.as_nanos() as f64 / self.operations as f64).collect()
     }
 }
 
@@ -168,9 +200,25 @@ impl Outcome {
         median(self.laps(name))
     }
 
-    fn laps(&self, name: &str) -> Vec<f64> {
+    fn variant(&self, name: &str) -> &Measured {
         let found = self.variants.iter().find(|variant| variant.name == name);
-        found.unwrap_or_else(|| panic!("no variant {name:?} in the race {:?}", self.title)).nanos_per_operation()
+        found.unwrap_or_else(|| panic!("no variant {name:?} in the race {:?}", self.title))
+    }
+
+    fn laps(&self, name: &str) -> Vec<f64> {
+        self.variant(name).nanos_per_operation()
+    }
+
+    /// The median of the rounds' ratios of the processor's time, of whole laps: `name`'s to that of `base`. Other work on the
+    /// machine is not in it, nor is waiting. Only of the rounds that `is_asked`.
+    pub(crate) fn work_ratio(&self, name: &str, base: &str, is_asked: impl Fn(usize) -> bool) -> f64 {
+        let work = |name| {
+            let measured = self.variant(name);
+            measured.per_operation(&measured.laps.work)
+        };
+        let ratios = work(name).into_iter().zip(work(base)).enumerate();
+        let asked: Vec<f64> = ratios.filter(|&(round, _)| is_asked(round)).map(|(_, (lap, base))| lap / base).collect();
+        if asked.is_empty() { f64::NAN } else { median(asked) }
     }
 
     /// Of the time of `name` to the time of `base`, per operation.

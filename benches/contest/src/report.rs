@@ -58,14 +58,31 @@ impl Times {
         self.rows.push([name.into()].into_iter().chain(cells).collect());
     }
 
+    /// The medians of the processor's time in races, a column for each, as how often that of `base`.
+    pub(crate) fn of_work(caption: impl Into<String>, races: &[(String, &Outcome)], base: &str) -> Times {
+        let cell = |outcome: &Outcome, name: &str| short(outcome.work_ratio(name, base, |_| true));
+        Times::of_each(caption, races, cell)
+    }
+
     /// The medians of races, a column for each, and in brackets how often that of `base`.
     pub(crate) fn of_races(caption: impl Into<String>, races: &[(String, &Outcome)], base: &str) -> Times {
+        let cell = |outcome: &Outcome, name: &str| {
+            format!("{} ({})", time(outcome.nanos(name)), short(outcome.ratio(name, base).by_round))
+        };
+        Times::of_each(caption, races, cell)
+    }
+
+    fn of_each(
+        caption: impl Into<String>,
+        races: &[(String, &Outcome)],
+        cell: impl Fn(&Outcome, &str) -> String,
+    ) -> Times {
         let mut times = Times::new(caption, races.iter().map(|(title, _)| title.clone()));
         let most = races.iter().max_by_key(|(_, outcome)| outcome.names().count());
         let Some((_, most)) = most else { return times };
         for name in most.names() {
             let cells = races.iter().map(|(_, outcome)| match outcome.names().any(|other| other == name) {
-                true => format!("{} ({})", time(outcome.nanos(name)), short(outcome.ratio(name, base).by_round)),
+                true => cell(outcome, name),
                 false => "–".to_owned(),
             });
             times.row(name, cells.collect());
