@@ -33,6 +33,7 @@
 //! - A fault that is not ours, and a SIGBUS that somebody sent, goes to the handler that was there before, or ends the process
 //!   as it always did. (That handler now runs on the thread's alternate stack, if it has one.) A handler that is installed later
 //!   and does not call the one before it takes the guard off: then install the guard again, after it. That works seven times.
+//! - What a child of `fork` maps is not guarded there, also by a manager of its own; what it was born with is.
 //! - If the system has no mapping left for the zeros (a reserve is kept for that), the process ends with a message that says
 //!   so.
 //!
@@ -95,14 +96,17 @@ pub fn install() -> Result<()> {
     Ok(())
 }
 
-/// Makes a mapping known, before anybody reads there.
+/// Makes a mapping known, before anybody reads there. Not in a child of `fork`, for want of the table's lock: somebody may have
+/// it who is not there any more.
 pub(crate) fn protect(mapping: Range<usize>) {
-    let known = || Known { ranges: Ranges::default(), process: Process::this() };
-    RANGES.get_or_init(known).ranges.insert(mapping);
-    os::sigbus::keep_reserve();
+    let known = RANGES.get_or_init(|| Known { ranges: Ranges::default(), process: Process::this() });
+    if known.process.is_this() {
+        known.ranges.insert(mapping);
+        os::sigbus::keep_reserve();
+    }
 }
 
-/// Forgets it, when nobody does any more. In a child of `fork` it stays known, for want of the table's lock.
+/// Forgets it, when nobody does any more. In a child of `fork` it stays known, for the same reason.
 pub(crate) fn unprotect(mapping: Range<usize>) {
     if let Some(known) = RANGES.get().filter(|known| known.process.is_this()) {
         known.ranges.remove(mapping);
