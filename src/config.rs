@@ -99,7 +99,7 @@ pub enum Admission {
     ///
     /// With room in the budget, that is when the window was touched 8 times lately. (After a call that must map has found no
     /// room, a sixteenth of each limit is kept for those for a while, of budgets of 16 windows or more.) Without room, it has to
-    /// be touched 16 times more than the one that would have to go for it; or a cursor reads on and on in it, or stays for long.
+    /// be touched 32 times more than the one that would have to go for it; or a cursor reads on and on in it, or stays for long.
     /// Of what a cursor reads of a window without leaving it, each fourth read counts at most.
     #[default]
     Adaptive,
