@@ -56,7 +56,7 @@
 //! - What the kernel has mapped for a manager never exceeds [`Limits`], wherever they have room for what clients hold and
 //!   one window for each thread that is mapping; beyond that `Overcommit` decides. Regions are unmapped when they are given
 //!   up, not when a list forgets them.
-//! - In user space, after a thread's first and a cursor's second window (which takes 6 KiB), a hit takes no lock,
+//! - In user space, after a thread's first and a cursor's second window (which takes 12 KiB), a hit takes no lock,
 //!   allocates nothing and makes no system call (who reads window after window also asks the system, once for each,
 //!   whether it is in memory). A cursor writes nothing that another reader
 //!   waits for, neither within its window nor when it goes to another one that is mapped: it says in a cache line
@@ -74,7 +74,7 @@
 //!
 //! On 64 bit: a manager 2.9 KB and its thread; an open file 1.1 KB, with a path of 48 bytes; a mapped window 83 bytes beside
 //! others, 2.6 KB by itself (the nearest one a thousand windows away); a cursor 160 bytes and a record of 128 (these come in
-//! sixteens), and 6 KiB more once it has changed windows twice; a lease 40. A window's slot stays, unmapped, as long as its file.
+//! sixteens), and 12 KiB more once it has changed windows twice; a lease 40. A window's slot stays, unmapped, as long as its file.
 //! (2026-11-21; `cargo bench --bench scale -- ratios` for files and windows.)
 //!
 //! # The house

@@ -395,7 +395,7 @@ struct Near {
     places: Option<Box<Places>>,
 }
 
-/// 6 KiB, for readers who change windows. A column for each: so that where a window is follows from its number at once.
+/// 12 KiB, for readers who change windows. A column for each: so that where a window is follows from its number at once.
 struct Places {
     windows: [u64; NEAR],
     slots: [NonNull<Slot<Region>>; NEAR],
@@ -403,7 +403,7 @@ struct Places {
     addresses: [NonNull<u8>; NEAR],
 }
 
-const NEAR: usize = 256;
+const NEAR: usize = 512;
 
 /// A window, its slot, and where its first byte is, or was last.
 type Place = (u64, NonNull<Slot<Region>>, NonNull<u8>);

@@ -5,7 +5,7 @@ use std::ops::{Range, RangeBounds};
 use std::ptr::NonNull;
 use std::{fmt, mem};
 
-use crate::error::{ErrorKind, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::manager::MappedFile;
 use crate::policy::{Run, Touch};
 use crate::region::{Hop, Reading, RegionRef, View};
@@ -220,7 +220,7 @@ impl Cursor {
 
     /// Goes to the window of `start`, if it has been there before, and that is mapped up to `end`: the hit. What it held before
     /// it lets go of. Where the byte at `start` is: told by itself, so that it stays in a register.
-    #[inline(never)]
+    #[inline(always)]
     fn hop(&mut self, start: u64, end: u64) -> Option<NonNull<u8>> {
         let (hop, is_full) = self.file.cache().announce_near(&mut self.held.reading, start, end)?;
         let Hop { window, start: first, address, .. } = hop;
@@ -304,10 +304,23 @@ impl Cursor {
         if !self.held.reading.is_torn() && self.held.has(start, end) {
             return Ok(self.held.get(start, end));
         }
-        if let Some(address) = self.hop(start, end) {
-            return Ok(self.held.reading.at(address, end - start));
+        // In two, so that the bytes come in registers.
+        let mut failed = None;
+        match (self.slice_elsewhere(range, &mut failed), failed) {
+            (Some(bytes), _) => Ok(bytes),
+            (None, Some(error)) => Err(error),
+            (None, None) => unreachable!("neither bytes nor an error"),
         }
-        self.slice_far(range)
+    }
+
+    /// One call, for all that is not here: so the fast way keeps what it looks at in registers. `None` if it `failed`.
+    #[inline(never)]
+    fn slice_elsewhere(&mut self, range: impl RangeBounds<u64>, failed: &mut Option<Error>) -> Option<&[u8]> {
+        let (start, end) = window::ends(&range);
+        if let Some(address) = self.hop(start, end) {
+            return Some(self.held.reading.at(address, end - start));
+        }
+        self.slice_far(range).map_err(|error| *failed = Some(error)).ok()
     }
 
     #[cold]
