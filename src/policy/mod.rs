@@ -25,8 +25,8 @@
 //! The numbers come from `cargo bench --bench pressure -- ratios`, which holds these rules against plain `pread`, against a
 //! cache that maps on each miss, and against an oracle that has the hottest windows mapped beforehand: 64 bytes of 2 GiB in
 //! windows of 4 MiB, by Zipf's law (0.99) where not said otherwise. Throughput as a multiple of `pread`'s, by the time that the
-//! reading thread was on a processor, for which the bench was given such a clock (medians of 5 rounds, and from where to where in several runs; 2 virtual cores of an AMD EPYC that had other
-//! work, so a tenth is noise; Linux 6.18, ext4; 2026-11-21):
+//! reading thread was on a processor, for which the bench was given such a clock (medians of 5 rounds, and from where to where
+//! in several runs; 2 virtual cores of an AMD EPYC that had other work, so a tenth is noise; Linux 6.18, ext4; 2026-11-21):
 //!
 //! | budget | 5 % | 25 % | 50 % | 100 % | 25 %, other hot windows each 20,000 reads | 100 %, the first 1,000 reads | 5 %, uniform |
 //! |---|---|---|---|---|---|---|---|
