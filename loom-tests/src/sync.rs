@@ -10,6 +10,8 @@ pub(crate) use std::sync::{Arc, OnceLock};
 
 pub(crate) use crate::epoch;
 
+pub(crate) use AtomicU64 as ProcessU64;
+
 /// Whether memory was freed: loom does not see that. Dropping writes it, and each access of what it belongs to reads it.
 #[derive(Debug)]
 struct Mark(UnsafeCell<bool>);

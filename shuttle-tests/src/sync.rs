@@ -10,6 +10,8 @@ use std::sync::atomic::{AtomicIsize, Ordering as Real};
 pub(crate) use shuttle::sync::atomic::{AtomicPtr, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 pub(crate) use shuttle::sync::{Condvar, Mutex, MutexGuard};
 pub(crate) use shuttle::thread;
+/// A thread of the process leaves its number when no schedule runs any more.
+pub(crate) use std::sync::atomic::AtomicU64 as ProcessU64;
 // Neither waits for another thread in a way that the scheduler would have to know of.
 pub(crate) use std::sync::{Arc, OnceLock};
 

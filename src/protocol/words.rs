@@ -1,6 +1,6 @@
 //! Small words of one atomic each, with their orderings: [`Published`], [`Holders`], [`Numbers`], [`Clock`].
 
-use crate::sync::{AtomicU32, AtomicU64, AtomicUsize, Ordering, fence};
+use crate::sync::{AtomicU32, AtomicU64, AtomicUsize, Ordering, ProcessU64, fence};
 
 /// A number that somebody publishes now and then, and everybody reads.
 #[derive(Debug)]
@@ -65,13 +65,13 @@ impl Holders {
     }
 }
 
-/// Numbers below 64, each for one at a time.
+/// Numbers below 64, each for one thread of the process at a time.
 #[derive(Debug)]
-pub(crate) struct Numbers(AtomicU64);
+pub(crate) struct Numbers(ProcessU64);
 
 impl Default for Numbers {
     fn default() -> Self {
-        Self(AtomicU64::new(0))
+        Self(ProcessU64::new(0))
     }
 }
 

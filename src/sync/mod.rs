@@ -7,6 +7,8 @@
 pub(crate) mod barrier;
 pub(crate) mod epoch;
 
+/// Of a word that belongs to the process: no schedule of shuttle's begins or ends with it.
+pub(crate) use std::sync::atomic::AtomicU64 as ProcessU64;
 pub(crate) use std::sync::atomic::{AtomicPtr, AtomicU32, AtomicU64, AtomicUsize, Ordering, fence};
 pub(crate) use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock};
 pub(crate) use std::thread;
