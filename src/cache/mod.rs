@@ -496,7 +496,8 @@ impl Cache {
     /// takes a processor from somebody, and its barrier interrupts all who read.
     fn is_room_low(&self) -> bool {
         let (used, limit, mark) = (self.regions.budget.used(), self.regions.budget.limit(), self.mark());
-        let is_low = |used: usize, limit: usize, mark: usize| used > limit - (limit - mark) / 2;
+        // The limit may be moved between the two looks.
+        let is_low = |used: usize, limit: usize, mark: usize| used > limit - limit.saturating_sub(mark) / 2;
         is_low(used.bytes, limit.bytes, mark.bytes) || is_low(used.items, limit.items, mark.items)
     }
 
