@@ -2,8 +2,9 @@
 //!
 //! Two of them make a cache: one of mappings, one of descriptors. No hit comes here, and nobody waits here for a lock.
 
-use std::sync::{Arc, PoisonError};
+use std::sync::{Arc, PoisonError, TryLockError};
 
+use super::wait::Wait;
 use crate::os::Process;
 use crate::policy::{self, Heat};
 use crate::protocol::announce::{Announced, Announcements};
@@ -280,7 +281,19 @@ impl<R: Resource> Residents<R> {
     }
 
     fn limbo(&self) -> Option<MutexGuard<'_, Vec<Owned<Kept<R>>>>> {
-        self.process.is_this().then(|| self.limbo.lock().unwrap_or_else(PoisonError::into_inner))
+        if !self.process.is_this() {
+            return None;
+        }
+        // Held for moments, and what is owned goes through it from thread to thread. Tried again rather than waited for, so that
+        // the thread sanitizer, which does not see how the standard library waits, sees that.
+        let mut wait = Wait::new();
+        loop {
+            match self.limbo.try_lock() {
+                Ok(limbo) => return Some(limbo),
+                Err(TryLockError::Poisoned(poisoned)) => return Some(poisoned.into_inner()),
+                Err(TryLockError::WouldBlock) => wait.once(),
+            }
+        }
     }
 }
 
