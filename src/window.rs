@@ -78,6 +78,12 @@ impl Geometry {
         start..start.saturating_add(bytes).min(len)
     }
 
+    /// Whether one window has all of `range`, which is not empty.
+    #[inline]
+    pub(crate) fn is_in_one(&self, range: &Range<u64>) -> bool {
+        self.window_bytes().is_none_or(|bytes| range.end - self.locate(range.start).1 <= bytes)
+    }
+
     /// Cuts `range` where windows meet.
     pub(crate) fn pieces(&self, range: Range<u64>) -> impl Iterator<Item = (u64, Range<u64>)> + use<> {
         let geometry = *self;
@@ -172,6 +178,16 @@ mod tests {
     impl Sane for Range<u64> {
         fn len_is_sane(&self) -> bool {
             self.start <= self.end && self.end <= 10
+        }
+    }
+
+    #[test]
+    fn a_range_is_in_one_window_if_it_is_one_piece() {
+        for geometry in [Geometry::sliding(4096), Geometry::sliding(3 * 4096), Geometry::whole_file()] {
+            for range in [0..1, 0..4096, 0..4097, 4095..4097, 4096..8192, 8191..12288, 8191..12289, 12288..u64::MAX] {
+                let is_one_piece = geometry.pieces(range.clone()).nth(1).is_none();
+                assert_eq!(geometry.is_in_one(&range), is_one_piece, "{range:?} in {geometry:?}");
+            }
         }
     }
 

@@ -57,11 +57,10 @@ impl MappedFile {
         let effort = if range.end - range.start > SMALL {
             self.cache().demand()
         } else {
-            let (window, start) = self.geometry().locate(range.start);
-            if self.geometry().window_bytes().is_some_and(|bytes| range.end - start > bytes) {
+            if !self.geometry().is_in_one(range) {
                 return Ok(None);
             }
-            match self.cache().worth(self.cached(), slot, window, touch) {
+            match self.cache().worth(self.cached(), slot, self.geometry().index(range.start), touch) {
                 Some(effort) => effort,
                 None => return Ok(None),
             }
@@ -72,12 +71,10 @@ impl MappedFile {
     /// The same for one that is worth such an effort.
     #[cold]
     fn region_by(&self, range: &Range<u64>, effort: Effort) -> Result<Option<Found>> {
-        let geometry = self.geometry();
-        let index = geometry.index(range.start);
-        let span = geometry.span(index, u64::MAX);
-        if range.end <= span.end {
-            match self.missed_window(index, range.end, effort) {
-                Ok(region) => return Ok(region.map(|region| Found { start: span.start, region, window: Some(index) })),
+        if self.geometry().is_in_one(range) {
+            let (window, start) = self.geometry().locate(range.start);
+            match self.missed_window(window, range.end, effort) {
+                Ok(region) => return Ok(region.map(|region| Found { start, region, window: Some(window) })),
                 // The window is more than the budget holds; what was asked for may be less.
                 Err(error) if error.kind() == ErrorKind::OverBudget && effort.is_demand() => {}
                 Err(error) => return Err(error),
@@ -95,8 +92,7 @@ impl MappedFile {
         if bytes.len() != len {
             bytes.resize(len, 0);
         }
-        let (_, start) = self.geometry().locate(range.start);
-        if self.geometry().window_bytes().is_none_or(|bytes| range.end - start <= bytes) {
+        if self.geometry().is_in_one(&range) {
             // Its window was asked, and is neither mapped nor worth it.
             self.read(range.start, bytes)
         } else {
