@@ -474,14 +474,13 @@ impl Cache {
     /// How many windows have to go for that. No more: a place that is freed for nothing is taken by whatever comes next, worth
     /// it or not.
     fn excess(&self) -> usize {
-        let (used, mark) = (self.regions.budget.used(), self.mark());
+        let (used, mark) = (self.regions.budget.used(), self.mark(self.regions.budget.limit()));
         let window = self.config.geometry.window_bytes().map_or(usize::MAX, |bytes| bytes as usize);
         used.bytes.saturating_sub(mark.bytes).div_ceil(window).max(used.items.saturating_sub(mark.items))
     }
 
-    /// How much may be mapped by who could read instead: all, unless others had to evict lately, who could not.
-    fn mark(&self) -> Usage {
-        let limit = self.regions.budget.limit();
+    /// How much of the limit may be mapped by who could read instead: all, unless others had to evict lately, who could not.
+    fn mark(&self, limit: Usage) -> Usage {
         if !self.regions.is_pressed() {
             return limit;
         }
@@ -495,15 +494,15 @@ impl Cache {
     /// Whether half of what is to be kept free is gone. No sooner does the collector come, and then for several at once: it
     /// takes a processor from somebody, and its barrier interrupts all who read.
     fn is_room_low(&self) -> bool {
-        let (used, limit, mark) = (self.regions.budget.used(), self.regions.budget.limit(), self.mark());
-        // The limit may be moved between the two looks.
-        let is_low = |used: usize, limit: usize, mark: usize| used > limit - limit.saturating_sub(mark) / 2;
+        let (used, limit) = (self.regions.budget.used(), self.regions.budget.limit());
+        let mark = self.mark(limit);
+        let is_low = |used: usize, limit: usize, mark: usize| used > limit - (limit - mark) / 2;
         is_low(used.bytes, limit.bytes, mark.bytes) || is_low(used.items, limit.items, mark.items)
     }
 
     /// Whether that leaves room for one more of `bytes`.
     fn has_room(&self, bytes: usize) -> bool {
-        let (used, mark) = (self.regions.budget.used(), self.mark());
+        let (used, mark) = (self.regions.budget.used(), self.mark(self.regions.budget.limit()));
         used.bytes.saturating_add(bytes) <= mark.bytes && used.items < mark.items
     }
 }
