@@ -169,10 +169,7 @@ impl Cache {
         end: u64,
         touch: Touch,
     ) -> Result<SlotRef<Region>, &'f Slot<Region>> {
-        let slot = file.entry.slots().windows.at(window);
-        if touch == Touch::Single {
-            self.regions.touch(slot);
-        }
+        let slot = self.touched(file, window, touch);
         let client = slot.take().map_err(|_| slot)?;
         // What crosses into the next window is never here; nor is the new tail of a file that has grown.
         if client.get().len() as u64 >= end && !client.get().is_torn() {
@@ -181,6 +178,16 @@ impl Cache {
         } else {
             Err(slot)
         }
+    }
+
+    /// The slot of a window, with that touch counted in.
+    #[inline]
+    fn touched<'f>(&self, file: &'f CachedFile, window: u64, touch: Touch) -> &'f Slot<Region> {
+        let slot = file.entry.slots().windows.at(window);
+        if touch == Touch::Single {
+            self.regions.touch(slot);
+        }
+        slot
     }
 
     /// What a cursor of one of this cache's files will read.
@@ -197,10 +204,7 @@ impl Cache {
         end: u64,
         touch: Touch,
     ) -> Result<(), &'f Slot<Region>> {
-        let slot = file.entry.slots().windows.at(window);
-        if touch == Touch::Single {
-            self.regions.touch(slot);
-        }
+        let slot = self.touched(file, window, touch);
         // Asked first, since most of what comes here under pressure is cold, and then nothing need be announced.
         let may_be_there = slot.snapshot().phase() == Phase::Mapped;
         if may_be_there && reading.announce(slot, window, end) { Ok(()) } else { Err(slot) }
