@@ -689,11 +689,15 @@ impl MappedFile {
     /// The region of a window, mapped if it was not, up to `end` (an offset in the file) at least.
     pub(crate) fn window(&self, window: u64, end: u64) -> Result<RegionRef> {
         let start = self.geometry().start(window);
-        let region = match self.cache().hit(self.cached(), window, end - start, Touch::Single) {
-            Ok(client) => Some(RegionRef::new(client)),
-            Err(_) => self.missed_window(window, end, self.cache().demand())?,
-        };
-        match region {
+        match self.cache().hit(self.cached(), window, end - start, Touch::Single) {
+            Ok(client) => Ok(RegionRef::new(client)),
+            Err(_) => self.demanded_window(window, end),
+        }
+    }
+
+    /// The same for one that was no hit a moment ago.
+    pub(crate) fn demanded_window(&self, window: u64, end: u64) -> Result<RegionRef> {
+        match self.missed_window(window, end, self.cache().demand())? {
             Some(region) => Ok(region),
             None => unreachable!("a mapping was wanted, and no error given"),
         }

@@ -168,7 +168,7 @@ impl Cursor {
                 self.is_at(start, Some(window), offset);
                 return Ok(());
             }
-            match self.file.window(window, end) {
+            match self.file.demanded_window(window, end) {
                 // Noticed to be shorter meanwhile; `offset` may be inside still.
                 Err(error) if error.kind() == ErrorKind::Truncated && self.file.len() < len => {}
                 region => {
