@@ -66,7 +66,7 @@ const DOORWAYS: [(&str, &str); 25] = [
     (".vacate(", "cache/evict cache/mod"),
     (".retire(", "cache/residents cache/collector cache/mod"),
     // What a public type offers to other floors, and not to guests.
-    (".cache() .window_if(", "manager read"),
+    (".cache() .window_if_worth( .demanded_window( .missed_window(", "manager read"),
     (".whole_window(", "read"),
 ];
 
