@@ -124,7 +124,8 @@ impl Counters {
         let number = this_thread();
         if let Some(shard) = self.own.get(number) {
             // No other thread writes here, so there is nothing to be done at once.
-            let (counter, before) = (&shard[event as usize], shard[event as usize].load(Ordering::Relaxed));
+            let counter = &shard[event as usize];
+            let before = counter.load(Ordering::Relaxed);
             counter.store(before + 1, Ordering::Relaxed);
             return before;
         }
@@ -159,42 +160,51 @@ impl Tally {
     }
 }
 
+/// Numbers from here on are of more threads than one.
+const OWN: usize = 64;
+
+/// Not looked for yet.
+const UNKNOWN: usize = usize::MAX;
+
+/// Those below [`OWN`]: of threads that live.
+static NUMBERS: OnceLock<Numbers> = OnceLock::new();
+
+thread_local! {
+    static NUMBER: Number = const { Number(Cell::new(UNKNOWN)) };
+}
+
 /// A number of this thread's: a small one that no other has while it lives; or if all of those are taken, some larger one.
 #[inline]
 fn this_thread() -> usize {
-    thread_local! {
-        static NUMBER: Number = const { Number(Cell::new(UNKNOWN)) };
-    }
-    const UNKNOWN: usize = usize::MAX;
-    static NUMBERS: OnceLock<Numbers> = OnceLock::new();
-
-    struct Number(Cell<usize>);
-
-    impl Number {
-        #[cold]
-        fn find(&self) -> usize {
-            static OTHERS: AtomicUsize = AtomicUsize::new(OWN);
-            let own = NUMBERS.get_or_init(Numbers::default).take();
-            self.0.set(own.map_or_else(|| OTHERS.fetch_add(1, Ordering::Relaxed), |number| number as usize));
-            self.0.get()
-        }
-    }
-
-    impl Drop for Number {
-        fn drop(&mut self) {
-            if let (Some(numbers), number @ 0..OWN) = (NUMBERS.get(), self.0.get()) {
-                numbers.leave(number as u32);
-            }
-        }
-    }
-
     // While a thread ends, its number may be gone: then it counts among the others.
-    let known = NUMBER.try_with(|number| if number.0.get() == UNKNOWN { number.find() } else { number.0.get() });
-    known.unwrap_or(OWN)
+    NUMBER.try_with(Number::get).unwrap_or(OWN)
 }
 
-/// Numbers from here on are of more threads than one.
-const OWN: usize = 64;
+/// What a thread gives back when it ends.
+struct Number(Cell<usize>);
+
+impl Number {
+    #[inline]
+    fn get(&self) -> usize {
+        if self.0.get() == UNKNOWN { self.find() } else { self.0.get() }
+    }
+
+    #[cold]
+    fn find(&self) -> usize {
+        static OTHERS: AtomicUsize = AtomicUsize::new(OWN);
+        let own = NUMBERS.get_or_init(Numbers::default).take();
+        self.0.set(own.map_or_else(|| OTHERS.fetch_add(1, Ordering::Relaxed), |number| number as usize));
+        self.0.get()
+    }
+}
+
+impl Drop for Number {
+    fn drop(&mut self) {
+        if let (Some(numbers), number @ 0..OWN) = (NUMBERS.get(), self.0.get()) {
+            numbers.leave(number as u32);
+        }
+    }
+}
 
 #[cfg(test)]
 mod tests {
