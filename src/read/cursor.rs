@@ -227,19 +227,18 @@ impl Cursor {
         let goes_on = self.goes_on(window, start - first);
         (self.held.start, self.held.window) = (first, window);
         if goes_on || !is_full {
-            return Some(self.hopped(goes_on, address));
+            self.hopped(goes_on);
         }
         Some(address)
     }
 
-    /// What is left to do after some. (It passes on the address, so that `hop` ends with it.)
+    /// What is left to do after some.
     #[inline(never)]
-    fn hopped(&mut self, goes_on: bool, address: NonNull<u8>) -> NonNull<u8> {
+    fn hopped(&self, goes_on: bool) {
         self.file.cache().touch(&self.held.reading, self.held.start);
         if goes_on {
             self.read_in();
         }
-        address
     }
 
     /// Whether it goes on to the next window, and not to anywhere in there: who reads at random hardly ever does.
@@ -277,9 +276,9 @@ impl Cursor {
 
     /// Exactly the bytes of `range`, in one piece, also where windows meet.
     ///
-    /// At most 256 KiB may be copied, into memory of the cursor's own: if they cross windows; if the window is cold and the
-    /// budget full ([`Admission`](crate::Admission)); or if it is just being mapped or unmapped. More is always mapped: in its
-    /// window, or, if it crosses windows, by a mapping of its own, made anew for each call.
+    /// At most 256 KiB may be copied, into memory of the cursor's own: if they cross windows; if the window is cold
+    /// ([`Admission`](crate::Admission)); or if it is just being mapped or unmapped. More is always mapped: in its window, or,
+    /// if it crosses windows, by a mapping of its own, made anew for each call.
     ///
     /// # Errors
     ///
