@@ -48,38 +48,36 @@ impl<T: Default> Table<T> {
     /// The element at `index`, made with `T::default()` if nobody asked for it before.
     #[inline]
     pub(crate) fn at(&self, index: u64) -> &T {
-        if index == 0 {
-            return &self.first;
-        }
-        let mut level = levels(index);
-        let mut shift = shift(level);
-        let mut node = self.roots[level].get_or_init(|| Node::new(level));
-        loop {
-            match node {
-                Node::Leaf(elements) => return &elements[index as usize & (elements.len() - 1)],
-                Node::Inner(children) => {
-                    let child = &children[(index >> shift) as usize & (children.len() - 1)];
-                    level -= 1;
-                    shift = shift.saturating_sub(NODE_BITS);
-                    node = child.get_or_init(|| Node::new(level));
-                }
-            }
+        match self.find(index, |place, level| Some(place.get_or_init(|| Node::new(level)))) {
+            Some(element) => element,
+            None => unreachable!("what is missing on the way is made"),
         }
     }
 
     /// The element at `index`, if it is there.
     pub(crate) fn get(&self, index: u64) -> Option<&T> {
+        self.find(index, |place, _| place.get())
+    }
+
+    /// The element at `index`, by the nodes that `enter` finds in their places, each with its level.
+    #[inline(always)]
+    fn find<'t>(
+        &'t self,
+        index: u64,
+        enter: impl Fn(&'t OnceLock<Node<T>>, usize) -> Option<&'t Node<T>>,
+    ) -> Option<&'t T> {
         if index == 0 {
             return Some(&self.first);
         }
-        let level = levels(index);
+        let mut level = levels(index);
         let mut shift = shift(level);
-        let mut node = self.roots[level].get()?;
+        let mut node = enter(&self.roots[level], level)?;
         loop {
             match node {
                 Node::Leaf(elements) => return Some(&elements[index as usize & (elements.len() - 1)]),
                 Node::Inner(children) => {
-                    node = children[(index >> shift) as usize & (children.len() - 1)].get()?;
+                    level -= 1;
+                    node = enter(&children[(index >> shift) as usize & (children.len() - 1)], level)?;
                     shift = shift.saturating_sub(NODE_BITS);
                 }
             }
