@@ -186,27 +186,24 @@ fn open_again(count: u64) -> u64 {
 
 /// Mapping one more where so many are mapped and one has to go.
 fn evict(count: u64) -> u64 {
-    let more = OPERATIONS / 10;
-    let (maps, file, _hole) = windows(count + more, count);
-    let mut cursor = file.cursor();
-    (0..count).for_each(|window| touch(&mut cursor, window));
-    counted(|| (count..count + more).for_each(|window| touch(&mut cursor, window)));
-    let stats = maps.stats();
-    assert!(stats.evictions + count / 16 + 1 >= more, "nothing had to go: {stats:?}");
-    more
+    evict_one_of(count, 0)
 }
 
 /// The same, beside so many cursors that hold a window each, and do nothing: who evicts looks what they read.
 fn evict_beside_cursors(count: u64) -> u64 {
+    evict_one_of(BUDGET, count)
+}
+
+fn evict_one_of(regions: u64, cursors: u64) -> u64 {
     let more = OPERATIONS / 10;
-    let (maps, file, _hole) = windows(BUDGET + more, BUDGET);
-    let mut cursors: Vec<Cursor> = (0..count).map(|_| file.cursor()).collect();
+    let (maps, file, _hole) = windows(regions + more, regions);
+    let mut cursors: Vec<Cursor> = (0..cursors).map(|_| file.cursor()).collect();
     cursors.iter_mut().zip((0..SPREAD).cycle()).for_each(|(cursor, window)| touch(cursor, window));
     let mut cursor = file.cursor();
-    (0..BUDGET).for_each(|window| touch(&mut cursor, window));
-    counted(|| (BUDGET..BUDGET + more).for_each(|window| touch(&mut cursor, window)));
+    (0..regions).for_each(|window| touch(&mut cursor, window));
+    counted(|| (regions..regions + more).for_each(|window| touch(&mut cursor, window)));
     let stats = maps.stats();
-    assert!(stats.evictions + BUDGET / 16 + 1 >= more, "nothing had to go: {stats:?}");
+    assert!(stats.evictions + regions / 16 + 1 >= more, "nothing had to go: {stats:?}");
     more
 }
 

@@ -11,7 +11,7 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
 
-use smmap::{Admission, Cursor, ErrorKind, MapManager, MapManagerBuilder, MappedFile, Overcommit, Window};
+use smmap::{Admission, Cursor, ErrorKind, MapManager, MapManagerBuilder, Overcommit, Window};
 use support::{Dir, Rng, TestFile, alone, assert_same, manager, scale, settles};
 
 const WINDOW: u64 = 64 << 10;
@@ -315,6 +315,16 @@ mod filtered {
         assert_eq!(maps.stats().regions, 0);
     }
 
+    /// A cursor with a window, at a manager that has chosen its barrier, when that is taken away; and whether there was one.
+    fn cursor_that_loses_the_barrier(maps: &MapManager, data: &TestFile) -> (Cursor, bool) {
+        let mut cursor = maps.open(&data.path).unwrap().cursor();
+        cursor.window_at(0).unwrap();
+        // SAFETY: a query.
+        let had_one = unsafe { libc::syscall(libc::SYS_membarrier, libc::MEMBARRIER_CMD_QUERY, 0, 0) } > 0;
+        forbid_membarrier();
+        (cursor, had_one)
+    }
+
     /// A filter that comes when the choice is made: as long as there is a cursor nothing can be unmapped, since nobody can know
     /// what it reads; and all is read all the same.
     #[test]
@@ -325,12 +335,7 @@ mod filtered {
         let dir = Dir::new();
         let data = dir.file("data", WINDOWS * WINDOW, 6);
         let maps = manager(windows(8));
-        let file: MappedFile = maps.open(&data.path).unwrap();
-        let mut cursor = file.cursor();
-        cursor.window_at(0).unwrap();
-        // SAFETY: a query.
-        let had_one = unsafe { libc::syscall(libc::SYS_membarrier, libc::MEMBARRIER_CMD_QUERY, 0, 0) } > 0;
-        forbid_membarrier();
+        let (mut cursor, had_one) = cursor_that_loses_the_barrier(&maps, &data);
         read_under_pressure(&maps, &data, 4, 1_000);
         let stats = maps.stats();
         assert!(stats.peak_mapped_bytes <= 8 * WINDOW, "{stats:?}");
@@ -352,12 +357,7 @@ mod filtered {
         let dir = Dir::new();
         let data = dir.file("data", WINDOWS * WINDOW, 11);
         let maps = manager(windows(8).overcommit(Overcommit::Allow));
-        let file: MappedFile = maps.open(&data.path).unwrap();
-        let mut cursor = file.cursor();
-        cursor.window_at(0).unwrap();
-        // SAFETY: a query.
-        let had_one = unsafe { libc::syscall(libc::SYS_membarrier, libc::MEMBARRIER_CMD_QUERY, 0, 0) } > 0;
-        forbid_membarrier();
+        let (mut cursor, had_one) = cursor_that_loses_the_barrier(&maps, &data);
         for start in (0..WINDOWS).map(|window| window * WINDOW) {
             let window = cursor.window_at(start).unwrap();
             assert_same(window, &data[start as usize..(start + WINDOW) as usize], start);

@@ -426,6 +426,13 @@ pub(crate) mod tests {
         use super::*;
         use crate::mapping::Mapping;
 
+        /// A file of so many bytes, all of them in memory. It has no name.
+        pub(crate) fn file_of(len: usize) -> File {
+            let file = tempfile::NamedTempFile::new().unwrap();
+            fs::write(file.path(), vec![7; len]).unwrap();
+            open(file.path()).unwrap()
+        }
+
         /// Writes the file back and drops its pages; `false`, said aloud, where they do not go.
         pub(crate) fn drop_pages(file: &File) -> bool {
             file.sync_all().unwrap();
@@ -490,9 +497,7 @@ pub(crate) mod tests {
     fn what_is_cold_is_read_in_and_only_then() {
         // By a read, and by large pages.
         for len in [3 * READ_IN + 123, 5 * LARGE_PAGE + 123] {
-            let file = tempfile::NamedTempFile::new().unwrap();
-            fs::write(file.path(), vec![7; len]).unwrap();
-            let file = open(file.path()).unwrap();
+            let file = page_cache::file_of(len);
             let mapping = crate::mapping::Mapping::map(&file, 0, len).unwrap();
             assert!(!mapping.read_in(&file, 0), "just written");
             if !page_cache::drop_pages(&file) {
@@ -507,9 +512,7 @@ pub(crate) mod tests {
     #[test]
     #[cfg(target_os = "linux")]
     fn a_span_is_read_through_to_the_end_of_the_file() {
-        let file = tempfile::NamedTempFile::new().unwrap();
-        fs::write(file.path(), vec![7; 5 * LARGE_PAGE]).unwrap();
-        let file = open(file.path()).unwrap();
+        let file = page_cache::file_of(5 * LARGE_PAGE);
         if !page_cache::drop_pages(&file) {
             return;
         }
@@ -522,9 +525,7 @@ pub(crate) mod tests {
     #[test]
     #[cfg(target_os = "linux")]
     fn no_wish_for_large_pages_is_left() {
-        let file = tempfile::NamedTempFile::new().unwrap();
-        fs::write(file.path(), vec![7; 4 * LARGE_PAGE]).unwrap();
-        let file = open(file.path()).unwrap();
+        let file = page_cache::file_of(4 * LARGE_PAGE);
         let mapping = crate::mapping::Mapping::map(&file, 0, 4 * LARGE_PAGE).unwrap();
         if !page_cache::drop_pages(&file) {
             return;

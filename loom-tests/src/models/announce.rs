@@ -240,30 +240,22 @@ pub fn what_is_drained_in_an_owners_hands_goes_with_its_reader() {
 
 /// Rule 7. Who has no record yet takes one while an owner does without the barrier.
 pub fn the_first_record_against_an_owner() {
-    model(|slots, world| {
-        mapped(&slots[0], world);
-        let other = spawn(slots, world, |slots, _| retire(&slots[0]));
-        let mut announcer = world.announcer();
-        visit(&mut announcer, &slots[0]);
-        drop(announcer);
-        join([other]);
-    });
+    model(take_the_first_record);
+}
+
+fn take_the_first_record(slots: &Arc<Slots>, world: &Arc<World>) {
+    mapped(&slots[0], world);
+    let other = spawn(slots, world, |slots, _| retire(&slots[0]));
+    let mut announcer = world.announcer();
+    visit(&mut announcer, &slots[0]);
+    drop(announcer);
+    join([other]);
 }
 
 /// Rule 7. The same where there is no barrier: the light one is nothing, as with the system's own, and only the count of records
 /// tells.
 pub fn the_first_record_without_a_barrier() {
-    let explore = || {
-        model(|slots, world| {
-            mapped(&slots[0], world);
-            let other = spawn(slots, world, |slots, _| retire(&slots[0]));
-            let mut announcer = world.announcer();
-            visit(&mut announcer, &slots[0]);
-            drop(announcer);
-            join([other]);
-        });
-    };
-    barrier::refused(explore);
+    barrier::refused(|| model(take_the_first_record));
 }
 
 /// Rule 7. As long as there is a reader, nothing is unmapped for want of a barrier; and all of it when that has gone.
