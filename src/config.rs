@@ -6,9 +6,9 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 
 use crate::error::{Error, ErrorKind, Result};
+use crate::geometry::Geometry;
 use crate::os;
 use crate::sync::Mutex;
-use crate::window::Geometry;
 
 /// How much of a file one mapping covers. Fixed when the manager is built.
 ///

@@ -99,7 +99,7 @@
 //! compile; `mapping` and `os/` are I/O without concurrency; `policy/` and `window` decide without either. Each
 //! dependency has one door: memmap2 in `mapping`, dashmap in `cache/registry`, arc-swap in `config`, the epoch in
 //! `sync`, libc and windows-sys in `os/` (and in `sync/barrier`). `unsafe` is there, in `mapping`, `region`, and
-//! the `slot`, `announce` and `ring` of `protocol/`, and in two places that only make a promise: `build`, and the
+//! the `slot`, `protect` and `ring` of `protocol/`, and in two places that only make a promise: `build`, and the
 //! impls of `stable_deref_trait`. `tests/it/architecture.rs` holds the sources to this.
 //!
 //! ```text
@@ -122,9 +122,9 @@ mod os;
 mod stats;
 mod sync;
 
+mod geometry;
 mod policy;
 mod protocol;
-mod window;
 
 #[cfg(all(unix, feature = "fault-guard"))]
 pub mod fault_guard;
@@ -133,8 +133,6 @@ pub mod fault_guard;
 mod fault_guard;
 
 mod mapping;
-
-mod region;
 
 mod file;
 
@@ -152,9 +150,10 @@ pub mod guarantees {}
 pub use cache::{Change, Closed, Collected};
 pub use config::{Admission, Limits, Overcommit, Revalidate, Window};
 pub use error::{Error, ErrorKind, Result};
+pub use file::MappedFile;
 #[cfg(feature = "rayon")]
 pub use integrations::rayon::ParWindows;
-pub use manager::{MapManager, MapManagerBuilder, MappedFile};
+pub use manager::{MapManager, MapManagerBuilder};
 pub use read::{Buffer, Cursor, FindIter, Lease, Lines, Split, Windows};
 pub use stats::Stats;
 

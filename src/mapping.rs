@@ -128,16 +128,16 @@ impl Mapping {
 
     /// Whether a hole was found in it, as of about now.
     #[inline]
-    pub(crate) fn is_torn(&self) -> bool {
-        fault_guard::are_torn() && fault_guard::torn_part(self.addresses(), self.addresses()).is_some()
+    pub(crate) fn is_faulted(&self) -> bool {
+        fault_guard::any_faulted() && fault_guard::faulted_part(self.addresses(), self.addresses()).is_some()
     }
 
     /// Where holes were found among `len` bytes at `start`, which are part of it: counted from `start`. Ask after reading.
     #[inline]
-    pub(crate) fn torn_part(&self, start: *const u8, len: usize) -> Option<Range<usize>> {
+    pub(crate) fn faulted_part(&self, start: *const u8, len: usize) -> Option<Range<usize>> {
         let start = start as usize;
-        let torn = fault_guard::torn_part(self.addresses(), start..start + len)?;
-        Some(torn.start - start..torn.end - start)
+        let faulted = fault_guard::faulted_part(self.addresses(), start..start + len)?;
+        Some(faulted.start - start..faulted.end - start)
     }
 
     /// Whether `len` bytes at `start`, which are part of it, may reach past the end of a file that was cut short inside a page:

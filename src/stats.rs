@@ -7,7 +7,7 @@ use std::{array, thread};
 
 use crossbeam_utils::CachePadded;
 
-use crate::protocol::words::Numbers;
+use crate::protocol::atomics::ThreadIds;
 
 /// What a cache has done, and holds, at one moment. Made by [`MapManager::stats`](crate::MapManager::stats).
 ///
@@ -34,14 +34,14 @@ pub struct Stats {
     /// Takes of a window that was mapped already. A cursor that goes on reading in its window takes nothing and is not
     /// counted.
     pub hits: u64,
-    /// Takes that found the window unmapped; it was then mapped, or read. Ranges that get a mapping of their own are not
+    /// Takes that found the window unmapped; it was then mapped, or read. AddressTable that get a mapping of their own are not
     /// counted here, only in `maps`.
     pub misses: u64,
     /// Mappings made.
     pub maps: u64,
     /// Mappings given back to the system.
     pub unmaps: u64,
-    /// Ranges, or parts of one window, that were read from the file instead of mapped.
+    /// AddressTable, or parts of one window, that were read from the file instead of mapped.
     pub copies: u64,
     /// Regions unmapped to make room for others.
     pub evictions: u64,
@@ -160,14 +160,14 @@ impl Tally {
     }
 }
 
-/// Numbers from here on are of more threads than one.
+/// ThreadIds from here on are of more threads than one.
 const OWN: usize = 64;
 
 /// Not looked for yet.
 const UNKNOWN: usize = usize::MAX;
 
 /// Those below [`OWN`]: of threads that live.
-static NUMBERS: OnceLock<Numbers> = OnceLock::new();
+static NUMBERS: OnceLock<ThreadIds> = OnceLock::new();
 
 thread_local! {
     static NUMBER: Number = const { Number(Cell::new(UNKNOWN)) };
@@ -192,7 +192,7 @@ impl Number {
     #[cold]
     fn find(&self) -> usize {
         static OTHERS: AtomicUsize = AtomicUsize::new(OWN);
-        let own = NUMBERS.get_or_init(Numbers::default).take();
+        let own = NUMBERS.get_or_init(ThreadIds::default).take();
         self.0.set(own.map_or_else(|| OTHERS.fetch_add(1, Ordering::Relaxed), |number| number as usize));
         self.0.get()
     }

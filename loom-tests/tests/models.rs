@@ -12,7 +12,7 @@ macro_rules! models {
 }
 
 models! {
-    announce:
+    hazard:
         an_announcement_against_retire,
         an_announcement_against_drain,
         two_readers_against_retire,
@@ -62,18 +62,18 @@ models! {
         a_new_length_against_a_load,
         a_new_length_against_retire_and_load,
         a_new_length_against_an_abandoned_load;
-    ring:
+    clock_ring:
         a_seat_has_one_owner,
         new_seats_are_different,
         leave_against_seat,
         who_looks_sees_what_sits;
-    ranges:
+    address_table:
         what_is_nobodys_is_not_found,
         a_look_up_beside_a_change,
         two_meet_a_hole,
         who_reads_what_was_filled_is_told,
         a_note_goes_with_its_range;
-    words:
+    atomics:
         the_last_holder_sees_all,
         who_counts_none_sees_all,
         a_settled_number_or_a_place_that_is_found,
@@ -90,7 +90,7 @@ models! {
         a_lowered_limit_holds,
         a_limit_is_lowered_while_readers_take,
         who_is_in_flight_is_counted;
-    signal:
+    wake_event:
         no_wake_is_lost,
         a_wake_brings_what_came_before,
         a_wake_when_the_time_is_over,

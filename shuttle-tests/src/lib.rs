@@ -18,14 +18,14 @@ mod sync;
 mod config;
 #[path = "../../src/error.rs"]
 mod error;
+#[path = "../../src/geometry.rs"]
+mod geometry;
 #[path = "../../src/os/mod.rs"]
 mod os;
 #[path = "../../src/stats.rs"]
 mod stats;
-#[path = "../../src/window.rs"]
-mod window;
 
-#[path = "../../src/policy/mod.rs"]
+#[path = "../../src/policy.rs"]
 mod policy;
 #[path = "../../src/protocol/mod.rs"]
 mod protocol;
@@ -33,14 +33,11 @@ mod protocol;
 #[path = "../../src/fault_guard/off.rs"]
 mod fault_guard;
 
-#[path = "../../src/region.rs"]
-mod region;
-
-#[path = "../../src/file/mod.rs"]
-mod file;
-
 #[path = "../../src/cache/mod.rs"]
 mod cache;
+
+#[path = "../../src/file.rs"]
+mod file;
 
 #[path = "../../src/manager.rs"]
 mod manager;
@@ -51,6 +48,7 @@ mod read;
 pub use cache::{Change, Closed, Collected};
 pub use config::{Admission, Limits, Overcommit, Revalidate, Window};
 pub use error::{Error, ErrorKind, Result};
-pub use manager::{MapManager, MapManagerBuilder, MappedFile};
+pub use file::MappedFile;
+pub use manager::{MapManager, MapManagerBuilder};
 pub use read::{Buffer, Cursor, Lease, Windows};
 pub use stats::Stats;

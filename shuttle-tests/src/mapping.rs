@@ -129,11 +129,11 @@ impl Mapping {
     }
 
     /// Nothing is cut short here.
-    pub(crate) fn is_torn(&self) -> bool {
+    pub(crate) fn is_faulted(&self) -> bool {
         false
     }
 
-    pub(crate) fn torn_part(&self, _: *const u8, _: usize) -> Option<Range<usize>> {
+    pub(crate) fn faulted_part(&self, _: *const u8, _: usize) -> Option<Range<usize>> {
         None
     }
 

@@ -12,7 +12,7 @@ use super::{Cache, CachedFile};
 use crate::config::Revalidate;
 use crate::fault_guard;
 use crate::os::{self, Process};
-use crate::protocol::signal::{Signal, Woken};
+use crate::protocol::wake_event::{WakeEvent, Woken};
 use crate::sync::epoch;
 use crate::sync::thread::{self, JoinHandle};
 
@@ -28,7 +28,7 @@ const LOOKS_MAX: usize = 1024;
 /// The running thread, and how to end it.
 #[derive(Debug)]
 pub(crate) struct Collector {
-    signal: Arc<Signal>,
+    signal: Arc<WakeEvent>,
     thread: Option<JoinHandle<()>>,
     /// A child of `fork` has no such thread and must not wait for it.
     process: Process,
@@ -64,7 +64,7 @@ impl Drop for Collector {
     }
 }
 
-fn run(cache: &Weak<Cache>, signal: &Signal) {
+fn run(cache: &Weak<Cache>, signal: &WakeEvent) {
     let mut round = Round { next: 0, last: Instant::now() };
     let mut at_most = Some(IDLE);
     while signal.sleep(at_most) != Woken::Stop {
@@ -107,15 +107,15 @@ impl Cache {
         if file.entry.handles.count() == 0 {
             self.close_unneeded(file);
         }
-        if fault_guard::are_torn() {
+        if fault_guard::any_faulted() {
             // As long as one is there, all readers have to look more closely.
-            file.entry.slots().windows.for_each_from(0, |_, slot| self.drain_if_torn(slot));
+            file.entry.slots().windows.for_each_from(0, |_, slot| self.drain_if_faulted(slot));
         }
         if self.config.revalidate == Revalidate::AtOpen && is_gone(file) {
-            let _flight = self.regions.budget.take_off();
-            let mut owned = Vec::new();
-            file.entry.slots().windows.for_each_from(0, |_, slot| owned.extend(slot.retire()));
-            self.regions.reclaim_all(owned);
+            let _transit = self.regions.budget.enter_transit();
+            let mut token = Vec::new();
+            file.entry.slots().windows.for_each_from(0, |_, slot| token.extend(slot.retire()));
+            self.regions.reclaim_all(token);
         }
     }
 }
@@ -134,7 +134,7 @@ fn is_gone(file: &CachedFile) -> bool {
 mod tests {
     use super::*;
     use crate::config::{Admission, Config, Limits, Overcommit};
-    use crate::window::Geometry;
+    use crate::geometry::Geometry;
     use std::fs;
 
     #[test]

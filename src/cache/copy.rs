@@ -9,11 +9,11 @@ use std::sync::Arc;
 use super::evict::Effort;
 use super::load::truncated;
 use super::{Cache, CachedFile};
+use crate::cache::region::{RegionRef, Suspect, View};
 use crate::config::Revalidate;
 use crate::error::{Error, Result};
 use crate::os;
-use crate::policy::Touch;
-use crate::region::{Doubt, RegionRef, View};
+use crate::policy::Access;
 use crate::stats::Event;
 
 impl Cache {
@@ -25,9 +25,9 @@ impl Cache {
             let (part, rest) = buf.split_at_mut((piece.end - piece.start) as usize);
             let start = geometry.start(window);
             // Not by way of one call that is both: what that returned would pass through memory, and cost a half more.
-            let region = match self.hit(file, window, piece.end - start, Touch::Single) {
+            let region = match self.hit(file, window, piece.end - start, Access::Counted) {
                 Ok(client) => Some(RegionRef::new(client)),
-                Err(slot) => match self.worth(file, slot, window, Touch::Single) {
+                Err(slot) => match self.worth(file, slot, window, Access::Counted) {
                     Some(effort) => self.miss(file, window, piece.end - start, effort)?,
                     None => None,
                 },
@@ -53,10 +53,10 @@ impl Cache {
     ) -> Result<()> {
         region.copy_to(at, buf);
         match region.doubt(at, buf.len()) {
-            Doubt::None => Ok(()),
-            Doubt::Zeros if self.config.revalidate == Revalidate::Never => Ok(()),
+            Suspect::None => Ok(()),
+            Suspect::Zeros if self.config.revalidate == Revalidate::Never => Ok(()),
             // Zeros may stand in the place of what is not there: the file knows.
-            Doubt::Zeros | Doubt::Torn(_) => {
+            Suspect::Zeros | Suspect::Faulted(_) => {
                 self.stats.count(Event::Copy);
                 self.read(file, offset, buf)
             }

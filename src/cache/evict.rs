@@ -13,20 +13,20 @@ use std::mem;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use super::backoff::Backoff;
 use super::residents::Residents;
-use super::wait::Wait;
+use crate::cache::region::{Kept, Region, Resource};
 use crate::config::Overcommit;
-use crate::protocol::announce::Announced;
-use crate::protocol::budget::{Flight, Reservation, Usage};
-use crate::protocol::slot::Owned;
-use crate::region::{Kept, Region, Resource};
+use crate::protocol::budget::{InTransit, Reservation, Usage};
+use crate::protocol::hazard::ProtectedSet;
+use crate::protocol::slot::UnmapToken;
 
 /// How long to wait for bytes that are only in flight.
-pub(super) const FLIGHT_MAX: Duration = Duration::from_millis(20);
+pub(super) const TRANSIT_MAX: Duration = Duration::from_millis(20);
 
 /// What the system refused to unmap when its cache was gone already. Any other cache tries again; where there is none,
 /// it stays mapped. (A lock of `std`, since it stands in a static; nobody calls anything while holding it.)
-static ORPHANS: Mutex<Vec<Owned<Region>>> = Mutex::new(Vec::new());
+static ORPHANS: Mutex<Vec<UnmapToken<Region>>> = Mutex::new(Vec::new());
 
 /// Victims that a reader wins in vain, since somebody reads them by then or the system refuses, before it gives up.
 const TRIES: usize = 8;
@@ -66,11 +66,11 @@ pub(crate) enum Refused {
 
 /// Why an owner did not unmap.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Stays {
+enum NotFreed {
     /// It is restored, or the system refused.
-    Put,
+    Retained,
     /// It drains, and somebody may read it: kept for later.
-    ForReaders,
+    Protected,
 }
 
 /// What came of making room.
@@ -82,19 +82,19 @@ pub(crate) struct Room {
 }
 
 impl<R: Resource> Residents<R> {
-    /// Reserves one item of `bytes`, and evicts for it if it has to. The caller is in `flight`.
+    /// Reserves one item of `bytes`, and evicts for it if it has to. The caller is in `transit`.
     pub(crate) fn make_room<'b>(
         &'b self,
-        flight: &mut Flight<'b>,
+        transit: &mut InTransit<'b>,
         bytes: usize,
         effort: Effort,
-        for_room: &mut Wait,
+        for_room: &mut Backoff,
     ) -> Result<Room, Refused> {
         if bytes > self.budget.limit().bytes {
             return Err(Refused::TooLarge);
         }
         let mut held: Option<Reservation> = None;
-        let mut for_flights = Wait::new();
+        let mut for_transit = Backoff::new();
         let mut is_last_look = false;
         let mut tries = TRIES;
         loop {
@@ -107,11 +107,11 @@ impl<R: Resource> Residents<R> {
             let victim = match effort {
                 _ if tries == 0 => None,
                 Effort::Spare => None,
-                Effort::Duel(at_most) => self.victim_of_duel(at_most),
+                Effort::Duel(at_most) => self.victim_colder_than(at_most),
                 Effort::Force | Effort::Demand(_) => self.victim(),
             };
-            if let Some(owned) = victim {
-                match self.reclaim(owned) {
+            if let Some(token) = victim {
+                match self.reclaim(token) {
                     Some(reservation) => {
                         self.evicted.add(1);
                         absorb(&mut held, reservation);
@@ -123,18 +123,18 @@ impl<R: Resource> Residents<R> {
             if matches!(effort, Effort::Spare | Effort::Duel(_)) {
                 return Err(Refused::AllPinned);
             }
-            if self.retry_limbo() > 0 {
+            if self.retry_deferred() > 0 {
                 continue;
             }
             // Nothing to evict. What this thread holds is nobody's while it waits.
             held = None;
             let Effort::Demand(overcommit) = effort else { return Ok(self.reserve_over(bytes)) };
             tries = TRIES;
-            if self.could_land(bytes) && flight.pause(|| for_flights.once_within(FLIGHT_MAX)) {
+            if self.transit_could_free(bytes) && transit.pause(|| for_transit.pause_within(TRANSIT_MAX)) {
                 continue;
             }
             match overcommit {
-                Overcommit::Wait(time) if flight.pause(|| for_room.once_within(time)) => {}
+                Overcommit::Wait(time) if transit.pause(|| for_room.pause_within(time)) => {}
                 Overcommit::Allow => return Ok(self.reserve_over(bytes)),
                 // Somebody may have unmapped all that this thread did not find, and landed before it looked who flies.
                 Overcommit::Fail | Overcommit::Wait(_) if !is_last_look => is_last_look = true,
@@ -152,8 +152,8 @@ impl<R: Resource> Residents<R> {
     }
 
     /// Whether there would be room if the others in flight gave back what they hold, about as much as is asked for here.
-    fn could_land(&self, bytes: usize) -> bool {
-        let others = self.budget.flights().saturating_sub(1);
+    fn transit_could_free(&self, bytes: usize) -> bool {
+        let others = self.budget.in_transit().saturating_sub(1);
         let (used, limit) = (self.budget.used(), self.budget.limit());
         let pinned_bytes = used.bytes.saturating_sub(others.saturating_mul(bytes));
         let pinned_items = used.items.saturating_sub(others);
@@ -177,40 +177,41 @@ impl<R: Resource> Residents<R> {
 
     /// What an owner does: off its seat, back to the system, vacant. The reservation is the caller's. `None` if somebody reads
     /// it who is not counted, or if the system refused; then it is restored, or stays counted, in limbo.
-    pub(crate) fn reclaim(&self, owned: Owned<Kept<R>>) -> Option<Reservation> {
-        let _flight = self.budget.take_off();
+    pub(crate) fn reclaim(&self, token: UnmapToken<Kept<R>>) -> Option<Reservation> {
+        let _transit = self.budget.enter_transit();
         // What stands in no table only its clients know, and it has none.
-        let announced = if owned.is_detached() { Some(Announced::nothing()) } else { self.announcements.settled() };
-        match self.reclaim_unless(announced.as_ref(), owned) {
+        let protected =
+            if token.is_detached() { Some(ProtectedSet::nothing()) } else { self.hazards.scan_after_barrier() };
+        match self.reclaim_unless(protected.as_ref(), token) {
             Ok(reservation) => Some(reservation),
-            Err(Stays::ForReaders) => {
-                self.look_again();
+            Err(NotFreed::Protected) => {
+                self.rescan_deferred();
                 None
             }
-            Err(Stays::Put) => None,
+            Err(NotFreed::Retained) => None,
         }
     }
 
     /// The same for several, with one look at who reads. How many went, and their bytes.
-    pub(crate) fn reclaim_all(&self, owned: Vec<Owned<Kept<R>>>) -> Usage {
+    pub(crate) fn reclaim_all(&self, token: Vec<UnmapToken<Kept<R>>>) -> Usage {
         let mut went = Usage::default();
-        if owned.is_empty() {
+        if token.is_empty() {
             return went;
         }
-        let _flight = self.budget.take_off();
-        let announced = self.announcements.settled();
+        let _transit = self.budget.enter_transit();
+        let protected = self.hazards.scan_after_barrier();
         let mut is_read = false;
-        for owned in owned {
-            match self.reclaim_unless(announced.as_ref(), owned) {
+        for token in token {
+            match self.reclaim_unless(protected.as_ref(), token) {
                 Ok(reservation) => {
                     went.items += 1;
                     went.bytes += reservation.bytes();
                 }
-                Err(stays) => is_read |= stays == Stays::ForReaders,
+                Err(stays) => is_read |= stays == NotFreed::Protected,
             }
         }
         if is_read {
-            let more = self.look_again();
+            let more = self.rescan_deferred();
             went.items += more.items;
             went.bytes += more.bytes;
         }
@@ -219,34 +220,34 @@ impl<R: Resource> Residents<R> {
 
     /// For who has kept for later what somebody reads. The last one who did may have let go before it was there, and have found
     /// nothing that waited: then nobody else comes for it. How much went.
-    fn look_again(&self) -> Usage {
-        match self.announcements.settled() {
+    fn rescan_deferred(&self) -> Usage {
+        match self.hazards.scan_after_barrier() {
             // Only a guess by now, of what others have brought meanwhile: who takes it looks once more.
-            Some(announced) => self.reclaim_all(self.take_left(&announced)),
+            Some(protected) => self.reclaim_all(self.take_unprotected(&protected)),
             None => Usage::default(),
         }
     }
 
-    /// Reclaims what is not `announced`, as it was seen since it was won; nothing, if that could not be seen.
+    /// Reclaims what is not `protected`, as it was seen since it was won; nothing, if that could not be seen.
     fn reclaim_unless(
         &self,
-        announced: Option<&Announced<Kept<R>>>,
-        owned: Owned<Kept<R>>,
-    ) -> Result<Reservation, Stays> {
-        if !owned.is_detached() && announced.is_none_or(|announced| announced.has_owned(&owned)) {
+        protected: Option<&ProtectedSet<Kept<R>>>,
+        token: UnmapToken<Kept<R>>,
+    ) -> Result<Reservation, NotFreed> {
+        if !token.is_detached() && protected.is_none_or(|protected| protected.contains_token(&token)) {
             // Back to those who read it; or it drains, and waits for the last of them. (What the system refused has no seat any
             // more, and nobody can read it: who announces it is about to find that out.)
-            let kept = if owned.payload().is_seated() { owned.restore() } else { Err(owned) };
+            let kept = if token.payload().is_in_ring() { token.restore() } else { Err(token) };
             return Err(match kept {
-                Ok(()) => Stays::Put,
-                Err(owned) => {
-                    self.keep_for_later(owned);
-                    Stays::ForReaders
+                Ok(()) => NotFreed::Retained,
+                Err(token) => {
+                    self.defer(token);
+                    NotFreed::Protected
                 }
             });
         }
-        let was_detached = owned.is_detached();
-        let given_back = owned.vacate(|kept| {
+        let was_detached = token.is_detached();
+        let given_back = token.vacate(|kept| {
             self.dismiss(kept);
             kept.give_back()
         });
@@ -255,27 +256,27 @@ impl<R: Resource> Residents<R> {
                 self.note_given_back(was_detached, kept.reserved());
                 Ok(kept.into_reservation())
             }
-            Err((owned, _refusal)) => {
-                self.keep_for_later(owned);
-                Err(Stays::Put)
+            Err((token, _refusal)) => {
+                self.defer(token);
+                Err(NotFreed::Retained)
             }
         }
     }
 
     /// Gives back what is in limbo, as far as it goes by now. How many went.
-    pub(crate) fn retry_limbo(&self) -> usize {
+    pub(crate) fn retry_deferred(&self) -> usize {
         // In flight before it is in nobody's hands.
-        let _flight = self.budget.take_off();
-        self.reclaim_all(self.take_limbo()).items
+        let _transit = self.budget.enter_transit();
+        self.reclaim_all(self.take_deferred()).items
     }
 
     /// Gives back what nobody uses, until there is no more or `excess` says that nothing is left to go. In small batches:
     /// what is won and not yet given back is nobody's meanwhile.
     pub(crate) fn trim(&self, excess: impl Fn() -> usize) {
-        self.retry_limbo();
+        self.retry_deferred();
         loop {
             let batch = excess().min(BATCH);
-            let _flight = self.budget.take_off();
+            let _transit = self.budget.enter_transit();
             let victims: Vec<_> = (0..batch).map_while(|_| self.victim()).collect();
             if victims.is_empty() {
                 break;
@@ -291,8 +292,8 @@ impl<R: Resource> Residents<R> {
 
     /// Gives back all that nobody uses. How much that was.
     pub(crate) fn collect(&self) -> Usage {
-        let _flight = self.budget.take_off();
-        let mut went = self.reclaim_all(self.take_limbo());
+        let _transit = self.budget.enter_transit();
+        let mut went = self.reclaim_all(self.take_deferred());
         let mut reclaim = |batch| {
             let more = self.reclaim_all(batch);
             went.items += more.items;
@@ -300,8 +301,8 @@ impl<R: Resource> Residents<R> {
         };
         // A few at a time: a window that was won and not yet unmapped is one that nobody can read.
         let mut batch = Vec::with_capacity(BATCH);
-        self.for_each_unused(|owned| {
-            batch.push(owned);
+        self.for_each_unused(|token| {
+            batch.push(token);
             if batch.len() == BATCH {
                 reclaim(mem::take(&mut batch));
             }
@@ -312,9 +313,9 @@ impl<R: Resource> Residents<R> {
 }
 
 /// What an owner does where there is no cache, and so no budget, no ring and no limbo.
-pub(super) fn reclaim_orphan(owned: Owned<Region>) {
-    if let Err((owned, _refusal)) = owned.vacate(|region| region.give_back_now()) {
-        orphans().push(owned);
+pub(super) fn reclaim_orphan(token: UnmapToken<Region>) {
+    if let Err((token, _refusal)) = token.vacate(|region| region.give_back_now()) {
+        orphans().push(token);
     }
 }
 
@@ -324,7 +325,7 @@ pub(super) fn retry_orphans() {
     waiting.into_iter().for_each(reclaim_orphan);
 }
 
-fn orphans() -> MutexGuard<'static, Vec<Owned<Region>>> {
+fn orphans() -> MutexGuard<'static, Vec<UnmapToken<Region>>> {
     ORPHANS.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -345,7 +346,7 @@ mod tests {
     fn what_others_hold_in_flight_could_land() {
         let limit = Usage { bytes: 100, items: 4 };
         // This thread and others in flight, what each item takes, what is asked for; the limit may be passed already.
-        for (flights, items, asked, could_land) in [
+        for (in_transit, items, asked, transit_could_free) in [
             (1, &[][..], 10, false),
             (1, &[10], 10, false),
             (2, &[], 10, true),
@@ -363,8 +364,12 @@ mod tests {
         ] {
             let residents = Residents::<Mapping>::new(limit);
             let _held: Vec<_> = items.iter().map(|&bytes| residents.budget.reserve_over(bytes)).collect();
-            let _flights: Vec<_> = (0..flights).map(|_| residents.budget.take_off()).collect();
-            assert_eq!(residents.could_land(asked), could_land, "{flights} in flight, {items:?} held");
+            let _flights: Vec<_> = (0..in_transit).map(|_| residents.budget.enter_transit()).collect();
+            assert_eq!(
+                residents.transit_could_free(asked),
+                transit_could_free,
+                "{in_transit} in transit, {items:?} held"
+            );
         }
     }
 }

@@ -10,18 +10,18 @@ use std::sync::Arc;
 use std::time::Duration;
 use std::{fs, io};
 
-use super::evict::{Effort, FLIGHT_MAX, Refused, Room};
-use super::wait::Wait;
+use super::backoff::Backoff;
+use super::evict::{Effort, Refused, Room, TRANSIT_MAX};
+use super::file::FileKey;
 use super::{Cache, CachedFile, cannot_look};
+use crate::cache::region::{DescriptorRef, Region, RegionRef, View};
 use crate::config::{Admission, Revalidate};
 use crate::error::{Error, ErrorKind, Result};
-use crate::file::FileKey;
 use crate::mapping::Mapping;
 use crate::os::{self, Kind};
-use crate::policy::{self, Touch};
-use crate::protocol::budget::{Flight, Reservation};
+use crate::policy::{self, Access};
+use crate::protocol::budget::{InTransit, Reservation};
 use crate::protocol::slot::{Loading, Phase, Slot, SlotRef};
-use crate::region::{DescriptorRef, Region, RegionRef, View};
 use crate::stats::Event;
 
 /// How long to wait for a slot to be given up by an older mapping, or by an evictor that sleeps, before mapping beside it.
@@ -48,16 +48,16 @@ impl Cache {
             self.tick();
         }
         // What is waited for another loader counts towards what may be waited for room.
-        let (mut patience, mut for_drain) = (Wait::new(), Wait::new());
+        let (mut patience, mut for_drain) = (Backoff::new(), Backoff::new());
         let mapped = loop {
             let state = match slot.take() {
                 Ok(client) => {
                     let region = RegionRef::new(client);
-                    if region.len() as u64 >= end && !region.is_torn() {
+                    if region.len() as u64 >= end && !region.is_faulted() {
                         break region;
                     }
                     drop(region);
-                    self.drain_if_torn(slot);
+                    self.drain_if_faulted(slot);
                     // The tail of a file that has grown since. Whoever noticed that drains it, in a moment.
                     slot.snapshot()
                 }
@@ -69,10 +69,10 @@ impl Cache {
                     None => return Ok(self.read_instead()),
                 },
                 // It may be the reader itself who has just left it.
-                Err(now) if now.is_draining() && self.regions.retry_limbo() > 0 => {}
+                Err(now) if now.is_draining() && self.regions.retry_deferred() > 0 => {}
                 Err(_) if !effort.is_demand() => return Ok(self.read_instead()),
-                Err(_) if state.phase() == Phase::Loading && !state.is_draining() => patience.once(),
-                Err(_) if for_drain.once_within(DRAIN_MAX) => {}
+                Err(_) if state.phase() == Phase::Loading && !state.is_draining() => patience.pause(),
+                Err(_) if for_drain.pause_within(DRAIN_MAX) => {}
                 Err(_) => {
                     let span = self.config.geometry.span(window, file.entry.len());
                     break self.detached(file, span)?;
@@ -112,17 +112,17 @@ impl Cache {
     /// How far to go for it that a small range of a window is mapped, which was no [`hit`](Self::hit) a moment ago. `None`: it
     /// is to be read, and has been counted as a miss that is.
     #[inline]
-    pub(crate) fn worth(&self, file: &CachedFile, slot: &Slot<Region>, window: u64, touch: Touch) -> Option<Effort> {
+    pub(crate) fn worth(&self, file: &CachedFile, slot: &Slot<Region>, window: u64, touch: Access) -> Option<Effort> {
         let is_whole = self.config.geometry.window_bytes().is_none();
         let admission = if is_whole { Admission::Always } else { self.config.admission };
         let credit = self.regions.credit(slot);
-        if policy::is_worth_mapping(admission, touch, credit) {
+        if policy::admits_with_room(admission, touch, credit) {
             let effort = self.worth_of_one(file, window, admission, touch, credit);
             if effort.is_some() {
                 return effort;
             }
         }
-        if touch != Touch::Single {
+        if touch != Access::Counted {
             self.stats.count(Event::Again);
         } else if self.stats.count(Event::Cold) % STRIDE == 0 {
             self.tick();
@@ -137,7 +137,7 @@ impl Cache {
         file: &CachedFile,
         window: u64,
         admission: Admission,
-        touch: Touch,
+        touch: Access,
         credit: u8,
     ) -> Option<Effort> {
         let span = self.config.geometry.span(window, file.entry.len());
@@ -145,7 +145,7 @@ impl Cache {
         if self.has_room(pages) {
             return Some(Effort::Spare);
         }
-        policy::is_worth_a_duel(admission, touch, credit, self.regions.floor()).map(Effort::Duel)
+        policy::admits_over_victim(admission, touch, credit, self.regions.admission_threshold()).map(Effort::Duel)
     }
 
     /// Maps a window into its slot. Whatever goes wrong, dropping `loading` leaves the slot vacant.
@@ -155,7 +155,7 @@ impl Cache {
         loading: Loading<'_, Region>,
         window: u64,
         effort: Effort,
-        patience: &mut Wait,
+        patience: &mut Backoff,
     ) -> Result<Option<RegionRef>> {
         // Not before the slot is ours: whoever changes the length drains the slot afterwards.
         let span = self.config.geometry.span(window, file.entry.len_to_map());
@@ -173,7 +173,7 @@ impl Cache {
     pub(crate) fn detached(&self, file: &Arc<CachedFile>, span: Range<u64>) -> Result<RegionRef> {
         let granule = os::mapping_granularity() as u64;
         let start = span.start / granule * granule;
-        let mapped = self.map(file, start..span.end, self.demand(), &mut Wait::new(), |mapping, reservation| {
+        let mapped = self.map(file, start..span.end, self.demand(), &mut Backoff::new(), |mapping, reservation| {
             file.entry.detached.enter();
             self.regions.admit_detached(mapping, reservation, Arc::clone(file) as _)
         });
@@ -188,7 +188,7 @@ impl Cache {
         file: &Arc<CachedFile>,
         span: Range<u64>,
         effort: Effort,
-        patience: &mut Wait,
+        patience: &mut Backoff,
         publish: impl FnOnce(Mapping, Reservation) -> SlotRef<Region>,
     ) -> Result<RegionRef, Unmapped> {
         // Who may read instead needs the descriptor for that, and does not wait for it.
@@ -204,12 +204,12 @@ impl Cache {
         let bytes = span.end - span.start;
         let Some(len) = Mapping::addressable(bytes) else { return Err(Unmapped::NoRoom(Refused::TooLarge, bytes)) };
 
-        let mut flight = self.regions.budget.take_off();
+        let mut transit = self.regions.budget.enter_transit();
         let pages = Mapping::pages(len);
         if effort.is_demand() && !self.has_room(pages) {
-            self.regions.press();
+            self.regions.note_pressure();
         }
-        let room = self.regions.make_room(&mut flight, pages, effort, patience);
+        let room = self.regions.make_room(&mut transit, pages, effort, patience);
         let Room { reservation, over } = room.map_err(|refused| Unmapped::NoRoom(refused, pages as u64))?;
         if over {
             self.stats.count(Event::Overcommit);
@@ -217,7 +217,7 @@ impl Cache {
         let mapping = self.map_or_collect(&descriptor, span.start, len, effort)?;
         self.stats.count(Event::Map);
         let region = RegionRef::new(publish(mapping, reservation));
-        drop(flight);
+        drop(transit);
 
         if self.is_room_low() {
             self.signal.wake();
@@ -236,7 +236,7 @@ impl Cache {
         len: usize,
         effort: Effort,
     ) -> Result<Mapping, Unmapped> {
-        let mut wait = Wait::new();
+        let mut wait = Backoff::new();
         let mut is_first = true;
         loop {
             let error = match Mapping::map(descriptor.get(), start, len) {
@@ -247,7 +247,7 @@ impl Cache {
                 return Err(Error::io("cannot map", error).into());
             }
             // Who may read instead does so, and leaves what is mapped to those who use it.
-            if !effort.is_demand() || !(is_first || wait.once_within(FLIGHT_MAX)) {
+            if !effort.is_demand() || !(is_first || wait.pause_within(TRANSIT_MAX)) {
                 return Err(Unmapped::NoMaps(error, len));
             }
             is_first = false;
@@ -268,7 +268,7 @@ impl Cache {
     #[cold]
     pub(super) fn descriptor(&self, file: &Arc<CachedFile>, effort: Effort) -> Result<DescriptorRef> {
         let slot = &file.entry.slots().descriptor;
-        let mut wait = Wait::new();
+        let mut wait = Backoff::new();
         loop {
             if let Some(client) = self.open_descriptor_of(file) {
                 return Ok(client);
@@ -283,7 +283,7 @@ impl Cache {
                 // Somebody else is reopening it, or closing it.
                 Err(_) => {
                     drop(reservation);
-                    wait.once();
+                    wait.pause();
                 }
             }
         }
@@ -333,7 +333,7 @@ impl Cache {
                 return Err(Error::io(message, error));
             }
             match self.descriptors.victim() {
-                Some(owned) => drop(self.descriptors.reclaim(owned)),
+                Some(token) => drop(self.descriptors.reclaim(token)),
                 None => {
                     self.collect();
                     is_last_try = true;
@@ -343,8 +343,8 @@ impl Cache {
     }
 
     pub(super) fn reserve_descriptor(&self, effort: Effort) -> Result<Reservation> {
-        let mut flight: Flight<'_> = self.descriptors.budget.take_off();
-        let room = self.descriptors.make_room(&mut flight, 0, effort, &mut Wait::new());
+        let mut transit: InTransit<'_> = self.descriptors.budget.enter_transit();
+        let room = self.descriptors.make_room(&mut transit, 0, effort, &mut Backoff::new());
         if let Ok(Room { over: true, .. }) = &room {
             self.stats.count(Event::Overcommit);
         }
@@ -415,7 +415,7 @@ impl From<Error> for Unmapped {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cache::as_owned;
+    use crate::cache::as_token;
     use crate::config::{Config, Limits, Overcommit, Window};
     use std::sync::mpsc;
     use std::thread;
@@ -484,7 +484,7 @@ mod tests {
         let (done, is_done) = mpsc::channel();
         thread::scope(|scope| {
             let loading = slot.begin_load().expect("vacant");
-            assert!(as_owned(slot.drain()).is_none());
+            assert!(as_token(slot.drain()).is_none());
             scope.spawn(|| done.send(opened.map()));
             let region = is_done.recv_timeout(LONG);
             drop(loading);
@@ -499,7 +499,7 @@ mod tests {
         // Where the client is slow to go, the window may well be mapped beside it: so more than one try.
         let has_waited = (0..200).any(|_| {
             let older = opened.map();
-            assert!(as_owned(opened.slot(0).drain()).is_none());
+            assert!(as_token(opened.slot(0).drain()).is_none());
             let misses = opened.cache.stats().misses;
             let newer = thread::scope(|scope| {
                 scope.spawn(|| {
@@ -536,10 +536,10 @@ mod tests {
         let cold = |touch| assert_eq!(opened.cache.worth(&opened.file, opened.slot(0), 0, touch), None);
         let period = u64::from(policy::clock_period(64, true));
         // The first miss brings its stride with it.
-        (0..period - STRIDE).for_each(|_| cold(Touch::Single));
-        (0..period).for_each(|_| cold(Touch::Again));
+        (0..period - STRIDE).for_each(|_| cold(Access::Counted));
+        (0..period).for_each(|_| cold(Access::Repeat));
         assert_eq!(opened.cache.regions.credit(other), 8);
-        cold(Touch::Single);
+        cold(Access::Counted);
         assert_eq!(opened.cache.regions.credit(other), 4);
         let stats = opened.cache.stats();
         assert_eq!((stats.misses, stats.copies), (2 * period - STRIDE + 1, stats.misses));
@@ -558,13 +558,13 @@ mod tests {
     fn a_window_is_mapped_where_there_is_room_after_some_touches() {
         let opened = Opened::new(64, WINDOW);
         let slot = opened.slot(0);
-        for touches in 1..policy::WORTH_MAPPING {
+        for touches in 1..policy::ADMIT_AFTER {
             opened.cache.regions.touch(slot);
-            assert_eq!(opened.cache.worth(&opened.file, slot, 0, Touch::Single), None, "{touches}");
+            assert_eq!(opened.cache.worth(&opened.file, slot, 0, Access::Counted), None, "{touches}");
         }
-        assert_eq!(opened.cache.worth(&opened.file, slot, 0, Touch::Stay), Some(Effort::Spare));
+        assert_eq!(opened.cache.worth(&opened.file, slot, 0, Access::Sustained), Some(Effort::Spare));
         opened.cache.regions.touch(slot);
-        assert_eq!(opened.cache.worth(&opened.file, slot, 0, Touch::Single), Some(Effort::Spare));
+        assert_eq!(opened.cache.worth(&opened.file, slot, 0, Access::Counted), Some(Effort::Spare));
         let region = opened.cache.miss(&opened.file, 0, WINDOW, Effort::Spare).unwrap();
         assert!(region.is_some_and(|region| region.len() as u64 == WINDOW));
     }

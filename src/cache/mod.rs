@@ -11,20 +11,22 @@
 //! | [`residents`] | what is there, and who goes first |
 //! | [`registry`] | which files are known |
 //! | [`collector`] | the thread in the background |
-//! | [`wait`] | how a thread waits for others |
+//! | [`backoff`] | how a thread waits for others |
 //!
 //! Only `load` maps, only `evict` gives back, only `registry` names dashmap, only `collector` spawns and looks at the clock,
-//! only `wait` sleeps.
+//! only `backoff` sleeps.
 
+mod backoff;
 mod check;
 mod collector;
 mod copy;
 mod evict;
+mod file;
 mod load;
 mod read_in;
+pub(crate) mod region;
 mod registry;
 mod residents;
-mod wait;
 
 use std::path::Path;
 use std::sync::{Arc, Weak};
@@ -33,21 +35,21 @@ use std::{fmt, fs, io};
 pub(crate) use collector::Collector;
 pub(crate) use evict::Effort;
 
+use crate::cache::region::{Descriptor, DescriptorRef, Home, Hop, Reading, Region, Suspect};
 use crate::config::{Config, Limits, LiveLimits, Overcommit, Revalidate};
 use crate::error::{Error, ErrorKind, Result};
-use crate::file::{Content, FileEntry, FileKey};
 use crate::mapping::Mapping;
 use crate::os::{self, Kind, Process, Stat};
-use crate::policy::{self, Touch};
-use crate::protocol::announce::after_all_readers;
+use crate::policy::{self, Access};
 use crate::protocol::budget::{Reservation, Usage};
-use crate::protocol::signal::Signal;
-use crate::protocol::slot::{Drain, Owned, Phase, Slot, SlotRef};
-use crate::region::{Descriptor, DescriptorRef, Doubt, Home, Hop, Reading, Region};
+use crate::protocol::hazard::acquire_after_last_reader;
+use crate::protocol::slot::{Drain, Phase, Slot, SlotRef, UnmapToken};
+use crate::protocol::wake_event::WakeEvent;
 use crate::stats::{Counters, Event, Stats};
+use backoff::Backoff;
+use file::{Content, FileEntry, FileKey};
 use registry::Registry;
 use residents::Residents;
-use wait::Wait;
 
 /// Everything that the handles of one manager share.
 pub(crate) struct Cache {
@@ -56,7 +58,7 @@ pub(crate) struct Cache {
     regions: Residents<Mapping>,
     descriptors: Residents<fs::File>,
     registry: Registry,
-    signal: Arc<Signal>,
+    signal: Arc<WakeEvent>,
     stats: Counters,
     process: Process,
 }
@@ -167,12 +169,12 @@ impl Cache {
         file: &'f CachedFile,
         window: u64,
         end: u64,
-        touch: Touch,
+        touch: Access,
     ) -> Result<SlotRef<Region>, &'f Slot<Region>> {
         let slot = self.touched(file, window, touch);
         let client = slot.take().map_err(|_| slot)?;
         // What crosses into the next window is never here; nor is the new tail of a file that has grown.
-        if client.get().len() as u64 >= end && !client.get().is_torn() {
+        if client.get().len() as u64 >= end && !client.get().is_faulted() {
             self.stats.count(Event::Hit);
             Ok(client)
         } else {
@@ -182,9 +184,9 @@ impl Cache {
 
     /// The slot of a window, with that touch counted in.
     #[inline]
-    fn touched<'f>(&self, file: &'f CachedFile, window: u64, touch: Touch) -> &'f Slot<Region> {
+    fn touched<'f>(&self, file: &'f CachedFile, window: u64, touch: Access) -> &'f Slot<Region> {
         let slot = file.entry.slots().windows.at(window);
-        if touch == Touch::Single {
+        if touch == Access::Counted {
             self.regions.touch(slot);
         }
         slot
@@ -192,22 +194,22 @@ impl Cache {
 
     /// What a cursor of one of this cache's files will read.
     pub(crate) fn reading(&self) -> Reading {
-        Reading::new(&self.regions.announcements, &self.config.geometry)
+        Reading::new(&self.regions.hazards, &self.config.geometry)
     }
 
     /// The same hit for a cursor, which announces the region instead of counting itself in. It has let go of what it read before.
-    pub(crate) fn announce<'f>(
+    pub(crate) fn protect<'f>(
         &self,
         reading: &mut Reading,
         file: &'f CachedFile,
         window: u64,
         end: u64,
-        touch: Touch,
+        touch: Access,
     ) -> Result<(), &'f Slot<Region>> {
         let slot = self.touched(file, window, touch);
         // Asked first, since most of what comes here under pressure is cold, and then nothing need be announced.
         let may_be_there = slot.snapshot().phase() == Phase::Mapped;
-        if may_be_there && reading.announce(slot, window, end) { Ok(()) } else { Err(slot) }
+        if may_be_there && reading.protect(slot, window, end) { Ok(()) } else { Err(slot) }
     }
 
     /// The same, of a window that the cursor has been at before; and whether the touch is full already, and need not be
@@ -229,8 +231,8 @@ impl Cache {
     /// A cursor let go of what drains: it may be the one that its owner waits for. (If not, it goes when somebody needs room,
     /// or with the collector's next look.)
     #[cold]
-    pub(crate) fn give_back_what_waits(&self) {
-        self.regions.retry_limbo();
+    pub(crate) fn retry_deferred(&self) {
+        self.regions.retry_deferred();
     }
 
     /// Opens by path: the path may lead to a file that is known by another name.
@@ -312,14 +314,14 @@ impl Cache {
     /// (The reservation is the first parameter, so that a descriptor that is not needed is closed before it goes.)
     fn install(&self, file: &Arc<CachedFile>, reservation: Reservation, descriptor: fs::File) -> DescriptorRef {
         let slot = &file.entry.slots().descriptor;
-        let mut wait = Wait::new();
+        let mut wait = Backoff::new();
         let client = loop {
             if let Ok(client) = slot.take() {
                 break client;
             }
             match slot.begin_load() {
                 Ok(loading) => break self.descriptors.admit(loading, descriptor, reservation, Arc::clone(file) as _),
-                Err(_) => wait.once(),
+                Err(_) => wait.pause(),
             }
         };
         file.entry.handles.enter();
@@ -335,13 +337,13 @@ impl Cache {
 
     /// Closes the descriptor of a file without handles.
     fn close_unneeded(&self, file: &CachedFile) {
-        let _flight = self.descriptors.budget.take_off();
-        if let Some(owned) = file.entry.slots().descriptor.retire() {
+        let _transit = self.descriptors.budget.enter_transit();
+        if let Some(token) = file.entry.slots().descriptor.retire() {
             if file.entry.handles.count() == 0 {
-                drop(self.descriptors.reclaim(owned));
-            } else if let Err(owned) = owned.restore() {
+                drop(self.descriptors.reclaim(token));
+            } else if let Err(token) = token.restore() {
                 // Drained meanwhile: the cache is closing.
-                drop(self.descriptors.reclaim(owned));
+                drop(self.descriptors.reclaim(token));
             }
         }
     }
@@ -356,13 +358,13 @@ impl Cache {
 
     /// Takes notice of what the system says of a file. What is mapped from a changed end on goes.
     fn notice(&self, file: &CachedFile, look: impl FnOnce() -> io::Result<Stat>) -> Result<(Content, Stat)> {
-        let _flight = self.regions.budget.take_off();
-        let mut owned = Vec::new();
+        let _transit = self.regions.budget.enter_transit();
+        let mut token = Vec::new();
         let noticed = file.entry.notice(look, |from| {
             let first = self.config.geometry.index(from);
-            drain(file, first, |drained| owned.extend(as_owned(drained)));
+            drain(file, first, |drained| token.extend(as_token(drained)));
         });
-        self.regions.reclaim_all(owned);
+        self.regions.reclaim_all(token);
         noticed.map_err(cannot_look)
     }
 
@@ -393,23 +395,23 @@ impl Cache {
     pub(crate) fn close(&self, path: &Path) -> Closed {
         let mut closed = Closed::default();
         for file in self.files_at(path) {
-            let _flight = self.regions.budget.take_off();
+            let _transit = self.regions.budget.enter_transit();
             // What a cursor has left since it was closed before.
-            self.regions.retry_limbo();
-            let mut owned = Vec::new();
+            self.regions.retry_deferred();
+            let mut token = Vec::new();
             drain(&file, 0, |drained| match drained {
-                Drain::Owned(region) => owned.push(region),
+                Drain::Owned(region) => token.push(region),
                 Drain::Held => closed.still_held += 1,
                 Drain::Nothing => {}
             });
-            closed.unmapped += self.regions.reclaim_all(owned).items;
-            closed.still_held += self.regions.count_announced(&file.entry.slots().windows);
+            closed.unmapped += self.regions.reclaim_all(token).items;
+            closed.still_held += self.regions.count_protected(&file.entry.slots().windows);
             closed.still_held += file.entry.detached.count();
             // Windows does not let a file be deleted that is open. Elsewhere the descriptor keeps the handles reading,
             // whatever becomes of the path.
             if cfg!(windows) && file.entry.is_reachable() {
-                if let Some(owned) = file.entry.slots().descriptor.retire() {
-                    drop(self.descriptors.reclaim(owned));
+                if let Some(token) = file.entry.slots().descriptor.retire() {
+                    drop(self.descriptors.reclaim(token));
                 }
             }
         }
@@ -433,7 +435,7 @@ impl Cache {
         let (used, peak, pinned) = (self.regions.budget.used(), self.regions.budget.peak(), self.regions.pinned());
         let total = |event| self.stats.total(event);
         Stats {
-            hits: total(Event::Hit) + self.regions.announcements.reads(),
+            hits: total(Event::Hit) + self.regions.hazards.reads(),
             misses: total(Event::Miss) + total(Event::Cold) + total(Event::Again),
             maps: total(Event::Map),
             unmaps: self.regions.given_back.total(),
@@ -454,16 +456,16 @@ impl Cache {
 
     /// The last handle is gone: nothing stays mapped or open but what leases hold. No lock on the way, for a child of `fork`.
     pub(crate) fn shut_down(&self) {
-        self.regions.drain(|owned| drop(self.regions.reclaim(owned)));
-        self.descriptors.drain(|owned| drop(self.descriptors.reclaim(owned)));
-        self.regions.retry_limbo();
+        self.regions.drain(|token| drop(self.regions.reclaim(token)));
+        self.descriptors.drain(|token| drop(self.descriptors.reclaim(token)));
+        self.regions.retry_deferred();
     }
 
     /// What a hole was found in is for those who hold it already, and goes with the last of them.
-    fn drain_if_torn(&self, slot: &Slot<Region>) {
-        let _flight = self.regions.budget.take_off();
-        if slot.take().is_ok_and(|client| client.get().is_torn()) {
-            self.regions.reclaim_all(as_owned(slot.drain()).into_iter().collect());
+    fn drain_if_faulted(&self, slot: &Slot<Region>) {
+        let _transit = self.regions.budget.enter_transit();
+        if slot.take().is_ok_and(|client| client.get().is_faulted()) {
+            self.regions.reclaim_all(as_token(slot.drain()).into_iter().collect());
         }
     }
 
@@ -485,7 +487,7 @@ impl Cache {
 
     /// How much of the limit may be mapped by who could read instead: all, unless others had to evict lately, who could not.
     fn mark(&self, limit: Usage) -> Usage {
-        if !self.regions.is_pressed() {
+        if !self.regions.under_pressure() {
             return limit;
         }
         let window = self.config.geometry.window_bytes().map_or(0, |bytes| bytes as usize);
@@ -530,9 +532,9 @@ fn drain(file: &CachedFile, first: u64, mut each: impl FnMut(Drain<Region>)) {
     file.entry.slots().windows.for_each_from(first, |_, slot| each(slot.drain()));
 }
 
-fn as_owned<P>(drained: Drain<P>) -> Option<Owned<P>> {
+fn as_token<P>(drained: Drain<P>) -> Option<UnmapToken<P>> {
     match drained {
-        Drain::Owned(owned) => Some(owned),
+        Drain::Owned(token) => Some(token),
         Drain::Held | Drain::Nothing => None,
     }
 }
@@ -573,22 +575,22 @@ fn real_name(path: &Path) -> std::path::PathBuf {
 }
 
 impl Home<Mapping> for CachedFile {
-    fn check(self: Arc<Self>, offset: u64, bytes: &[u8], doubt: Doubt) -> Result<()> {
+    fn check(self: Arc<Self>, offset: u64, bytes: &[u8], doubt: Suspect) -> Result<()> {
         let range = offset..offset + bytes.len() as u64;
         let name = || self.entry.names().into_iter().next();
         self.check_mapped(offset, bytes, doubt).map_err(|error| error.at(name().as_deref()).within(range))
     }
 
-    fn reclaim(self: Arc<Self>, owned: Owned<Region>) {
-        if owned.is_detached() {
+    fn reclaim(self: Arc<Self>, token: UnmapToken<Region>) {
+        if token.is_detached() {
             // Nobody waits for the last one.
             let _ = self.entry.detached.leave();
         }
         match self.cache.upgrade() {
-            Some(cache) => drop(cache.regions.reclaim(owned)),
+            Some(cache) => drop(cache.regions.reclaim(token)),
             None => {
-                after_all_readers();
-                evict::reclaim_orphan(owned);
+                acquire_after_last_reader();
+                evict::reclaim_orphan(token);
             }
         }
     }
@@ -604,17 +606,17 @@ impl Home<fs::File> for CachedFile {
         self.entry.is_reachable()
     }
 
-    fn reclaim(self: Arc<Self>, owned: Owned<Descriptor>) {
+    fn reclaim(self: Arc<Self>, token: UnmapToken<Descriptor>) {
         match self.cache.upgrade() {
-            Some(cache) => drop(cache.descriptors.reclaim(owned)),
-            None => drop(owned.vacate(|descriptor| descriptor.give_back_now())),
+            Some(cache) => drop(cache.descriptors.reclaim(token)),
+            None => drop(token.vacate(|descriptor| descriptor.give_back_now())),
         }
     }
 }
 
 impl Drop for Cache {
     fn drop(&mut self) {
-        self.regions.take_limbo_alone().into_iter().for_each(evict::reclaim_orphan);
+        self.regions.take_deferred_mut().into_iter().for_each(evict::reclaim_orphan);
     }
 }
 

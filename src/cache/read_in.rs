@@ -8,8 +8,8 @@
 //! same where they are large (2026-11-21; Linux 6.18, ext4, 2 cores of a virtual machine).
 
 use super::{Cache, CachedFile};
+use crate::cache::region::View;
 use crate::os::Advice;
-use crate::region::View;
 
 impl Cache {
     /// Has all of a region in memory, which is of the file from `start` on. A hint: what cannot be had is left to whoever

@@ -9,7 +9,7 @@ use dashmap::DashMap;
 use dashmap::mapref::entry::Entry;
 
 use super::CachedFile;
-use crate::file::FileKey;
+use super::file::FileKey;
 
 /// It holds files weakly. A file lives while a handle, a mapping or a descriptor of it does, and takes itself off the
 /// registry when it goes.

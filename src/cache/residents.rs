@@ -4,35 +4,35 @@
 
 use std::sync::{Arc, PoisonError, TryLockError};
 
-use super::wait::Wait;
+use super::backoff::Backoff;
+use crate::cache::region::{Home, Kept, Resource};
 use crate::os::Process;
-use crate::policy::{self, Heat};
-use crate::protocol::announce::{Announced, Announcements};
+use crate::policy::{self, Frequency};
+use crate::protocol::atomics::{Clock, FencedU64};
 use crate::protocol::budget::{Budget, Reservation, Usage};
-use crate::protocol::ring::Ring;
-use crate::protocol::slot::{Drain, Loading, Owned, Phase, Slot, SlotRef};
-use crate::protocol::table::Table;
-use crate::protocol::words::{Clock, Published};
-use crate::region::{Home, Kept, Resource};
+use crate::protocol::clock_ring::ClockRing;
+use crate::protocol::hazard::{HazardDomain, ProtectedSet};
+use crate::protocol::radix_table::RadixTable;
+use crate::protocol::slot::{Drain, Loading, Phase, Slot, SlotRef, UnmapToken};
 use crate::stats::Tally;
 use crate::sync::{Mutex, MutexGuard, epoch};
 
 #[derive(Debug)]
 pub(crate) struct Residents<R: Resource> {
     pub(crate) budget: Arc<Budget>,
-    ring: Ring<Slot<Kept<R>>>,
+    ring: ClockRing<Slot<Kept<R>>>,
     /// Who reads without being counted.
-    pub(super) announcements: Arc<Announcements<Kept<R>>>,
+    pub(super) hazards: Arc<HazardDomain<Kept<R>>>,
     clock: Clock,
     /// The heat of the victim that a newcomer last failed to beat.
-    floor: Published,
+    admission_threshold: FencedU64,
     /// As hot as can be whenever somebody had to have one, and found no place free.
-    pressure: Published,
+    pressure: FencedU64,
     /// What is owned and could not be given back yet: still there, still counted.
     ///
     /// In a child of `fork` somebody may have had it locked who is not there any more: nobody touches it there, and what would
     /// have to wait stays as it is.
-    limbo: Mutex<Vec<Owned<Kept<R>>>>,
+    deferred: Mutex<Vec<UnmapToken<Kept<R>>>>,
     process: Process,
     /// How many were given back to the system, and how many of those to make room.
     pub(super) given_back: Tally,
@@ -46,12 +46,12 @@ impl<R: Resource> Residents<R> {
     pub(crate) fn new(limit: Usage) -> Self {
         Self {
             budget: Arc::new(Budget::new(limit)),
-            ring: Ring::default(),
-            announcements: Arc::default(),
+            ring: ClockRing::default(),
+            hazards: Arc::default(),
             clock: Clock::default(),
-            floor: Published::new(0),
-            pressure: Published::new(0),
-            limbo: Mutex::default(),
+            admission_threshold: FencedU64::new(0),
+            pressure: FencedU64::new(0),
+            deferred: Mutex::default(),
             process: Process::this(),
             given_back: Tally::default(),
             evicted: Tally::default(),
@@ -69,8 +69,8 @@ impl<R: Resource> Residents<R> {
         home: Arc<dyn Home<R>>,
     ) -> SlotRef<Kept<R>> {
         // Rule 6: seated before it is published.
-        let seat = loading.seat(&self.ring);
-        loading.publish(Kept::new(resource, reservation, Some(seat), home))
+        let ring_entry = loading.enlist(&self.ring);
+        loading.publish(Kept::new(resource, reservation, Some(ring_entry), home))
     }
 
     /// Publishes what is for its clients alone: no evictor finds it, and its last client gives it back.
@@ -96,8 +96,8 @@ impl<R: Resource> Residents<R> {
 
     /// It is about to be given back, and evictors are not to find it.
     pub(super) fn dismiss(&self, kept: &mut Kept<R>) {
-        if let Some(seat) = kept.leave_seat() {
-            self.ring.leave(seat);
+        if let Some(seat) = kept.take_ring_entry() {
+            self.ring.remove(seat);
         }
     }
 
@@ -105,20 +105,20 @@ impl<R: Resource> Residents<R> {
     #[inline]
     pub(crate) fn touch(&self, slot: &Slot<Kept<R>>) {
         if !self.is_full(slot) {
-            let touched = Heat::from_word(slot.heat()).touch(self.clock.now());
-            slot.set_heat(touched.to_word());
+            let touched = Frequency::from_word(slot.frequency()).touch(self.clock.now());
+            slot.set_frequency(touched.to_word());
         }
     }
 
     /// Whether one more touch would change nothing.
     #[inline]
     pub(crate) fn is_full(&self, slot: &Slot<Kept<R>>) -> bool {
-        slot.heat() == Heat::full(self.clock.now()).to_word()
+        slot.frequency() == Frequency::full(self.clock.now()).to_word()
     }
 
     /// What a slot's touches are worth now.
     pub(crate) fn credit(&self, slot: &Slot<Kept<R>>) -> u8 {
-        Heat::from_word(slot.heat()).credit(self.clock.now())
+        Frequency::from_word(slot.frequency()).credit(self.clock.now())
     }
 
     /// Touches of what is not here make the policy's time go on.
@@ -127,53 +127,53 @@ impl<R: Resource> Residents<R> {
     }
 
     /// What the victim is worth that a newcomer last failed to beat: it need not try again before it is worth more.
-    pub(crate) fn floor(&self) -> u8 {
-        Heat::from_word(self.floor.get() as u32).credit(self.clock.now())
+    pub(crate) fn admission_threshold(&self) -> u8 {
+        Frequency::from_word(self.admission_threshold.load() as u32).credit(self.clock.now())
     }
 
     /// Somebody has to have one, and there is no place free.
-    pub(crate) fn press(&self) {
-        self.pressure.set(Heat::full(self.clock.now()).to_word().into());
+    pub(crate) fn note_pressure(&self) {
+        self.pressure.store_then_fence(Frequency::full(self.clock.now()).to_word().into());
     }
 
     /// Whether that was lately.
-    pub(crate) fn is_pressed(&self) -> bool {
-        policy::is_pressed(Heat::from_word(self.pressure.get() as u32).credit(self.clock.now()))
+    pub(crate) fn under_pressure(&self) -> bool {
+        policy::under_pressure(Frequency::from_word(self.pressure.load() as u32).credit(self.clock.now()))
     }
 
     /// Wins one to give back: the coldest of a few that nobody uses. The policy proposes, the slot's word disposes. `None`
     /// if all that could be seen is in use, or may not go.
-    pub(super) fn victim(&self) -> Option<Owned<Kept<R>>> {
+    pub(super) fn victim(&self) -> Option<UnmapToken<Kept<R>>> {
         let guard = epoch::pin();
-        let announced = self.announcements.glance();
+        let protected = self.hazards.scan_unordered();
         let mut left = self.ring.len();
         while left > 0 {
-            if let Some(owned) = self.sample(&mut left, &announced, &guard).into_iter().find_map(retire_if_it_may_go) {
-                return Some(owned);
+            if let Some(token) = self.sample(&mut left, &protected, &guard).into_iter().find_map(retire_if_it_may_go) {
+                return Some(token);
             }
         }
         // Others may have turned the same hand meanwhile: look at each seat once, alone.
-        let mut owned = None;
+        let mut token = None;
         self.ring.for_each(&guard, |slot| {
-            if owned.is_none() && !announced.has(slot) {
-                owned = retire_if_it_may_go(slot);
+            if token.is_none() && !protected.contains(slot) {
+                token = retire_if_it_may_go(slot);
             }
         });
-        owned
+        token
     }
 
     /// The same, for a newcomer: only one that has no more credit than `at_most`, and among the first few.
-    pub(super) fn victim_of_duel(&self, at_most: u8) -> Option<Owned<Kept<R>>> {
+    pub(super) fn victim_colder_than(&self, at_most: u8) -> Option<UnmapToken<Kept<R>>> {
         let guard = epoch::pin();
         // Where nearly all is in use, a newcomer does not look for the exception.
         let mut left = self.ring.len().min(8 * policy::SAMPLE as u32);
-        for slot in self.sample(&mut left, &self.announcements.glance(), &guard) {
+        for slot in self.sample(&mut left, &self.hazards.scan_unordered(), &guard) {
             if self.credit(slot) > at_most {
-                self.floor.set(slot.heat().into());
+                self.admission_threshold.store_then_fence(slot.frequency().into());
                 return None;
             }
-            if let Some(owned) = retire_if_it_may_go(slot) {
-                return Some(owned);
+            if let Some(token) = retire_if_it_may_go(slot) {
+                return Some(token);
             }
         }
         None
@@ -183,36 +183,36 @@ impl<R: Resource> Residents<R> {
     fn sample<'g>(
         &self,
         left: &mut u32,
-        announced: &Announced<Kept<R>>,
+        protected: &ProtectedSet<Kept<R>>,
         guard: &'g epoch::Guard,
     ) -> Vec<&'g Slot<Kept<R>>> {
         let mut sample = Vec::with_capacity(policy::SAMPLE);
         while *left > 0 && sample.len() < policy::SAMPLE {
             *left -= 1;
-            sample.extend(self.ring.turn(guard).filter(|slot| is_unused(slot) && !announced.has(slot)));
+            sample.extend(self.ring.advance(guard).filter(|slot| is_unused(slot) && !protected.contains(slot)));
         }
         sample.sort_by_cached_key(|slot| self.credit(slot));
         sample
     }
 
     /// Wins what nobody uses, one after the other, and hands it to `each`.
-    pub(super) fn for_each_unused(&self, mut each: impl FnMut(Owned<Kept<R>>)) {
-        let announced = self.announcements.glance();
+    pub(super) fn for_each_unused(&self, mut each: impl FnMut(UnmapToken<Kept<R>>)) {
+        let protected = self.hazards.scan_unordered();
         self.ring.for_each(&epoch::pin(), |slot| {
-            if announced.has(slot) {
+            if protected.contains(slot) {
                 return;
             }
-            if let Some(owned) = slot.retire() {
-                each(owned);
+            if let Some(token) = slot.retire() {
+                each(token);
             }
         });
     }
 
     /// Drains all that sits, and hands what nobody uses to `each`.
-    pub(super) fn drain(&self, mut each: impl FnMut(Owned<Kept<R>>)) {
+    pub(super) fn drain(&self, mut each: impl FnMut(UnmapToken<Kept<R>>)) {
         self.ring.for_each(&epoch::pin(), |slot| {
-            if let Drain::Owned(owned) = slot.drain() {
-                each(owned);
+            if let Drain::Owned(token) = slot.drain() {
+                each(token);
             }
         });
     }
@@ -225,73 +225,77 @@ impl<R: Resource> Residents<R> {
             pinned.bytes += kept.reserved();
             pinned.items += 1;
         };
-        let announced = self.announcements.glance();
+        let protected = self.hazards.scan_unordered();
         // To look at a payload one has to be its client; one more does not matter where it is used.
         self.ring.for_each(&epoch::pin(), |slot| {
-            let client = slot.join().or_else(|| if announced.has(slot) { slot.take().ok() } else { None });
+            let client = slot.join().or_else(|| if protected.contains(slot) { slot.take().ok() } else { None });
             if let Some(client) = client {
                 add(&client);
             }
         });
         // What waited for a cursor that has gone on meanwhile is only mapped.
-        let is_in_use = |owned: &&Owned<Kept<R>>| {
-            !owned.is_detached() && (announced.has_owned(owned) || !owned.payload().is_seated())
+        let is_in_use = |token: &&UnmapToken<Kept<R>>| {
+            !token.is_detached() && (protected.contains_token(token) || !token.payload().is_in_ring())
         };
-        self.limbo().iter().flat_map(|limbo| limbo.iter()).filter(is_in_use).for_each(|owned| add(owned.payload()));
+        self.deferred()
+            .iter()
+            .flat_map(|deferred| deferred.iter())
+            .filter(is_in_use)
+            .for_each(|token| add(token.payload()));
         pinned
     }
 
     /// Of windows that drain, and that nobody is counted for, how many are announced still.
-    pub(super) fn count_announced(&self, windows: &Table<Slot<Kept<R>>>) -> usize {
-        let announced = self.announcements.glance();
+    pub(super) fn count_protected(&self, windows: &RadixTable<Slot<Kept<R>>>) -> usize {
+        let protected = self.hazards.scan_unordered();
         let mut count = 0;
         windows.for_each_from(0, |_, slot| {
             let now = slot.snapshot();
-            count += usize::from(now.is_draining() && now.clients() == 0 && announced.has(slot));
+            count += usize::from(now.is_draining() && now.clients() == 0 && protected.contains(slot));
         });
         count
     }
 
     /// Keeps what could not be given back.
-    pub(super) fn keep_for_later(&self, owned: Owned<Kept<R>>) {
+    pub(super) fn defer(&self, token: UnmapToken<Kept<R>>) {
         // Nobody's otherwise: it stays mapped as long as the child lives.
-        if let Some(mut limbo) = self.limbo() {
-            limbo.push(owned);
+        if let Some(mut deferred) = self.deferred() {
+            deferred.push(token);
         }
     }
 
     /// What could not be given back before: for another try.
-    pub(super) fn take_limbo(&self) -> Vec<Owned<Kept<R>>> {
-        self.limbo().map_or_else(Vec::new, |mut limbo| std::mem::take(&mut *limbo))
+    pub(super) fn take_deferred(&self) -> Vec<UnmapToken<Kept<R>>> {
+        self.deferred().map_or_else(Vec::new, |mut deferred| std::mem::take(&mut *deferred))
     }
 
-    /// Of that, what was kept for readers and is not `announced`.
-    pub(super) fn take_left(&self, announced: &Announced<Kept<R>>) -> Vec<Owned<Kept<R>>> {
-        let is_left = |owned: &Owned<Kept<R>>| owned.payload().is_seated() && !announced.has_owned(owned);
-        self.limbo().map_or_else(Vec::new, |mut limbo| {
-            let (left, read) = std::mem::take(&mut *limbo).into_iter().partition(is_left);
-            *limbo = read;
+    /// Of that, what was kept for readers and is not `protected`.
+    pub(super) fn take_unprotected(&self, protected: &ProtectedSet<Kept<R>>) -> Vec<UnmapToken<Kept<R>>> {
+        let is_left = |token: &UnmapToken<Kept<R>>| token.payload().is_in_ring() && !protected.contains_token(token);
+        self.deferred().map_or_else(Vec::new, |mut deferred| {
+            let (left, read) = std::mem::take(&mut *deferred).into_iter().partition(is_left);
+            *deferred = read;
             left
         })
     }
 
     /// The same for who has all of this for himself: no lock.
-    pub(super) fn take_limbo_alone(&mut self) -> Vec<Owned<Kept<R>>> {
-        std::mem::take(self.limbo.get_mut().unwrap_or_else(PoisonError::into_inner))
+    pub(super) fn take_deferred_mut(&mut self) -> Vec<UnmapToken<Kept<R>>> {
+        std::mem::take(self.deferred.get_mut().unwrap_or_else(PoisonError::into_inner))
     }
 
-    fn limbo(&self) -> Option<MutexGuard<'_, Vec<Owned<Kept<R>>>>> {
+    fn deferred(&self) -> Option<MutexGuard<'_, Vec<UnmapToken<Kept<R>>>>> {
         if !self.process.is_this() {
             return None;
         }
         // Held for moments, and what is owned goes through it from thread to thread. Tried again rather than waited for, so that
         // the thread sanitizer, which does not see how the standard library waits, sees that.
-        let mut wait = Wait::new();
+        let mut wait = Backoff::new();
         loop {
-            match self.limbo.try_lock() {
-                Ok(limbo) => return Some(limbo),
+            match self.deferred.try_lock() {
+                Ok(deferred) => return Some(deferred),
                 Err(TryLockError::Poisoned(poisoned)) => return Some(poisoned.into_inner()),
-                Err(TryLockError::WouldBlock) => wait.once(),
+                Err(TryLockError::WouldBlock) => wait.pause(),
             }
         }
     }
@@ -302,7 +306,7 @@ fn is_unused<P>(slot: &Slot<P>) -> bool {
     now.phase() == Phase::Mapped && now.clients() == 0 && !now.is_draining()
 }
 
-fn retire_if_it_may_go<R: Resource>(slot: &Slot<Kept<R>>) -> Option<Owned<Kept<R>>> {
+fn retire_if_it_may_go<R: Resource>(slot: &Slot<Kept<R>>) -> Option<UnmapToken<Kept<R>>> {
     if !R::MAY_BE_NEEDED {
         return slot.retire();
     }
@@ -315,19 +319,19 @@ fn retire_if_it_may_go<R: Resource>(slot: &Slot<Kept<R>>) -> Option<Owned<Kept<R
         }
         is_needed
     };
-    let owned = slot.retire()?;
-    if was_needed || !owned.payload().is_needed() {
-        return Some(owned);
+    let token = slot.retire()?;
+    if was_needed || !token.payload().is_needed() {
+        return Some(token);
     }
     // Needed since. Put back; or it was drained meanwhile, and then it goes after all.
-    owned.restore().err()
+    token.restore().err()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::protocol::table::Table;
-    use crate::sync::epoch::Retired;
+    use crate::protocol::radix_table::RadixTable;
+    use crate::sync::epoch::EpochBox;
     use std::io;
     use std::sync::Weak;
     use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -350,7 +354,7 @@ mod tests {
 
     /// Where fakes stand.
     struct House<const MAY_BE_NEEDED: bool> {
-        slots: Retired<Table<Slot<Kept<Fake<MAY_BE_NEEDED>>>>>,
+        slots: EpochBox<RadixTable<Slot<Kept<Fake<MAY_BE_NEEDED>>>>>,
         residents: Weak<Residents<Fake<MAY_BE_NEEDED>>>,
         /// How often it was asked whether it needs one; from which time on it does; and whether it can have another.
         asked: AtomicUsize,
@@ -367,9 +371,9 @@ mod tests {
             self.is_replaceable.load(Ordering::Relaxed)
         }
 
-        fn reclaim(self: Arc<Self>, owned: Owned<Kept<Fake<MAY_BE_NEEDED>>>) {
+        fn reclaim(self: Arc<Self>, token: UnmapToken<Kept<Fake<MAY_BE_NEEDED>>>) {
             let residents = self.residents.upgrade().expect("the test outlives its clients");
-            drop(residents.reclaim(owned));
+            drop(residents.reclaim(token));
         }
     }
 
@@ -383,7 +387,7 @@ mod tests {
         fn new() -> Self {
             let residents = Arc::new(Residents::new(Usage { bytes: 100 * BYTES, items: 100 }));
             let house = Arc::new(House {
-                slots: Retired::new(Table::default()),
+                slots: EpochBox::new(RadixTable::default()),
                 residents: Arc::downgrade(&residents),
                 asked: AtomicUsize::new(0),
                 is_needed_from: AtomicUsize::new(usize::MAX),
@@ -410,10 +414,10 @@ mod tests {
         }
 
         /// The number of what was won, which goes.
-        fn give_back(&self, won: Option<Owned<Kept<Fake<MAY_BE_NEEDED>>>>) -> Option<u64> {
-            let owned = won?;
-            let number = owned.payload().get().number;
-            drop(self.residents.reclaim(owned).expect("nothing is refused"));
+        fn give_back(&self, won: Option<UnmapToken<Kept<Fake<MAY_BE_NEEDED>>>>) -> Option<u64> {
+            let token = won?;
+            let number = token.payload().get().number;
+            drop(self.residents.reclaim(token).expect("nothing is refused"));
             Some(number)
         }
 
@@ -421,8 +425,8 @@ mod tests {
             self.give_back(self.residents.victim())
         }
 
-        fn victim_of_duel(&self, at_most: u8) -> Option<u64> {
-            self.give_back(self.residents.victim_of_duel(at_most))
+        fn victim_colder_than(&self, at_most: u8) -> Option<u64> {
+            self.give_back(self.residents.victim_colder_than(at_most))
         }
     }
 
@@ -430,8 +434,8 @@ mod tests {
         fn drop(&mut self) {
             // What stands in a house keeps it.
             self.is_refused.store(false, Ordering::Relaxed);
-            self.residents.retry_limbo();
-            self.residents.drain(|owned| drop(self.residents.reclaim(owned)));
+            self.residents.retry_deferred();
+            self.residents.drain(|token| drop(self.residents.reclaim(token)));
         }
     }
 
@@ -443,9 +447,9 @@ mod tests {
             assert_eq!(residents.credit(&slot), credit);
             residents.touch(&slot);
         }
-        let full = slot.heat();
+        let full = slot.frequency();
         residents.touch(&slot);
-        assert_eq!((residents.credit(&slot), slot.heat()), (u8::MAX, full));
+        assert_eq!((residents.credit(&slot), slot.frequency()), (u8::MAX, full));
 
         let period = policy::clock_period(3, false);
         (1..period).for_each(|_| residents.tick(1, 3, false));
@@ -474,7 +478,7 @@ mod tests {
             let setting = Setting::<false>::new();
             let _used: Vec<_> = (0..used).map(|number| setting.admit(number, 0)).collect();
             drop(setting.admit(used, 0));
-            assert_eq!(setting.victim_of_duel(u8::MAX), found, "behind {used} that are in use");
+            assert_eq!(setting.victim_colder_than(u8::MAX), found, "behind {used} that are in use");
         }
     }
 
@@ -482,10 +486,10 @@ mod tests {
     fn what_is_hotter_than_a_newcomer_stays_and_is_the_floor() {
         let setting = Setting::<false>::new();
         drop(setting.admit(0, 8));
-        assert_eq!(setting.residents.floor(), 0);
-        assert_eq!(setting.victim_of_duel(7), None);
-        assert_eq!(setting.residents.floor(), 8);
-        assert_eq!(setting.victim_of_duel(8), Some(0));
+        assert_eq!(setting.residents.admission_threshold(), 0);
+        assert_eq!(setting.victim_colder_than(7), None);
+        assert_eq!(setting.residents.admission_threshold(), 8);
+        assert_eq!(setting.victim_colder_than(8), Some(0));
     }
 
     #[test]
@@ -516,7 +520,7 @@ mod tests {
         drop(setting.admit(0, 0));
         // The first time is before it is won, the second one after.
         setting.house.is_needed_from.store(2, Ordering::Relaxed);
-        assert_eq!(setting.victim_of_duel(0), None);
+        assert_eq!(setting.victim_colder_than(0), None);
         assert_eq!(setting.house.asked.load(Ordering::Relaxed), 2);
         assert_eq!(setting.slot(0).take().map(|client| client.get().number).ok(), Some(0));
     }
@@ -534,17 +538,17 @@ mod tests {
         assert_eq!(residents.pinned(), of(2), "of a client, and detached");
 
         setting.is_refused.store(true, Ordering::Relaxed);
-        while let Some(owned) = residents.victim() {
-            assert!(residents.reclaim(owned).is_none());
+        while let Some(token) = residents.victim() {
+            assert!(residents.reclaim(token).is_none());
         }
         drop(detached);
         drop(held);
-        assert_eq!((residents.retry_limbo(), residents.retry_limbo()), (0, 0));
+        assert_eq!((residents.retry_deferred(), residents.retry_deferred()), (0, 0));
         assert_eq!(residents.pinned(), of(3), "two that had a seat, and one that was detached");
         assert_eq!(residents.budget.used(), of(4));
 
         setting.is_refused.store(false, Ordering::Relaxed);
-        assert_eq!((residents.retry_limbo(), residents.retry_limbo()), (3, 0));
+        assert_eq!((residents.retry_deferred(), residents.retry_deferred()), (3, 0));
         assert_eq!((residents.pinned(), residents.budget.used()), (of(0), of(1)), "what was held is unused by now");
         assert_eq!(residents.collect(), Usage { bytes: BYTES, items: 1 });
         assert_eq!(residents.budget.used(), of(0));

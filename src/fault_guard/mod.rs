@@ -64,13 +64,13 @@ use std::sync::{Mutex, OnceLock, PoisonError};
 
 use crate::error::{Error, Result};
 use crate::os::{self, Process};
-use crate::protocol::ranges::Ranges;
+use crate::protocol::address_table::AddressTable;
 
 /// Of all managers: a process has one handler.
 static RANGES: OnceLock<Known> = OnceLock::new();
 
 struct Known {
-    ranges: Ranges,
+    ranges: AddressTable,
     process: Process,
 }
 
@@ -90,7 +90,7 @@ static IS_INSTALLED: OnceLock<()> = OnceLock::new();
 pub fn install() -> Result<()> {
     static INSTALLING: Mutex<()> = Mutex::new(());
     let _installing = INSTALLING.lock().unwrap_or_else(PoisonError::into_inner);
-    os::sigbus::install(|address, page, is_gone| RANGES.get()?.ranges.tear(address, page, is_gone))
+    os::sigbus::install(|address, page, is_gone| RANGES.get()?.ranges.note_fault(address, page, is_gone))
         .map_err(|error| Error::io("cannot install the handler for SIGBUS", error))?;
     IS_INSTALLED.get_or_init(|| ());
     Ok(())
@@ -99,7 +99,7 @@ pub fn install() -> Result<()> {
 /// Makes a mapping known, before anybody reads there. Not in a child of `fork`, for want of the table's lock: somebody may have
 /// it who is not there any more.
 pub(crate) fn protect(mapping: Range<usize>) {
-    let known = RANGES.get_or_init(|| Known { ranges: Ranges::default(), process: Process::this() });
+    let known = RANGES.get_or_init(|| Known { ranges: AddressTable::default(), process: Process::this() });
     if known.process.is_this() {
         known.ranges.insert(mapping);
         os::sigbus::keep_reserve();
@@ -115,14 +115,14 @@ pub(crate) fn unprotect(mapping: Range<usize>) {
 
 /// Whether any mapping is torn, as of about now.
 #[inline]
-pub(crate) fn are_torn() -> bool {
-    RANGES.get().is_some_and(|known| known.ranges.are_torn())
+pub(crate) fn any_faulted() -> bool {
+    RANGES.get().is_some_and(|known| known.ranges.any_faulted())
 }
 
 /// Where holes were found among `bytes` of a mapping. Ask after reading.
 #[inline]
-pub(crate) fn torn_part(mapping: Range<usize>, bytes: Range<usize>) -> Option<Range<usize>> {
-    RANGES.get()?.ranges.torn_part(mapping, bytes)
+pub(crate) fn faulted_part(mapping: Range<usize>, bytes: Range<usize>) -> Option<Range<usize>> {
+    RANGES.get()?.ranges.faulted_part(mapping, bytes)
 }
 
 #[inline]

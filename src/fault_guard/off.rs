@@ -7,12 +7,12 @@ pub(crate) fn protect(_mapping: Range<usize>) {}
 pub(crate) fn unprotect(_mapping: Range<usize>) {}
 
 #[inline(always)]
-pub(crate) fn are_torn() -> bool {
+pub(crate) fn any_faulted() -> bool {
     false
 }
 
 #[inline(always)]
-pub(crate) fn torn_part(_mapping: Range<usize>, _bytes: Range<usize>) -> Option<Range<usize>> {
+pub(crate) fn faulted_part(_mapping: Range<usize>, _bytes: Range<usize>) -> Option<Range<usize>> {
     None
 }
 

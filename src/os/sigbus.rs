@@ -21,7 +21,7 @@ use crate::sync::{AtomicUsize, Ordering};
 pub(crate) type Tear = fn(usize, usize, fn(usize) -> bool) -> Option<Range<usize>>;
 
 struct Guard {
-    tear: Tear,
+    note_fault: Tear,
     page: usize,
 }
 
@@ -65,8 +65,8 @@ const TRIES: usize = 100;
 
 /// Puts the handler in place, for as long as the process lives. Called again, it puts it on top of what came meanwhile. By one
 /// thread at a time.
-pub(crate) fn install(tear: Tear) -> io::Result<()> {
-    GUARD.get_or_init(|| Guard { tear, page: page_size() });
+pub(crate) fn install(note_fault: Tear) -> io::Result<()> {
+    GUARD.get_or_init(|| Guard { note_fault, page: page_size() });
     keep_reserve();
     for (turn, handler) in CHAIN.iter().zip(HANDLERS) {
         let now = disposition()?;
@@ -120,7 +120,7 @@ extern "C" fn on_sigbus<const TURN: usize>(signal: c_int, info: *mut siginfo_t, 
     let is_filled = may_be_a_hole(about.si_code) && {
         // SAFETY: of a fault, the address is known.
         let address = unsafe { about.si_addr() } as usize;
-        GUARD.get().is_some_and(|guard| (guard.tear)(address, guard.page, is_gone).is_some_and(fill))
+        GUARD.get().is_some_and(|guard| (guard.note_fault)(address, guard.page, is_gone).is_some_and(fill))
     };
     if !is_filled {
         pass_on(TURN, signal, info, context, is_fault(about.si_code));

@@ -6,7 +6,7 @@
 //! [`Overcommit::Allow`](crate::Overcommit).
 //!
 //! Between winning a victim and publishing what takes its place, bytes are nobody's: neither unused, so that an evictor
-//! could find them, nor pinned. A thread in between says so ([`Flight`]); who finds nothing to evict waits a moment for
+//! could find them, nor pinned. A thread in between says so ([`InTransit`]); who finds nothing to evict waits a moment for
 //! those, before it calls the budget full of what is pinned.
 //!
 //! Ordering: who adds has to see that who gave back is done with it. Giving back is a Release, adding an Acquire; the
@@ -38,7 +38,7 @@ impl Meter {
         loop {
             let Some(sum) = used.checked_add(n).filter(|&sum| sum <= limit) else { return false };
             // Acquire: pairs with the Release in `sub`: what was given back is unmapped. Release: pairs with the fence in
-            // `flights`: who finds the budget full of this sees the flight. Relaxed on failure: look again.
+            // `in_transit`: who finds the budget full of this sees the flight. Relaxed on failure: look again.
             match self.used.compare_exchange_weak(used, sum, Ordering::AcqRel, Ordering::Relaxed) {
                 Ok(_) => {
                     self.note_peak(sum);
@@ -85,7 +85,7 @@ pub(crate) struct Budget {
     bytes: Meter,
     items: Meter,
     /// Threads in flight.
-    flights: AtomicUsize,
+    in_transit: AtomicUsize,
 }
 
 /// How much of a budget is in use.
@@ -97,7 +97,7 @@ pub(crate) struct Usage {
 
 impl Budget {
     pub(crate) fn new(limit: Usage) -> Self {
-        Self { bytes: Meter::new(limit.bytes), items: Meter::new(limit.items), flights: AtomicUsize::new(0) }
+        Self { bytes: Meter::new(limit.bytes), items: Meter::new(limit.items), in_transit: AtomicUsize::new(0) }
     }
 
     /// Takes effect on the next reservation; what is reserved stays.
@@ -127,20 +127,20 @@ impl Budget {
     }
 
     /// From now until it is dropped, this thread holds bytes that are neither pinned nor to be evicted.
-    pub(crate) fn take_off(&self) -> Flight<'_> {
+    pub(crate) fn enter_transit(&self) -> InTransit<'_> {
         // AcqRel: the flight begins before the victim is won, and ends after its bytes are published or given back, also
         // for those who look at the count.
-        self.flights.fetch_add(1, Ordering::AcqRel);
-        Flight { budget: self }
+        self.in_transit.fetch_add(1, Ordering::AcqRel);
+        InTransit { budget: self }
     }
 
     /// Threads in flight.
-    pub(crate) fn flights(&self) -> usize {
+    pub(crate) fn in_transit(&self) -> usize {
         // Acquire: pairs with the Release of the exchange that won a victim or reserved its bytes, in whatever way the caller
         // saw that: the flight, which had begun before, is counted until it lands.
         fence(Ordering::Acquire);
         // Acquire: pairs with the Release at the end of a flight: what landed is to be found, or given back.
-        self.flights.load(Ordering::Acquire)
+        self.in_transit.load(Ordering::Acquire)
     }
 
     /// One item of `bytes`, if both are within their limits.
@@ -165,27 +165,27 @@ impl Budget {
 
 /// A thread that holds bytes which are neither pinned nor to be evicted; see the [module](self).
 #[derive(Debug)]
-pub(crate) struct Flight<'b> {
+pub(crate) struct InTransit<'b> {
     budget: &'b Budget,
 }
 
-impl Flight<'_> {
+impl InTransit<'_> {
     /// On the ground while `meanwhile` runs: the thread holds nothing then.
     pub(crate) fn pause<T>(&mut self, meanwhile: impl FnOnce() -> T) -> T {
         self.land();
         let result = meanwhile();
-        // AcqRel: as in `take_off`.
-        self.budget.flights.fetch_add(1, Ordering::AcqRel);
+        // AcqRel: as in `enter_transit`.
+        self.budget.in_transit.fetch_add(1, Ordering::AcqRel);
         result
     }
 
     fn land(&self) {
-        // Release: pairs with the Acquire in `flights`.
-        self.budget.flights.fetch_sub(1, Ordering::Release);
+        // Release: pairs with the Acquire in `in_transit`.
+        self.budget.in_transit.fetch_sub(1, Ordering::Release);
     }
 }
 
-impl Drop for Flight<'_> {
+impl Drop for InTransit<'_> {
     fn drop(&mut self) {
         self.land();
     }
@@ -275,11 +275,11 @@ mod tests {
     #[test]
     fn who_is_in_flight_is_counted() {
         let budget = budget(100, 10);
-        let mut flight = budget.take_off();
-        let other = budget.take_off();
-        assert_eq!((budget.flights(), flight.pause(|| budget.flights()), budget.flights()), (2, 1, 2));
-        drop((flight, other));
-        assert_eq!(budget.flights(), 0);
+        let mut transit = budget.enter_transit();
+        let other = budget.enter_transit();
+        assert_eq!((budget.in_transit(), transit.pause(|| budget.in_transit()), budget.in_transit()), (2, 1, 2));
+        drop((transit, other));
+        assert_eq!(budget.in_transit(), 0);
     }
 
     #[test]

@@ -6,14 +6,14 @@
 //! | file | what it is |
 //! |---|---|
 //! | [`slot`] | [`Slot<P>`](slot::Slot): one place for a payload, the count of its clients, and who may unmap it |
-//! | [`table`] | [`Table<T>`](table::Table): slots by index; grows without moving |
-//! | [`announce`] | [`Announcements`](announce::Announcements): who reads a slot without being counted |
-//! | [`seats`] | [`Seats<T>`](seats::Seats): places with numbers, taken and left |
-//! | [`ring`] | [`Ring<T>`](ring::Ring): the slots that could be evicted; walked without a lock, under the epoch |
+//! | [`radix_table`] | [`RadixTable<T>`](radix_table::RadixTable): slots by index; grows without moving |
+//! | [`hazard`] | [`HazardDomain`](hazard::HazardDomain): who reads a slot without being counted |
+//! | [`slab`] | [`Slab<T>`](slab::Slab): places with numbers, taken and left |
+//! | [`clock_ring`] | [`ClockRing<T>`](clock_ring::ClockRing): the slots that could be evicted; walked without a lock, under the epoch |
 //! | [`budget`] | [`Budget`](budget::Budget): reserve before mapping, give back after unmapping |
-//! | [`signal`] | [`Signal`](signal::Signal): wake, sleep and stop of the collector |
-//! | [`ranges`] | [`Ranges`](ranges::Ranges): the addresses that are ours, for a signal handler to ask |
-//! | [`words`] | small words of one atomic each: [`Published`](words::Published), [`Holders`](words::Holders), [`Clock`](words::Clock) |
+//! | [`wake_event`] | [`WakeEvent`](wake_event::WakeEvent): wake, sleep and stop of the collector |
+//! | [`address_table`] | [`AddressTable`](address_table::AddressTable): the addresses that are ours, for a signal handler to ask |
+//! | [`atomics`] | small words of one atomic each: [`FencedU64`](atomics::FencedU64), [`UserCount`](atomics::UserCount), [`Clock`](atomics::Clock) |
 //!
 //! # The states of a slot
 //!
@@ -38,11 +38,11 @@
 //! | release (drop of a `SlotRef`) | n → n − 1; (draining, 1) → (draining, 0) *owns* | a client; subtraction | Release, and an Acquire load if it owns | `retire`, `drain` |
 //! | `retire` | MAPPED(0), not draining → RETIRING | an evictor, pinned; exchange | AcqRel | release, `restore` |
 //! | `restore` | RETIRING → MAPPED(0), from exactly that | the owner; exchange | Release | `retire`, `take` |
-//! | `announce` ([`Announcer`](announce::Announcer)) | none; reads in MAPPED, never while draining | a cursor; a store in its own record, the light barrier, a load | Acquire | `publish`; the owner's heavy barrier |
+//! | `protect` ([`HazardPointer`](hazard::HazardPointer)) | none; reads in MAPPED, never while draining | a cursor; a store in its own record, the light barrier, a load | Acquire | `publish`; the owner's heavy barrier |
 //! | `drain` | + draining; on MAPPED(0) it *owns* | anyone with the slot; or | AcqRel | all |
 //! | `vacate` | RETIRING or (draining, 0) → VACANT | the owner, after the unmap; swap | AcqRel | `begin_load` |
 //!
-//! *Owning* is the duty to unmap, a value of type [`Owned`](slot::Owned): look who has announced it, take it off its seat, unmap,
+//! *Owning* is the duty to unmap, a value of type [`UnmapToken`](slot::UnmapToken): look who has announced it, take it off its seat, unmap,
 //! pay back, `vacate`. `(draining, 0)` **is** ownership; there is no second step in which two could meet. `drain` and release are
 //! wait-free; the others retry only because somebody else got on.
 //!
@@ -58,14 +58,14 @@
 //!    whose table the slot stands in), from before `publish` until after `vacate`. So clients and owners need nothing but
 //!    a pointer to the slot, and a releaser that does not own must not touch the slot after its subtraction: it may be
 //!    gone.
-//! 6. **Evictors look at slots that they do not keep.** A slot takes its seat in the [`ring`] before `publish`, leaves it
+//! 6. **Evictors look at slots that they do not keep.** A slot takes its seat in the [`clock_ring`] before `publish`, leaves it
 //!    before the unmap, and its table is freed through the epoch. A pinned evictor may so find a slot that is vacant, or
 //!    mapped anew, or whose file is gone: its word is the truth, and `retire` fails or wins something real.
 //!
 //! 7. **An owner looks before it unmaps.** Whoever has won a slot (by `retire`, `drain`, the last release) issues the heavy
 //!    barrier and looks at all announcements. What is announced is restored; if it drains, it stays owned, in limbo, until it is
 //!    not announced any more, and who brought it there looks once more. What the barrier failed for is treated as announced. A
-//!    slot that was never in a table needs no look: only its clients know it. ([`announce`] has the steps and why they are
+//!    slot that was never in a table needs no look: only its clients know it. ([`hazard`] has the steps and why they are
 //!    right.)
 //!
 //! # The races to be feared
@@ -84,13 +84,13 @@
 //!   Release; `retire`, `drain` and the load in release are Acquires, and a chain of subtractions in between does not
 //!   break it, since each is a read-modify-write (a release sequence).
 
-pub(crate) mod announce;
-pub(crate) mod budget;
 #[cfg(all(unix, feature = "fault-guard"))]
-pub(crate) mod ranges;
-pub(crate) mod ring;
-pub(crate) mod seats;
-pub(crate) mod signal;
+pub(crate) mod address_table;
+pub(crate) mod atomics;
+pub(crate) mod budget;
+pub(crate) mod clock_ring;
+pub(crate) mod hazard;
+pub(crate) mod radix_table;
+pub(crate) mod slab;
 pub(crate) mod slot;
-pub(crate) mod table;
-pub(crate) mod words;
+pub(crate) mod wake_event;

@@ -9,7 +9,7 @@ use std::mem::ManuallyDrop;
 use std::ops::Deref;
 use std::ptr::NonNull;
 
-use super::ring::{Ring, Seat};
+use super::clock_ring::{ClockRing, RingEntry};
 use crate::sync::{AtomicU32, Ordering, UnsafeCell};
 
 // The word: bits 0 and 1 are the phase, 2 and 3 are flags, the rest counts clients.
@@ -77,7 +77,7 @@ impl fmt::Debug for Snapshot {
 /// the slot is detached, that memory is freed through the epoch (rule 6).
 pub(crate) unsafe trait Payload: Sized {
     /// The last client of a draining slot let go: the thread it did so on now owns the unmap, and does it here.
-    fn orphaned(owned: Owned<Self>);
+    fn orphaned(token: UnmapToken<Self>);
 }
 
 /// One place that holds a payload, or none, and counts its clients. It has cache lines of its own, so that clients of one
@@ -86,7 +86,7 @@ pub(crate) unsafe trait Payload: Sized {
 pub(crate) struct Slot<P> {
     word: AtomicU32,
     /// The policy's own: relaxed, racy, and outlives the payload.
-    heat: AtomicU32,
+    frequency: AtomicU32,
     payload: UnsafeCell<Option<P>>,
 }
 
@@ -104,7 +104,7 @@ impl<P> Default for Slot<P> {
 
 impl<P> Slot<P> {
     fn with(word: u32, payload: Option<P>) -> Self {
-        Self { word: AtomicU32::new(word), heat: AtomicU32::new(0), payload: UnsafeCell::new(payload) }
+        Self { word: AtomicU32::new(word), frequency: AtomicU32::new(0), payload: UnsafeCell::new(payload) }
     }
 
     /// What the word says now. Stale as soon as it is read: for decisions that may be wrong, and for show.
@@ -119,20 +119,20 @@ impl<P> Slot<P> {
     }
 
     #[inline]
-    pub(crate) fn heat(&self) -> u32 {
+    pub(crate) fn frequency(&self) -> u32 {
         // Relaxed: an estimate; a lost update costs a touch.
-        self.heat.load(Ordering::Relaxed)
+        self.frequency.load(Ordering::Relaxed)
     }
 
     #[inline]
-    pub(crate) fn set_heat(&self, heat: u32) {
+    pub(crate) fn set_frequency(&self, frequency: u32) {
         // Relaxed: as above.
-        self.heat.store(heat, Ordering::Relaxed);
+        self.frequency.store(frequency, Ordering::Relaxed);
     }
 
     /// VACANT → LOADING. The winner is the only one who loads; it publishes, or drops the duty and so abandons.
     pub(crate) fn begin_load(&self) -> Result<Loading<'_, P>, Snapshot> {
-        // Acquire: pairs with the Release in `Owned::vacate` (the cell is empty) and in `drain` (its reason is seen).
+        // Acquire: pairs with the Release in `UnmapToken::vacate` (the cell is empty) and in `drain` (its reason is seen).
         // Release: a `begin_load` stands between a drain and the next drain in the word's order of changes.
         // Relaxed on failure: the caller looks again.
         self.transition(Ordering::AcqRel, Ordering::Relaxed, |now| {
@@ -194,14 +194,14 @@ impl<P> Slot<P> {
     }
 
     /// MAPPED(0) → RETIRING: wins the unmap of what nobody uses.
-    pub(crate) fn retire(&self) -> Option<Owned<P>> {
+    pub(crate) fn retire(&self) -> Option<UnmapToken<P>> {
         // Acquire: pairs with the Release in `release`: the last client's reads are over. AcqRel and not less, since the
         // owner's successor (`begin_load`) has to come after it as well.
         // Relaxed on failure: the caller goes on to another slot.
         self.word
             .compare_exchange(MAPPED, RETIRING, Ordering::AcqRel, Ordering::Relaxed)
             .is_ok()
-            .then(|| Owned::of(self))
+            .then(|| UnmapToken::of(self))
     }
 
     /// Adds *draining* in any phase, so that no new client comes in; owns the unmap if there was none left.
@@ -209,7 +209,7 @@ impl<P> Slot<P> {
         // AcqRel: Acquire as in `retire`; Release so that the next `begin_load` sees why it was drained (a new length).
         let before = Snapshot(self.word.fetch_or(DRAINING, Ordering::AcqRel));
         match (before.phase(), before.clients()) {
-            (Phase::Mapped, 0) if !before.is_draining() => Drain::Owned(Owned::of(self)),
+            (Phase::Mapped, 0) if !before.is_draining() => Drain::Owned(UnmapToken::of(self)),
             // Draining and without clients: that is ownership already, somebody else's.
             (Phase::Mapped, 0) | (Phase::Vacant | Phase::Retiring, _) => Drain::Nothing,
             (Phase::Mapped | Phase::Loading, _) => Drain::Held,
@@ -262,7 +262,7 @@ fn abort_if_too_many(before: Snapshot) {
 #[derive(Debug)]
 pub(crate) enum Drain<P> {
     /// Nobody used it: the drainer unmaps.
-    Owned(Owned<P>),
+    Owned(UnmapToken<P>),
     /// Clients (or a loader) hold it: the last of them unmaps.
     Held,
     /// There was nothing, or somebody else is unmapping it already.
@@ -278,10 +278,10 @@ pub(crate) struct Loading<'s, P> {
 
 impl<P: Payload> Loading<'_, P> {
     /// Takes a seat, for evictors to find the slot once it is published (rule 6).
-    pub(crate) fn seat(&self, ring: &Ring<Slot<P>>) -> Seat {
+    pub(crate) fn enlist(&self, ring: &ClockRing<Slot<P>>) -> RingEntry {
         // SAFETY: the payload that is about to be published keeps the slot until after it left its seat, and what frees the
         // slot's memory goes through the epoch: the promise of `Payload`.
-        unsafe { ring.seat(NonNull::from(self.slot)) }
+        unsafe { ring.insert(NonNull::from(self.slot)) }
     }
 
     /// LOADING → MAPPED(1), keeping *draining*: the loader is the first client.
@@ -370,7 +370,7 @@ impl<P: Payload> Drop for SlotRef<P> {
             // A load: it reads what this thread wrote, which ends a chain of all their subtractions. A fence would do, but the
             // thread sanitizer does not see fences.
             let _ = self.slot().word.load(Ordering::Acquire);
-            P::orphaned(Owned { slot: self.slot });
+            P::orphaned(UnmapToken { slot: self.slot });
         }
     }
 }
@@ -382,15 +382,15 @@ impl<P: Payload + fmt::Debug> fmt::Debug for SlotRef<P> {
 }
 
 /// The duty of an owner: unmap, then `vacate`, or `restore`. It may be handed on, and kept for later.
-#[must_use = "what is owned stays mapped until it is vacated"]
-pub(crate) struct Owned<P> {
+#[must_use = "what is token stays mapped until it is vacated"]
+pub(crate) struct UnmapToken<P> {
     slot: NonNull<Slot<P>>,
 }
 
 // SAFETY: the owner is the only one who reaches the payload; handing it on moves `P` (so `P: Send`).
-unsafe impl<P: Send> Send for Owned<P> {}
+unsafe impl<P: Send> Send for UnmapToken<P> {}
 
-impl<P> Owned<P> {
+impl<P> UnmapToken<P> {
     fn of(slot: &Slot<P>) -> Self {
         Self { slot: NonNull::from(slot) }
     }
@@ -406,7 +406,7 @@ impl<P> Owned<P> {
         let payload = self.slot().payload.with(|cell| unsafe { &*cell });
         match payload {
             Some(payload) => payload,
-            None => unreachable!("an owned slot has a payload"),
+            None => unreachable!("an token slot has a payload"),
         }
     }
 
@@ -433,7 +433,7 @@ impl<P> Owned<P> {
             // SAFETY: the owner alone reaches the cell (rule 3).
             match unsafe { &mut *cell } {
                 Some(payload) => unmap(payload),
-                None => unreachable!("an owned slot has a payload"),
+                None => unreachable!("an token slot has a payload"),
             }
         });
         if let Err(error) = unmapped {
@@ -456,9 +456,9 @@ impl<P> Owned<P> {
     }
 }
 
-impl<P> fmt::Debug for Owned<P> {
+impl<P> fmt::Debug for UnmapToken<P> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("Owned").field(&self.slot().snapshot()).finish()
+        f.debug_tuple("UnmapToken").field(&self.slot().snapshot()).finish()
     }
 }
 
@@ -492,9 +492,9 @@ mod tests {
     #[test]
     fn heat_is_what_was_set_last() {
         let slot = Slot::<u32>::default();
-        for heat in [7, 0, 1, u32::MAX] {
-            slot.set_heat(heat);
-            assert_eq!(slot.heat(), heat);
+        for frequency in [7, 0, 1, u32::MAX] {
+            slot.set_frequency(frequency);
+            assert_eq!(slot.frequency(), frequency);
         }
     }
 }

@@ -9,7 +9,7 @@ use memchr::memmem::{Finder, FinderRev};
 
 use super::{Cursor, Lease};
 use crate::error::Result;
-use crate::manager::MappedFile;
+use crate::file::MappedFile;
 
 /// The bytes of a whole file of any size, as if they were one slice: single bytes from both ends, slices, searches, lines,
 /// comparisons. One window is held at a time; what lies across windows is found all the same.

@@ -5,11 +5,11 @@ use std::ops::{Range, RangeBounds};
 use std::ptr::NonNull;
 use std::{fmt, mem};
 
+use crate::cache::region::{Hop, Reading, RegionRef, View};
 use crate::error::{Error, ErrorKind, Result};
-use crate::manager::MappedFile;
-use crate::policy::{Run, Touch};
-use crate::region::{Hop, Reading, RegionRef, View};
-use crate::window;
+use crate::file::MappedFile;
+use crate::geometry;
+use crate::policy::{Access, AccessRun};
 
 /// Who enters the next window within so many bytes of its start is taken to read on and on.
 const GOING_ON: u64 = 4096;
@@ -48,7 +48,7 @@ pub struct Cursor {
     /// Where the position was when the buffer was filled last.
     filled: u64,
     /// What the policy is to know of who reads.
-    run: Run,
+    run: AccessRun,
     file: MappedFile,
 }
 
@@ -102,7 +102,7 @@ impl MappedFile {
     /// ```
     pub fn cursor(&self) -> Cursor {
         let held = Held { reading: self.cache().reading(), start: 0, window: NOWHERE };
-        let (scratch, run) = (Vec::new(), Run::default());
+        let (scratch, run) = (Vec::new(), AccessRun::default());
         Cursor { held, scratch, position: 0, filled: 0, run, file: self.clone() }
     }
 }
@@ -134,7 +134,7 @@ impl Cursor {
     /// ```
     #[inline]
     pub fn window_at(&mut self, offset: u64) -> Result<&[u8]> {
-        if !self.held.has_from(offset) || self.is_outgrown() || self.held.reading.is_torn() {
+        if !self.held.has_from(offset) || self.is_outgrown() || self.held.reading.is_faulted() {
             self.move_to(offset)?;
         }
         Ok(self.held.get_from(offset))
@@ -163,8 +163,8 @@ impl Cursor {
             if offset >= len {
                 return Ok(());
             }
-            let (reading, touch) = (&mut self.held.reading, Touch::Single);
-            if self.file.cache().announce(reading, self.file.cached(), window, end - start, touch).is_ok() {
+            let (reading, touch) = (&mut self.held.reading, Access::Counted);
+            if self.file.cache().protect(reading, self.file.cached(), window, end - start, touch).is_ok() {
                 self.is_at(start, Some(window), offset);
                 return Ok(());
             }
@@ -199,7 +199,7 @@ impl Cursor {
     /// # Ok::<(), smmap::Error>(())
     /// ```
     pub fn check(&self, range: impl RangeBounds<u64>) -> Result<()> {
-        let (start, end) = window::ends(&range);
+        let (start, end) = geometry::ends(&range);
         let Held { start: first, reading, .. } = &self.held;
         let (start, end) = (start.max(*first), end.min(first + reading.len() as u64));
         if start >= end { Ok(()) } else { reading.check((start - first) as usize, (end - start) as usize, start) }
@@ -270,7 +270,7 @@ impl Cursor {
     /// Holds nothing any more.
     fn let_go(&mut self) {
         if self.held.reading.release() {
-            self.file.cache().give_back_what_waits();
+            self.file.cache().retry_deferred();
         }
     }
 
@@ -299,8 +299,8 @@ impl Cursor {
     #[inline]
     pub fn slice(&mut self, range: impl RangeBounds<u64>) -> Result<&[u8]> {
         // Without the length of the file, which is for the slow way to look at.
-        let (start, end) = window::ends(&range);
-        if !self.held.reading.is_torn() && self.held.has(start, end) {
+        let (start, end) = geometry::ends(&range);
+        if !self.held.reading.is_faulted() && self.held.has(start, end) {
             return Ok(self.held.get(start, end));
         }
         // In two, so that the bytes come in registers.
@@ -315,7 +315,7 @@ impl Cursor {
     /// One call, for all that is not here: so the fast way keeps what it looks at in registers. `None` if it `failed`.
     #[inline(never)]
     fn slice_elsewhere(&mut self, range: impl RangeBounds<u64>, failed: &mut Option<Error>) -> Option<&[u8]> {
-        let (start, end) = window::ends(&range);
+        let (start, end) = geometry::ends(&range);
         if let Some(address) = self.hop(start, end) {
             return Some(self.held.reading.at(address, end - start));
         }
@@ -333,7 +333,7 @@ impl Cursor {
         let (window, start) = self.file.geometry().locate(range.start);
         let touch = self.run.touch(window, start, range.start, range.end);
         let reading = &mut self.held.reading;
-        match self.file.cache().announce(reading, self.file.cached(), window, range.end - start, touch) {
+        match self.file.cache().protect(reading, self.file.cached(), window, range.end - start, touch) {
             Ok(()) => self.is_at(start, Some(window), range.start),
             Err(slot) => match self.file.region_for(&range, slot, touch)? {
                 Some(found) => self.hold(found.region, found.start, found.window, range.start),
@@ -431,7 +431,7 @@ impl Read for Cursor {
         let span = self.file.geometry().span(window, len);
         let end = self.position.saturating_add(buf.len() as u64).min(span.end);
         let buf = &mut buf[..(end - self.position) as usize];
-        let is_here = !self.held.reading.is_torn() && self.held.has(self.position, end);
+        let is_here = !self.held.reading.is_faulted() && self.held.has(self.position, end);
         if !is_here && self.hop(self.position, end).is_none() {
             self.let_go();
             let touch = self.run.touch(window, start, self.position, end);

@@ -5,11 +5,11 @@ use std::hash::{Hash, Hasher};
 use std::ops::{Bound, Deref, Range, RangeBounds};
 use std::panic::{RefUnwindSafe, UnwindSafe};
 
+use crate::cache::region::{Region, RegionRef, View};
 use crate::error::Result;
-use crate::manager::MappedFile;
-use crate::policy::Touch;
+use crate::file::MappedFile;
+use crate::policy::Access;
 use crate::protocol::slot::Slot;
-use crate::region::{Region, RegionRef, View};
 
 /// Bytes of a file, owned: they stay valid, at the same address, for as long as the lease lives, whatever becomes of the
 /// manager, the limits, the file's handles and its name. It may be sent, shared, cloned, and cut into smaller ones, without
@@ -154,7 +154,7 @@ fn resolve(range: &impl RangeBounds<usize>, len: usize) -> Range<usize> {
 }
 
 impl MappedFile {
-    /// Owned bytes: exactly this range.
+    /// UnmapToken bytes: exactly this range.
     ///
     /// At most 256 KiB may be copied instead of mapped: if they cross windows; if the window is cold
     /// ([`Admission`](crate::Admission)); or if it is just being mapped or unmapped. More is always mapped: in its window, or,
@@ -186,7 +186,7 @@ impl MappedFile {
             return Ok(Lease::empty(range.start));
         }
         let (window, start) = self.geometry().locate(range.start);
-        let slot = match self.cache().hit(self.cached(), window, range.end - start, Touch::Single) {
+        let slot = match self.cache().hit(self.cached(), window, range.end - start, Access::Counted) {
             Ok(client) => match RegionRef::part(client, range.start - start, range.end - range.start) {
                 Some(bytes) => return Ok(Lease::new(bytes, range.start)),
                 None => unreachable!("a hit reaches to the end of the range"),
@@ -200,7 +200,7 @@ impl MappedFile {
 
     #[cold]
     fn lease_missed(&self, range: Range<u64>, slot: &Slot<Region>) -> Result<RegionRef> {
-        match self.region_for(&range, slot, Touch::Single)? {
+        match self.region_for(&range, slot, Access::Counted)? {
             Some(held) => Ok(held.narrow(&range)),
             None => {
                 let mut bytes = Vec::new();

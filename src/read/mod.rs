@@ -23,11 +23,11 @@ pub use lease::Lease;
 pub use windows::Windows;
 
 use crate::cache::Effort;
+use crate::cache::region::{Region, RegionRef};
 use crate::error::{ErrorKind, Result};
-use crate::manager::MappedFile;
-use crate::policy::Touch;
+use crate::file::MappedFile;
+use crate::policy::Access;
 use crate::protocol::slot::Slot;
-use crate::region::{Region, RegionRef};
 
 /// The largest range, in bytes, that is copied rather than mapped by itself. Copying so much costs about what mapping and
 /// touching it costs.
@@ -53,7 +53,7 @@ impl MappedFile {
     /// The region that serves `range`, which is not empty, inside the file, and no hit; it starts in the window of `slot`.
     /// `None`: copy it.
     #[inline]
-    fn region_for(&self, range: &Range<u64>, slot: &Slot<Region>, touch: Touch) -> Result<Option<Found>> {
+    fn region_for(&self, range: &Range<u64>, slot: &Slot<Region>, touch: Access) -> Result<Option<Found>> {
         let effort = if range.end - range.start > SMALL {
             self.cache().demand()
         } else {

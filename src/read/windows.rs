@@ -6,7 +6,7 @@ use std::ops::Range;
 
 use super::Lease;
 use crate::error::Result;
-use crate::manager::MappedFile;
+use crate::file::MappedFile;
 
 /// The windows of a file in order, each as a [`Lease`]; made by [`MappedFile::windows`].
 ///

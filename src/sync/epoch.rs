@@ -20,15 +20,15 @@ pub(crate) fn flush() {
 
 /// What is [retired](retire) when it is dropped: for what others may still be looking at.
 #[derive(Debug)]
-pub(crate) struct Retired<T: Send + 'static>(Option<Box<T>>);
+pub(crate) struct EpochBox<T: Send + 'static>(Option<Box<T>>);
 
-impl<T: Send + 'static> Retired<T> {
+impl<T: Send + 'static> EpochBox<T> {
     pub(crate) fn new(value: T) -> Self {
         Self(Some(Box::new(value)))
     }
 }
 
-impl<T: Send + 'static> std::ops::Deref for Retired<T> {
+impl<T: Send + 'static> std::ops::Deref for EpochBox<T> {
     type Target = T;
 
     #[inline]
@@ -40,7 +40,7 @@ impl<T: Send + 'static> std::ops::Deref for Retired<T> {
     }
 }
 
-impl<T: Send + 'static> Drop for Retired<T> {
+impl<T: Send + 'static> Drop for EpochBox<T> {
     fn drop(&mut self) {
         if let Some(value) = self.0.take() {
             retire(value);

@@ -5,7 +5,6 @@
 
 mod support;
 
-mod architecture;
 mod bad_input;
 mod changes;
 mod far;

@@ -212,12 +212,12 @@ pub fn who_holds_bytes_in_flight_is_counted() {
     explore(|| {
         let budget = budget(1, 1);
         let other = spawn(&budget, |budget| {
-            let flight = budget.take_off();
+            let transit = budget.enter_transit();
             drop(budget.reserve(1));
-            drop(flight);
+            drop(transit);
         });
-        if budget.reserve(1).is_none() && budget.flights() == 0 {
-            assert!(budget.reserve(1).is_some(), "a flight that nobody counted");
+        if budget.reserve(1).is_none() && budget.in_transit() == 0 {
+            assert!(budget.reserve(1).is_some(), "a transit that nobody counted");
         }
         other.join().expect("a thread that ends");
         assert_eq!(budget.used(), Usage::default(), "not all came back");
@@ -234,21 +234,21 @@ pub fn who_is_in_flight_is_counted() {
         let evictor = {
             let (slot, budget) = (Shared::clone(&slot), Arc::clone(&budget));
             thread::spawn(move || {
-                let flight = budget.take_off();
-                let owned = slot.retire();
-                let was_won = owned.is_some();
-                owned.into_iter().for_each(unmap);
-                drop(flight);
+                let transit = budget.enter_transit();
+                let token = slot.retire();
+                let was_won = token.is_some();
+                token.into_iter().for_each(unmap);
+                drop(transit);
                 was_won
             })
         };
         let before = slot.snapshot().phase();
-        if budget.flights() == 0 && before == Phase::Retiring {
+        if budget.in_transit() == 0 && before == Phase::Retiring {
             // It was won before, so its flight had begun; none is left, so it is over.
-            assert_eq!(slot.snapshot().phase(), Phase::Vacant, "a flight that nobody counted");
+            assert_eq!(slot.snapshot().phase(), Phase::Vacant, "a transit that nobody counted");
         }
         evictor.join().expect("a thread that ends");
-        assert_eq!(budget.flights(), 0, "a flight that never ended");
+        assert_eq!(budget.in_transit(), 0, "a transit that never ended");
         world.assert_all_went();
     });
 }

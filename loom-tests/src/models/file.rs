@@ -10,8 +10,8 @@ use super::world::{File, Region, World, load, load_or_take, look, map, read, unm
 use crate::protocol::slot::{Drain, Phase, Slot};
 
 fn drain(file: &File) {
-    if let Drain::Owned(owned) = file.slot().drain() {
-        unmap(owned);
+    if let Drain::Owned(token) = file.slot().drain() {
+        unmap(token);
     }
 }
 
@@ -84,10 +84,10 @@ pub fn a_restored_slot_may_be_gone() {
             let world = Arc::clone(&world);
             move || {
                 let guard = world.epoch.pin(0);
-                let owned = world.ring.turn(&guard).and_then(Slot::retire);
-                let still_owned = owned.and_then(|owned| {
-                    look(&owned);
-                    owned.restore().err()
+                let token = world.ring.advance(&guard).and_then(Slot::retire);
+                let still_owned = token.and_then(|token| {
+                    look(&token);
+                    token.restore().err()
                 });
                 drop(guard);
                 still_owned.into_iter().for_each(unmap);
@@ -105,9 +105,9 @@ fn evictor(world: &Arc<World>, thread: usize) -> thread::JoinHandle<()> {
     let world = Arc::clone(world);
     thread::spawn(move || {
         let guard = world.epoch.pin(thread);
-        let owned = world.ring.turn(&guard).and_then(Slot::retire);
+        let token = world.ring.advance(&guard).and_then(Slot::retire);
         drop(guard);
-        owned.into_iter().for_each(unmap);
+        token.into_iter().for_each(unmap);
     })
 }
 
@@ -135,8 +135,8 @@ fn a_new_length(is_mapped: bool, before: Before) {
             }
         });
         len.store(2, Relaxed);
-        if let Drain::Owned(owned) = slot.drain() {
-            unmap(owned);
+        if let Drain::Owned(token) = slot.drain() {
+            unmap(token);
         }
         let seen = reader.join().expect("a thread that ends");
         let now = slot.snapshot();

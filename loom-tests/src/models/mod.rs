@@ -1,13 +1,13 @@
 //! The models. Each says what it proves; `tests/` runs them.
 
-pub mod announce;
+pub mod address_table;
+pub mod atomics;
 pub mod budget;
+pub mod clock_ring;
 pub mod file;
-pub mod ranges;
-pub mod ring;
-pub mod signal;
+pub mod hazard;
 pub mod slot;
-pub mod words;
+pub mod wake_event;
 mod world;
 
 use std::sync::Arc;

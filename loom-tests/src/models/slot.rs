@@ -56,16 +56,16 @@ fn retire(slot: &Slot<Region>, _: &Arc<World>) {
 
 /// Wins it, looks at it, and puts it back unless it was drained meanwhile.
 fn reconsider(slot: &Slot<Region>, _: &Arc<World>) {
-    let Some(owned) = slot.retire() else { return };
-    look(&owned);
-    if let Err(owned) = owned.restore() {
-        unmap(owned);
+    let Some(token) = slot.retire() else { return };
+    look(&token);
+    if let Err(token) = token.restore() {
+        unmap(token);
     }
 }
 
 fn drain(slot: &Slot<Region>, _: &Arc<World>) {
-    if let Drain::Owned(owned) = slot.drain() {
-        unmap(owned);
+    if let Drain::Owned(token) = slot.drain() {
+        unmap(token);
     }
 }
 
@@ -194,8 +194,8 @@ pub fn drain_against_load() {
         let loader = spawn(slot, world, load);
         let drained = slot.drain();
         let was_held = matches!(drained, Drain::Held);
-        if let Drain::Owned(owned) = drained {
-            unmap(owned);
+        if let Drain::Owned(token) = drained {
+            unmap(token);
         }
         join([loader]);
         assert!(!was_held || world.mapped() == 0, "a load that was drained stayed");

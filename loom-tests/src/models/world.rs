@@ -7,10 +7,10 @@ use std::sync::atomic::Ordering::Relaxed;
 use loom::cell::UnsafeCell;
 use loom::sync::{Arc, Mutex};
 
-use crate::protocol::announce::{Announced, Announcements, Announcer};
 use crate::protocol::budget::Reservation;
-use crate::protocol::ring::{Ring, Seat};
-use crate::protocol::slot::{Owned, Payload, Slot, SlotRef};
+use crate::protocol::clock_ring::{ClockRing, RingEntry};
+use crate::protocol::hazard::{HazardDomain, HazardPointer, ProtectedSet};
+use crate::protocol::slot::{Payload, Slot, SlotRef, UnmapToken};
 use crate::sync::epoch::Epoch;
 
 /// One window's bytes. Readers read them, who maps and who unmaps writes them, so loom fails a model in which a reader
@@ -50,7 +50,7 @@ impl Memory {
 /// step, and no step more for it to explore.
 #[derive(Debug, Default)]
 pub(super) struct World {
-    pub(super) ring: Ring<Slot<Region>>,
+    pub(super) ring: ClockRing<Slot<Region>>,
     pub(super) epoch: Kept<Epoch>,
     pub(super) memory: Kept<Memory>,
     /// Of those who read without being counted, if the model has any.
@@ -79,8 +79,8 @@ impl World {
 /// Who reads without being counted, and what waits for them.
 #[derive(Debug, Default)]
 pub(super) struct Readers {
-    pub(super) announcements: Kept<Announcements<Region>>,
-    limbo: Mutex<Vec<Owned<Region>>>,
+    pub(super) hazards: Kept<HazardDomain<Region>>,
+    deferred: Mutex<Vec<UnmapToken<Region>>>,
 }
 
 impl World {
@@ -93,53 +93,54 @@ impl World {
         self.readers.as_ref().expect("a world with readers")
     }
 
-    pub(super) fn announcer(&self) -> Announcer<Region> {
-        Announcer::new(&self.readers().announcements)
+    pub(super) fn hazard(&self) -> HazardPointer<Region> {
+        HazardPointer::new(&self.readers().hazards)
     }
 
     /// What waited for a reader, once more.
-    pub(super) fn retry_limbo(&self) {
-        let waiting = std::mem::take(&mut *self.readers().limbo.lock().expect("no panic"));
+    pub(super) fn retry_deferred(&self) {
+        let waiting = std::mem::take(&mut *self.readers().deferred.lock().expect("no panic"));
         waiting.into_iter().for_each(give_back);
     }
 
     /// After something was kept for readers, of whom the last may have let go before.
-    fn look_again(&self) {
-        let Some(announced) = self.readers().announcements.settled() else { return };
-        let mut limbo = self.readers().limbo.lock().expect("no panic");
-        let (left, read) = std::mem::take(&mut *limbo).into_iter().partition(|owned| !announced.has_owned(owned));
-        *limbo = read;
-        drop(limbo);
+    fn rescan_deferred(&self) {
+        let Some(protected) = self.readers().hazards.scan_after_barrier() else { return };
+        let mut deferred = self.readers().deferred.lock().expect("no panic");
+        let (left, read) =
+            std::mem::take(&mut *deferred).into_iter().partition(|token| !protected.contains_token(token));
+        *deferred = read;
+        drop(deferred);
         let left: Vec<_> = left;
         left.into_iter().for_each(give_back);
     }
 }
 
 /// What an owner does where some may read without being counted: it looks, and unmaps, restores, or keeps for later.
-pub(super) fn give_back(owned: Owned<Region>) {
-    let world = Arc::clone(&owned.payload().world);
-    let Some(readers) = &world.readers else { return unmap(owned) };
-    let announced = readers.announcements.settled();
-    give_back_unless(announced, owned);
+pub(super) fn give_back(token: UnmapToken<Region>) {
+    let world = Arc::clone(&token.payload().world);
+    let Some(readers) = &world.readers else { return unmap(token) };
+    let protected = readers.hazards.scan_after_barrier();
+    give_back_unless(protected, token);
 }
 
-pub(super) fn give_back_unless(announced: Option<Announced<Region>>, owned: Owned<Region>) {
+pub(super) fn give_back_unless(protected: Option<ProtectedSet<Region>>, token: UnmapToken<Region>) {
     // Without a barrier nothing is known.
-    if announced.is_some_and(|announced| !announced.has_owned(&owned)) {
-        return unmap(owned);
+    if protected.is_some_and(|protected| !protected.contains_token(&token)) {
+        return unmap(token);
     }
     // Before it is restored: then it may go at any time.
-    let world = Arc::clone(&owned.payload().world);
-    if let Err(owned) = owned.restore() {
-        world.readers().limbo.lock().expect("no panic").push(owned);
-        world.look_again();
+    let world = Arc::clone(&token.payload().world);
+    if let Err(token) = token.restore() {
+        world.readers().deferred.lock().expect("no panic").push(token);
+        world.rescan_deferred();
     }
 }
 
 /// Reads what is in `slot`, if it can be announced.
-pub(super) fn announce(announcer: &mut Announcer<Region>, slot: &Slot<Region>) -> bool {
+pub(super) fn protect(hazard: &mut HazardPointer<Region>, slot: &Slot<Region>) -> bool {
     // SAFETY: this is what the models are there to find out.
-    match unsafe { announcer.announce(slot) } {
+    match unsafe { hazard.protect(slot) } {
         Some(region) => {
             // SAFETY: as above.
             unsafe { region.as_ref() }.memory.read();
@@ -163,7 +164,7 @@ pub(super) fn map(world: &Arc<World>) -> Region {
         memory: Kept::clone(&world.memory),
         world: Arc::clone(world),
         is_mapped: true,
-        seat: None,
+        ring_entry: None,
         reservation: None,
         home: None,
     }
@@ -183,7 +184,7 @@ pub(super) struct Region {
     memory: Kept<Memory>,
     pub(super) world: Arc<World>,
     is_mapped: bool,
-    pub(super) seat: Option<Seat>,
+    pub(super) ring_entry: Option<RingEntry>,
     pub(super) reservation: Option<Reservation>,
     /// Keeps the slot (rule 5).
     pub(super) home: Option<Arc<File>>,
@@ -192,8 +193,8 @@ pub(super) struct Region {
 // SAFETY: a slot of the models stands in a file that the region keeps (and that goes through the epoch), or in an `Arc`
 // that each thread holds.
 unsafe impl Payload for Region {
-    fn orphaned(owned: Owned<Self>) {
-        give_back(owned);
+    fn orphaned(token: UnmapToken<Self>) {
+        give_back(token);
     }
 }
 
@@ -211,15 +212,15 @@ pub(super) fn read(client: &SlotRef<Region>) {
 }
 
 /// What an owner reads of a region before it decides.
-pub(super) fn look(owned: &Owned<Region>) {
-    owned.payload().memory.read();
+pub(super) fn look(token: &UnmapToken<Region>) {
+    token.payload().memory.read();
 }
 
 /// What an owner does: off its seat, unmapped, vacant; then the reservation goes back, and last the file.
-pub(super) fn unmap(owned: Owned<Region>) {
-    let vacated = owned.vacate(|region| {
-        if let Some(seat) = region.seat.take() {
-            region.world.ring.leave(seat);
+pub(super) fn unmap(token: UnmapToken<Region>) {
+    let vacated = token.vacate(|region| {
+        if let Some(seat) = region.ring_entry.take() {
+            region.world.ring.remove(seat);
         }
         region.memory.unmap();
         region.is_mapped = false;
@@ -259,8 +260,8 @@ impl Drop for File {
 /// Loads the file's window, seated and keeping the file from before it is published (rules 5 and 6).
 pub(super) fn load(file: &Arc<File>, world: &Arc<World>) -> Option<SlotRef<Region>> {
     let loading = file.slot().begin_load().ok()?;
-    let seat = loading.seat(&world.ring);
+    let ring_entry = loading.enlist(&world.ring);
     let mut region = map(world);
-    (region.seat, region.home) = (Some(seat), Some(Arc::clone(file)));
+    (region.ring_entry, region.home) = (Some(ring_entry), Some(Arc::clone(file)));
     Some(loading.publish(region))
 }

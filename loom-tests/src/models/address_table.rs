@@ -6,7 +6,7 @@ use loom::sync::atomic::Ordering::{Relaxed, Release};
 use loom::thread;
 
 use super::{explore, explore_to};
-use crate::protocol::ranges::Ranges;
+use crate::protocol::address_table::AddressTable;
 
 /// Of the same class, so that all that is told of them is told in the same group.
 const OURS: std::ops::Range<usize> = 0x1000..0x2000;
@@ -15,19 +15,19 @@ const NOBODYS: usize = 0x5000;
 const OTHER: std::ops::Range<usize> = 0x6000..0x7000;
 const PAGE: usize = 0x1000;
 
-fn tear(ranges: &Ranges, address: usize) -> Option<std::ops::Range<usize>> {
-    ranges.tear(address, PAGE, |_| false)
+fn note_fault(ranges: &AddressTable, address: usize) -> Option<std::ops::Range<usize>> {
+    ranges.note_fault(address, PAGE, |_| false)
 }
 
-fn is_torn(ranges: &Ranges, range: std::ops::Range<usize>) -> bool {
-    ranges.torn_part(range.clone(), range).is_some()
+fn is_faulted(ranges: &AddressTable, range: std::ops::Range<usize>) -> bool {
+    ranges.faulted_part(range.clone(), range).is_some()
 }
 
 /// Whoever looks up an address that is nobody's finds nothing, while one range goes and another takes its entry, between
 /// which that address lies.
 pub fn what_is_nobodys_is_not_found() {
     explore_to(2, || {
-        let ranges = Arc::new(Ranges::default());
+        let ranges = Arc::new(AddressTable::default());
         ranges.insert(ONE);
         let writer = thread::spawn({
             let ranges = Arc::clone(&ranges);
@@ -36,16 +36,16 @@ pub fn what_is_nobodys_is_not_found() {
                 ranges.insert(OTHER);
             }
         });
-        assert!(tear(&ranges, NOBODYS).is_none(), "found what is nobody's");
+        assert!(note_fault(&ranges, NOBODYS).is_none(), "found what is nobody's");
         writer.join().expect("a thread that ends");
-        assert!(!ranges.are_torn(), "told of another");
+        assert!(!ranges.any_faulted(), "told of another");
     });
 }
 
 /// Whoever looks up an address of a range finds it, while another goes and comes in the entry beside it.
 pub fn a_look_up_beside_a_change() {
     explore_to(1, || {
-        let ranges = Arc::new(Ranges::default());
+        let ranges = Arc::new(AddressTable::default());
         ranges.insert(ONE);
         ranges.insert(OURS);
         let writer = thread::spawn({
@@ -55,21 +55,21 @@ pub fn a_look_up_beside_a_change() {
                 ranges.insert(OTHER);
             }
         });
-        assert_eq!(tear(&ranges, OURS.start + 8), Some(OURS), "not found");
+        assert_eq!(note_fault(&ranges, OURS.start + 8), Some(OURS), "not found");
         writer.join().expect("a thread that ends");
-        assert!(is_torn(&ranges, OURS), "not told");
-        assert!(!is_torn(&ranges, OTHER), "told of another");
+        assert!(is_faulted(&ranges, OURS), "not told");
+        assert!(!is_faulted(&ranges, OTHER), "told of another");
     });
 }
 
 /// Two meet holes in the same range: each is told as soon as he asks, also before the other is done.
 pub fn two_meet_a_hole() {
     explore_to(2, || {
-        let ranges = Arc::new(Ranges::default());
+        let ranges = Arc::new(AddressTable::default());
         ranges.insert(OURS);
-        let meet = |ranges: &Ranges| {
-            assert!(tear(ranges, OURS.start).is_some(), "not found");
-            assert!(is_torn(ranges, OURS), "not told");
+        let meet = |ranges: &AddressTable| {
+            assert!(note_fault(ranges, OURS.start).is_some(), "not found");
+            assert!(is_faulted(ranges, OURS), "not told");
         };
         let other = thread::spawn({
             let ranges = Arc::clone(&ranges);
@@ -78,7 +78,7 @@ pub fn two_meet_a_hole() {
         meet(&ranges);
         other.join().expect("a thread that ends");
         ranges.remove(OURS);
-        assert!(!ranges.are_torn(), "counted for ever");
+        assert!(!ranges.any_faulted(), "counted for ever");
     });
 }
 
@@ -86,18 +86,18 @@ pub fn two_meet_a_hole() {
 /// the thread did before; the read is an ordinary one.
 pub fn who_reads_what_was_filled_is_told() {
     explore(|| {
-        let ranges = Arc::new(Ranges::default());
+        let ranges = Arc::new(AddressTable::default());
         ranges.insert(OURS);
         let is_filled = Arc::new(AtomicBool::new(false));
         let other = thread::spawn({
             let (ranges, is_filled) = (Arc::clone(&ranges), Arc::clone(&is_filled));
             move || {
-                assert!(tear(&ranges, OURS.start).is_some(), "not found");
+                assert!(note_fault(&ranges, OURS.start).is_some(), "not found");
                 is_filled.store(true, Release);
             }
         });
         if is_filled.load(Relaxed) {
-            assert!(is_torn(&ranges, OURS), "not told");
+            assert!(is_faulted(&ranges, OURS), "not told");
         }
         other.join().expect("a thread that ends");
     });
@@ -106,25 +106,25 @@ pub fn who_reads_what_was_filled_is_told() {
 /// A torn range goes, with its note, while another one is torn; the next at its place is torn anew.
 pub fn a_note_goes_with_its_range() {
     explore_to(2, || {
-        let ranges = Arc::new(Ranges::default());
+        let ranges = Arc::new(AddressTable::default());
         ranges.insert(OURS);
         ranges.insert(OTHER);
-        assert!(tear(&ranges, OTHER.start).is_some(), "not found");
+        assert!(note_fault(&ranges, OTHER.start).is_some(), "not found");
         let other = thread::spawn({
             let ranges = Arc::clone(&ranges);
             move || {
                 ranges.remove(OTHER);
                 ranges.insert(OTHER);
-                assert!(!is_torn(&ranges, OTHER), "told of another");
-                assert!(tear(&ranges, OTHER.start).is_some(), "not found");
+                assert!(!is_faulted(&ranges, OTHER), "told of another");
+                assert!(note_fault(&ranges, OTHER.start).is_some(), "not found");
             }
         });
-        assert!(tear(&ranges, OURS.start).is_some(), "not found");
+        assert!(note_fault(&ranges, OURS.start).is_some(), "not found");
         other.join().expect("a thread that ends");
         for range in [OURS, OTHER] {
-            assert!(is_torn(&ranges, range.clone()), "not told");
+            assert!(is_faulted(&ranges, range.clone()), "not told");
             ranges.remove(range);
         }
-        assert!(!ranges.are_torn(), "counted for ever");
+        assert!(!ranges.any_faulted(), "counted for ever");
     });
 }

@@ -15,13 +15,13 @@ use std::{fmt, io, mem, slice};
 
 use crate::error::Result;
 use crate::fault_guard;
+use crate::geometry::Geometry;
 use crate::mapping::Mapping;
 use crate::os::Advice;
-use crate::protocol::announce::{Announcements, Announcer};
 use crate::protocol::budget::Reservation;
-use crate::protocol::ring::Seat;
-use crate::protocol::slot::{Owned, Payload, Slot, SlotRef};
-use crate::window::Geometry;
+use crate::protocol::clock_ring::RingEntry;
+use crate::protocol::hazard::{HazardDomain, HazardPointer};
+use crate::protocol::slot::{Payload, Slot, SlotRef, UnmapToken};
 
 /// A window that is mapped, or a mapping of its own for a large range.
 pub(crate) type Region = Kept<Mapping>;
@@ -32,12 +32,12 @@ pub(crate) type DescriptorRef = SlotRef<Descriptor>;
 
 /// Whether bytes that were read of a mapping may not have been there.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Doubt {
+pub(crate) enum Suspect {
     None,
     /// They end in zeros, as they would if the file had been cut short inside a page.
     Zeros,
     /// Holes were found in this part of them.
-    Torn(Range<usize>),
+    Faulted(Range<usize>),
 }
 
 /// Something of the system's that is limited, counted and given back.
@@ -80,12 +80,12 @@ pub(crate) trait Home<R: Resource>: Send + Sync {
     }
 
     /// Whether `bytes`, which were mapped as those of the file from `offset` on, are what the file has.
-    fn check(self: Arc<Self>, _offset: u64, _bytes: &[u8], _doubt: Doubt) -> Result<()> {
+    fn check(self: Arc<Self>, _offset: u64, _bytes: &[u8], _doubt: Suspect) -> Result<()> {
         Ok(())
     }
 
     /// Takes the duty of an owner over.
-    fn reclaim(self: Arc<Self>, owned: Owned<Kept<R>>);
+    fn reclaim(self: Arc<Self>, token: UnmapToken<Kept<R>>);
 }
 
 /// A resource in a slot. Fields drop in this order: first the resource, then its reservation, last what keeps the slot.
@@ -93,23 +93,28 @@ pub(crate) struct Kept<R: Resource> {
     resource: R,
     reservation: Reservation,
     /// Where evictors find it; `None` for what is detached.
-    seat: Option<Seat>,
+    ring_entry: Option<RingEntry>,
     home: Arc<dyn Home<R>>,
 }
 
 // SAFETY: `home` is the file in whose table the slot stands (the caller's promise to `Kept::new`); it is dropped last, and
 // a file retires its tables through the epoch. A detached slot is freed by its owner, after the payload was taken out.
 unsafe impl<R: Resource> Payload for Kept<R> {
-    fn orphaned(owned: Owned<Self>) {
-        let home = Arc::clone(&owned.payload().home);
-        home.reclaim(owned);
+    fn orphaned(token: UnmapToken<Self>) {
+        let home = Arc::clone(&token.payload().home);
+        home.reclaim(token);
     }
 }
 
 impl<R: Resource> Kept<R> {
     /// `home` has to be what the slot that this is going to be published in is part of.
-    pub(crate) fn new(resource: R, reservation: Reservation, seat: Option<Seat>, home: Arc<dyn Home<R>>) -> Self {
-        Self { resource, reservation, seat, home }
+    pub(crate) fn new(
+        resource: R,
+        reservation: Reservation,
+        ring_entry: Option<RingEntry>,
+        home: Arc<dyn Home<R>>,
+    ) -> Self {
+        Self { resource, reservation, ring_entry, home }
     }
 
     #[inline]
@@ -130,12 +135,12 @@ impl<R: Resource> Kept<R> {
         self.home.is_replaceable()
     }
 
-    pub(crate) fn is_seated(&self) -> bool {
-        self.seat.is_some()
+    pub(crate) fn is_in_ring(&self) -> bool {
+        self.ring_entry.is_some()
     }
 
-    pub(crate) fn leave_seat(&mut self) -> Option<Seat> {
-        self.seat.take()
+    pub(crate) fn take_ring_entry(&mut self) -> Option<RingEntry> {
+        self.ring_entry.take()
     }
 
     pub(crate) fn give_back(&mut self) -> io::Result<()> {
@@ -144,14 +149,14 @@ impl<R: Resource> Kept<R> {
 
     /// For when there is no ring any more that it could have a seat in.
     pub(crate) fn give_back_now(&mut self) -> io::Result<()> {
-        self.seat = None;
+        self.ring_entry = None;
         self.give_back()
     }
 
     /// After it was given back: the reservation, for somebody else. The resource is dropped, then the home let go.
     pub(crate) fn into_reservation(self) -> Reservation {
-        let Self { resource, reservation, seat, home } = self;
-        debug_assert!(seat.is_none(), "still on its seat");
+        let Self { resource, reservation, ring_entry, home } = self;
+        debug_assert!(ring_entry.is_none(), "still on its seat");
         drop(resource);
         drop(home);
         reservation
@@ -231,20 +236,20 @@ pub(crate) trait View {
 
     /// Whether a hole was found in the region, as of about now.
     #[inline]
-    fn is_torn(&self) -> bool {
+    fn is_faulted(&self) -> bool {
         // Asked here already, so that a reader in its window follows no pointer for it.
-        fault_guard::are_torn() && self.region().is_some_and(|region| region.get().is_torn())
+        fault_guard::any_faulted() && self.region().is_some_and(|region| region.get().is_faulted())
     }
 
     /// Whether `len` bytes from `at` on, which are inside, may be zeros in the place of what is not there. Ask after reading.
     #[inline]
-    fn doubt(&self, at: usize, len: usize) -> Doubt {
-        let Some(region) = self.region() else { return Doubt::None };
+    fn doubt(&self, at: usize, len: usize) -> Suspect {
+        let Some(region) = self.region() else { return Suspect::None };
         let (mapping, start) = (region.get(), self.span().address.as_ptr().wrapping_add(at));
-        match mapping.torn_part(start, len) {
-            Some(torn) => Doubt::Torn(torn),
-            None if mapping.may_end_early(start, len) => Doubt::Zeros,
-            None => Doubt::None,
+        match mapping.faulted_part(start, len) {
+            Some(faulted) => Suspect::Faulted(faulted),
+            None if mapping.may_end_early(start, len) => Suspect::Zeros,
+            None => Suspect::None,
         }
     }
 
@@ -376,7 +381,7 @@ impl RegionRef {
 /// It belongs to one file of one cache, and to the table of that file's windows: it must be given no other, and go before the
 /// last handle of the file does.
 pub(crate) struct Reading {
-    announcer: Announcer<Region>,
+    hazard: HazardPointer<Region>,
     near: Near,
     client: Option<SlotRef<Region>>,
     /// What is announced, or the client's.
@@ -467,10 +472,10 @@ impl View for Reading {
 }
 
 impl Reading {
-    /// Of a file of the cache whose owners look at these `announcements`.
-    pub(crate) fn new(announcements: &Arc<Announcements<Region>>, geometry: &Geometry) -> Self {
+    /// Of a file of the cache whose owners look at these `hazards`.
+    pub(crate) fn new(hazards: &Arc<HazardDomain<Region>>, geometry: &Geometry) -> Self {
         Self {
-            announcer: Announcer::new(announcements),
+            hazard: HazardPointer::new(hazards),
             near: Near::new(geometry),
             client: None,
             region: None,
@@ -480,12 +485,12 @@ impl Reading {
 
     /// Reads a window, in the place of what it read before, if that is mapped, up to `end` bytes into it at least, and whole; else
     /// nothing. The hit: nobody else sees it, but those who would unmap it.
-    pub(crate) fn announce(&mut self, slot: &Slot<Region>, window: u64, end: u64) -> bool {
+    pub(crate) fn protect(&mut self, slot: &Slot<Region>, window: u64, end: u64) -> bool {
         self.forget();
         self.client = None;
         let is_read = self.read(slot, end);
         if is_read {
-            self.announcer.count();
+            self.hazard.count();
             self.near.put((window, NonNull::from(slot), self.span.address));
         } else {
             self.release();
@@ -510,7 +515,7 @@ impl Reading {
             self.forget();
             return None;
         }
-        self.announcer.count();
+        self.hazard.count();
         // SAFETY: inside the mapping, which reaches up to `end`.
         let address = unsafe { address.add((start - first) as usize) };
         Some(Hop { slot, window, start: first, address })
@@ -527,7 +532,7 @@ impl Reading {
     #[inline(always)]
     fn read(&mut self, slot: &Slot<Region>, end: u64) -> bool {
         // SAFETY: a slot of the cache's (the promise of whoever made this one).
-        let Some(region) = (unsafe { self.announcer.announce(slot) }) else {
+        let Some(region) = (unsafe { self.hazard.protect(slot) }) else {
             self.forget();
             return false;
         };
@@ -536,7 +541,7 @@ impl Reading {
         self.region = Some(region);
         self.span = Span { address: mapping.address(), len: mapping.len() };
         // What crosses into the next window is never here; nor is the new tail of a file that has grown.
-        if (mapping.len() as u64) < end || mapping.is_torn() {
+        if (mapping.len() as u64) < end || mapping.is_faulted() {
             self.forget();
             return false;
         }
@@ -551,8 +556,8 @@ impl Reading {
         self.client = None;
         match (client, window) {
             (Some(client), Some(window)) if !client.is_detached() => {
-                // SAFETY: as in `announce`.
-                self.region = Some(unsafe { self.announcer.announce_client(&client) });
+                // SAFETY: as in `protect`.
+                self.region = Some(unsafe { self.hazard.protect_client(&client) });
                 self.near.put((window, client.place(), client.get().address()));
             }
             (client, _) => {
@@ -569,7 +574,7 @@ impl Reading {
         self.forget();
         self.client = None;
         // SAFETY: a slot of a file that has a handle (the same promise).
-        unsafe { self.announcer.withdraw() }
+        unsafe { self.hazard.reset() }
     }
 
     /// What it reads is announced no more.

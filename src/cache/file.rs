@@ -1,38 +1,52 @@
 //! [`FileEntry`]: one file: its identity, its length, the names that lead to it, and its slots.
 
-mod key;
-
 use std::cmp::Ordering;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::PoisonError;
+use std::time::SystemTime;
 
-pub(crate) use key::FileKey;
-
+use super::region::{Descriptor, Region};
 use crate::os::{self, Stat};
+use crate::protocol::atomics::{FencedU64, UserCount};
+use crate::protocol::radix_table::RadixTable;
 use crate::protocol::slot::Slot;
-use crate::protocol::table::Table;
-use crate::protocol::words::{Holders, Published};
-use crate::region::{Descriptor, Region};
-use crate::sync::epoch::Retired;
+use crate::sync::epoch::EpochBox;
 use crate::sync::{Mutex, MutexGuard};
 
 /// Names kept for each file, the newest: a descriptor that was closed is reopened by the first that still leads to it.
 const NAMES_MAX: usize = 4;
 
+/// A file's identity: that of the *opened* file, never of a path. The same through every name, link and descriptor.
+///
+/// Device and inode number; and the time of birth where the file system knows it, because inode numbers are given out
+/// again as soon as nobody holds the file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct FileKey {
+    device: u64,
+    inode: u64,
+    born: Option<SystemTime>,
+}
+
+impl From<&Stat> for FileKey {
+    fn from(stat: &Stat) -> Self {
+        Self { device: stat.device, inode: stat.inode, born: stat.born }
+    }
+}
+
 #[derive(Debug)]
 pub(crate) struct FileEntry {
     key: FileKey,
-    len: Published,
+    len: FencedU64,
     /// What the file was like when it was last looked at.
     noticed: Mutex<Stat>,
     names: Mutex<Vec<PathBuf>>,
     /// Opens that are still held.
-    pub(crate) handles: Holders,
+    pub(crate) handles: UserCount,
     /// Mappings that are in no slot.
-    pub(crate) detached: Holders,
+    pub(crate) detached: UserCount,
     /// Evictors look at these without holding the file, so they are freed through the epoch.
-    slots: Retired<Slots>,
+    slots: EpochBox<Slots>,
 }
 
 /// What became of a file's content since it was last looked at.
@@ -62,7 +76,7 @@ impl Content {
 /// Where a file's mappings and its descriptor stand.
 #[derive(Debug, Default)]
 pub(crate) struct Slots {
-    pub(crate) windows: Table<Slot<Region>>,
+    pub(crate) windows: RadixTable<Slot<Region>>,
     pub(crate) descriptor: Slot<Descriptor>,
 }
 
@@ -70,12 +84,12 @@ impl FileEntry {
     pub(crate) fn new(key: FileKey, stat: &Stat) -> Self {
         Self {
             key,
-            len: Published::new(stat.len),
+            len: FencedU64::new(stat.len),
             noticed: Mutex::new(stat.clone()),
             names: Mutex::default(),
-            handles: Holders::default(),
-            detached: Holders::default(),
-            slots: Retired::new(Slots::default()),
+            handles: UserCount::default(),
+            detached: UserCount::default(),
+            slots: EpochBox::new(Slots::default()),
         }
     }
 
@@ -86,13 +100,13 @@ impl FileEntry {
     /// Bytes of the file, as last noticed.
     #[inline]
     pub(crate) fn len(&self) -> u64 {
-        self.len.get()
+        self.len.load()
     }
 
     /// The same, for somebody who is going to map a window whose slot is his: whoever changes the length afterwards finds
     /// that slot and drains it.
     pub(crate) fn len_to_map(&self) -> u64 {
-        self.len.get_settled()
+        self.len.load_after_fence()
     }
 
     #[inline]
@@ -112,7 +126,7 @@ impl FileEntry {
         let stat = look()?;
         let content = Content::since(&noticed, &stat);
         if noticed.len != stat.len {
-            self.len.set(stat.len);
+            self.len.store_then_fence(stat.len);
             drain(noticed.len.min(stat.len));
         }
         noticed.clone_from(&stat);

@@ -1,4 +1,4 @@
-//! [`Announcements`]: who reads which slot without being counted.
+//! [`HazardDomain`]: who reads which slot without being counted.
 //!
 //! A client that comes and goes writes its slot's word twice, and readers of one window meet there. A cursor does not count
 //! itself in: it *announces* the slot that it reads, in a record of its own, and looks whether the slot is mapped. Whoever has
@@ -7,9 +7,9 @@
 //!
 //! # The steps
 //!
-//! The reader, in [`Announcer::announce`]: 1. store the slot in the record (which takes back what stood there); 2. the light
+//! The reader, in [`HazardPointer::protect`]: 1. store the slot in the record (which takes back what stood there); 2. the light
 //! barrier; 3. load the word: mapped and not draining, or take the announcement back and go the slow way. 4. Read, for as long
-//! as the announcement stands. 5. Store something else (Release). Who stores nothing (`withdraw`): 6. the light barrier; 7. load
+//! as the announcement stands. 5. Store something else (Release). Who stores nothing (`reset`): 6. the light barrier; 7. load
 //! the word: if it drains, give back what waits.
 //!
 //! The owner: 1. win the word (`retire`, `drain`, the last release); 2. the heavy barrier; 3. look at each record (Acquire);
@@ -35,7 +35,7 @@
 //!   after. So one of the two gives it back. A reader that stores another slot, or announces what drains in vain, does not look
 //!   back: what it leaves waits for somebody who does, a second at most, which is how often the collector looks.
 //! - *The cache is gone.* Then no reader is left (each keeps the cache), and its last step was to let go of that: an owner who finds
-//!   it gone has only to come [after that](after_all_readers).
+//!   it gone has only to come [after that](acquire_after_last_reader).
 //! - *Nobody has a record.* Then nobody reads unseen, and the owner does without the heavy barrier. Who takes the first record
 //!   meanwhile has a fence after it has said so, and the owner one before it asks: either the owner sees that there is a
 //!   record, or that reader sees the word as the owner left it.
@@ -46,19 +46,19 @@
 //! rest or not, about 50 instructions each: once before it wins a window, to pass over those that are read, and once after (which
 //! who trims or collects does for eight at once). So a reader that has to evict takes 3,800 instructions beside one cursor,
 //! 107,000 beside 1,000, and 1,060,000 beside 10,000. (x86-64, 2026-11-21; `cargo bench --bench scale -- ratios`.)
-#![allow(unsafe_code, reason = "the payload of an announced slot; rule 7 of `protocol`")]
+#![allow(unsafe_code, reason = "the payload of an protected slot; rule 7 of `protocol`")]
 
 use std::fmt;
 use std::ptr::{self, NonNull};
 
-use super::seats::Seats;
-use super::slot::{Owned, Payload, Slot, SlotRef};
+use super::slab::Slab;
+use super::slot::{Payload, Slot, SlotRef, UnmapToken};
 use crate::sync::barrier::Barrier;
 use crate::sync::{Arc, AtomicPtr, AtomicU64, AtomicUsize, Ordering, fence};
 
 /// The records of all who announce slots of one cache.
-pub(crate) struct Announcements<P> {
-    records: Seats<Record<P>>,
+pub(crate) struct HazardDomain<P> {
+    records: Slab<Record<P>>,
     /// Records that somebody has.
     taken: AtomicUsize,
     /// Had with the cache, not with its first reader: the first time, the system may take 30 ms for it.
@@ -79,34 +79,34 @@ impl<P> Default for Record<P> {
     }
 }
 
-impl<P> Default for Announcements<P> {
+impl<P> Default for HazardDomain<P> {
     fn default() -> Self {
-        Self { records: Seats::default(), taken: AtomicUsize::new(0), barrier: Barrier::best() }
+        Self { records: Slab::default(), taken: AtomicUsize::new(0), barrier: Barrier::best() }
     }
 }
 
-impl<P> Announcements<P> {
+impl<P> HazardDomain<P> {
     /// What is announced, of the slots that were won before this: for their owner. `None` if there was no barrier to be had:
     /// then nothing is known.
-    pub(crate) fn settled(&self) -> Option<Announced<P>> {
-        // SeqCst: pairs with the fence in `Announcer::new`.
+    pub(crate) fn scan_after_barrier(&self) -> Option<ProtectedSet<P>> {
+        // SeqCst: pairs with the fence in `HazardPointer::new`.
         fence(Ordering::SeqCst);
-        // Acquire: pairs with the Release in the announcer's drop; its reads are over.
+        // Acquire: pairs with the Release in the hazard's drop; its reads are over.
         if self.taken.load(Ordering::Acquire) == 0 {
-            return Some(Announced::nothing());
+            return Some(ProtectedSet::nothing());
         }
-        self.barrier.heavy().then(|| self.glance())
+        self.barrier.heavy().then(|| self.scan_unordered())
     }
 
     /// What is announced, as far as can be seen from here: for a guess, and for show. O(n) of the records.
-    pub(crate) fn glance(&self) -> Announced<P> {
+    pub(crate) fn scan_unordered(&self) -> ProtectedSet<P> {
         let mut slots: Vec<*const Slot<P>> = (0..self.records.len())
             // Acquire: pairs with the Release that ended a read there.
             .filter_map(|number| Some(self.records.get(number)?.slot.load(Ordering::Acquire).cast_const()))
             .filter(|slot| !slot.is_null())
             .collect();
         slots.sort_unstable();
-        Announced(slots)
+        ProtectedSet(slots)
     }
 
     /// How often slots were announced and read, by all, since the beginning.
@@ -117,71 +117,71 @@ impl<P> Announcements<P> {
     }
 }
 
-impl<P> fmt::Debug for Announcements<P> {
+impl<P> fmt::Debug for HazardDomain<P> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Announcements").field("records", &self.records).finish_non_exhaustive()
+        f.debug_struct("HazardDomain").field("records", &self.records).finish_non_exhaustive()
     }
 }
 
 /// The slots that were announced at one moment.
 #[derive(Debug)]
-pub(crate) struct Announced<P>(Vec<*const Slot<P>>);
+pub(crate) struct ProtectedSet<P>(Vec<*const Slot<P>>);
 
 /// For an owner who has found that whatever readers keep is gone, and so are they: their reads are over. (It has found that by a
 /// count, which the last of them took down with Release, and which it has loaded without an Acquire.)
-pub(crate) fn after_all_readers() {
+pub(crate) fn acquire_after_last_reader() {
     // Acquire: as above; pairs with the Release of the last reader's step, which was to let go of what it kept.
     fence(Ordering::Acquire);
 }
 
-impl<P> Announced<P> {
+impl<P> ProtectedSet<P> {
     pub(crate) fn nothing() -> Self {
         Self(Vec::new())
     }
 
-    pub(crate) fn has(&self, slot: &Slot<P>) -> bool {
+    pub(crate) fn contains(&self, slot: &Slot<P>) -> bool {
         self.0.binary_search(&ptr::from_ref(slot)).is_ok()
     }
 
-    pub(crate) fn has_owned(&self, owned: &Owned<P>) -> bool {
-        self.has(owned.slot())
+    pub(crate) fn contains_token(&self, token: &UnmapToken<P>) -> bool {
+        self.contains(token.slot())
     }
 }
 
 /// A reader that announces, one slot at a time.
-pub(crate) struct Announcer<P> {
-    announcements: Arc<Announcements<P>>,
-    /// Its record, which `announcements` keeps.
+pub(crate) struct HazardPointer<P> {
+    hazards: Arc<HazardDomain<P>>,
+    /// Its record, which `hazards` keeps.
     record: NonNull<Record<P>>,
     number: u32,
-    /// A copy: who hops does not go where `announcements` keeps it.
+    /// A copy: who hops does not go where `hazards` keeps it.
     barrier: Barrier,
 }
 
 // SAFETY: it reaches a record, which is made of atomics, and what it gives of a payload is a pointer (so `P: Sync` for those who
 // follow it; `P: Send` is what an owner needs, whom it may make wait).
-unsafe impl<P: Send + Sync> Send for Announcer<P> {}
+unsafe impl<P: Send + Sync> Send for HazardPointer<P> {}
 // SAFETY: as above; shared, it does nothing.
-unsafe impl<P: Send + Sync> Sync for Announcer<P> {}
+unsafe impl<P: Send + Sync> Sync for HazardPointer<P> {}
 
-impl<P> Announcer<P> {
-    pub(crate) fn new(announcements: &Arc<Announcements<P>>) -> Self {
-        let number = announcements.records.take();
+impl<P> HazardPointer<P> {
+    pub(crate) fn new(hazards: &Arc<HazardDomain<P>>) -> Self {
+        let number = hazards.records.claim();
         // Relaxed: ordered by the fence.
-        announcements.taken.fetch_add(1, Ordering::Relaxed);
-        // SeqCst: pairs with the fence in `settled`.
+        hazards.taken.fetch_add(1, Ordering::Relaxed);
+        // SeqCst: pairs with the fence in `scan_after_barrier`.
         fence(Ordering::SeqCst);
         Self {
-            record: NonNull::from(announcements.records.at(number)),
+            record: NonNull::from(hazards.records.at(number)),
             number,
-            barrier: announcements.barrier,
-            announcements: Arc::clone(announcements),
+            barrier: hazards.barrier,
+            hazards: Arc::clone(hazards),
         }
     }
 
     #[inline]
     fn record(&self) -> &Record<P> {
-        // SAFETY: a place of the table that `announcements` keeps, and which does not move.
+        // SAFETY: a place of the table that `hazards` keeps, and which does not move.
         unsafe { self.record.as_ref() }
     }
 
@@ -192,7 +192,7 @@ impl<P> Announcer<P> {
     ///
     /// Whoever owns `slot` looks at these announcements before it unmaps.
     #[inline]
-    pub(crate) unsafe fn announce(&mut self, slot: &Slot<P>) -> Option<NonNull<P>> {
+    pub(crate) unsafe fn protect(&mut self, slot: &Slot<P>) -> Option<NonNull<P>> {
         self.put(slot);
         self.barrier.light();
         // SAFETY: it is announced, and the barrier passed.
@@ -207,8 +207,8 @@ impl<P> Announcer<P> {
     ///
     /// # Safety
     ///
-    /// As [`announce`](Self::announce).
-    pub(crate) unsafe fn announce_client(&mut self, client: &SlotRef<P>) -> NonNull<P>
+    /// As [`protect`](Self::protect).
+    pub(crate) unsafe fn protect_client(&mut self, client: &SlotRef<P>) -> NonNull<P>
     where
         P: Payload,
     {
@@ -222,7 +222,7 @@ impl<P> Announcer<P> {
     /// # Safety
     ///
     /// The slot that was announced last, if it is announced still, is still allocated.
-    pub(crate) unsafe fn withdraw(&mut self) -> bool {
+    pub(crate) unsafe fn reset(&mut self) -> bool {
         // Relaxed: what this announcer stored itself.
         let slot = self.record().slot.load(Ordering::Relaxed);
         self.put(ptr::null());
@@ -235,7 +235,7 @@ impl<P> Announcer<P> {
 
     #[inline]
     fn put(&self, slot: *const Slot<P>) {
-        // Release: pairs with the Acquire in `glance`: what was read by the announcement before is over.
+        // Release: pairs with the Acquire in `scan_unordered`: what was read by the announcement before is over.
         self.record().slot.store(slot.cast_mut(), Ordering::Release);
     }
 
@@ -248,33 +248,33 @@ impl<P> Announcer<P> {
     }
 }
 
-impl<P> Drop for Announcer<P> {
+impl<P> Drop for HazardPointer<P> {
     fn drop(&mut self) {
         self.put(ptr::null());
-        self.announcements.records.leave(self.number);
-        // Release: pairs with the Acquire in `settled`.
-        self.announcements.taken.fetch_sub(1, Ordering::Release);
+        self.hazards.records.release(self.number);
+        // Release: pairs with the Acquire in `scan_after_barrier`.
+        self.hazards.taken.fetch_sub(1, Ordering::Release);
     }
 }
 
-impl<P> fmt::Debug for Announcer<P> {
+impl<P> fmt::Debug for HazardPointer<P> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Announcer").field("number", &self.number).finish_non_exhaustive()
+        f.debug_struct("HazardPointer").field("number", &self.number).finish_non_exhaustive()
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{Announcements, Announcer};
-    use crate::protocol::slot::{Drain, Owned, Payload, Slot};
+    use super::{HazardDomain, HazardPointer};
+    use crate::protocol::slot::{Drain, Payload, Slot, UnmapToken};
     use crate::sync::Arc;
 
     struct Number(u32);
 
     // SAFETY: the slots of these tests outlive what is in them.
     unsafe impl Payload for Number {
-        fn orphaned(owned: Owned<Self>) {
-            let _ = owned.vacate(|_| Ok::<(), ()>(()));
+        fn orphaned(token: UnmapToken<Self>) {
+            let _ = token.vacate(|_| Ok::<(), ()>(()));
         }
     }
 
@@ -284,26 +284,26 @@ mod tests {
         slot
     }
 
-    fn announce(announcer: &mut Announcer<Number>, slot: &Slot<Number>) -> Option<u32> {
+    fn protect(hazard: &mut HazardPointer<Number>, slot: &Slot<Number>) -> Option<u32> {
         // SAFETY: nothing is unmapped here but by who has looked.
-        let payload = unsafe { announcer.announce(slot) }?;
+        let payload = unsafe { hazard.protect(slot) }?;
         // SAFETY: announced.
         Some(unsafe { payload.as_ref() }.0)
     }
 
     #[test]
     fn what_many_announce_is_seen_each() {
-        let announcements = Arc::new(Announcements::default());
+        let hazards = Arc::new(HazardDomain::default());
         let slots: Vec<_> = (0..200).map(mapped).collect();
-        let mut announcers: Vec<_> = slots.iter().map(|_| Announcer::new(&announcements)).collect();
-        for (announcer, slot) in announcers.iter_mut().zip(&slots).step_by(3) {
-            assert!(announce(announcer, slot).is_some());
+        let mut hazard_pointers: Vec<_> = slots.iter().map(|_| HazardPointer::new(&hazards)).collect();
+        for (hazard, slot) in hazard_pointers.iter_mut().zip(&slots).step_by(3) {
+            assert!(protect(hazard, slot).is_some());
         }
-        let seen = |slot| announcements.settled().expect("a barrier").has(slot);
+        let seen = |slot| hazards.scan_after_barrier().expect("a barrier").contains(slot);
         for (number, slot) in slots.iter().enumerate() {
             assert_eq!(seen(slot), number % 3 == 0, "{number}");
         }
-        announcers.drain(..100);
+        hazard_pointers.drain(..100);
         for (number, slot) in slots.iter().enumerate() {
             assert_eq!(seen(slot), number % 3 == 0 && number >= 100, "{number}");
         }
@@ -311,37 +311,37 @@ mod tests {
 
     #[test]
     fn an_announcer_reads_one_slot_at_a_time_and_only_what_is_mapped() {
-        let announcements = Arc::new(Announcements::default());
+        let hazards = Arc::new(HazardDomain::default());
         let (one, two, vacant) = (mapped(1), mapped(2), Slot::default());
-        let mut announcer = Announcer::new(&announcements);
-        let seen = |slots: [&Slot<Number>; 3]| slots.map(|slot| announcements.glance().has(slot));
-        assert_eq!(announce(&mut announcer, &one), Some(1));
-        assert_eq!(announce(&mut announcer, &two), Some(2));
+        let mut hazard = HazardPointer::new(&hazards);
+        let seen = |slots: [&Slot<Number>; 3]| slots.map(|slot| hazards.scan_unordered().contains(slot));
+        assert_eq!(protect(&mut hazard, &one), Some(1));
+        assert_eq!(protect(&mut hazard, &two), Some(2));
         assert_eq!(seen([&one, &two, &vacant]), [false, true, false]);
-        assert_eq!(announce(&mut announcer, &vacant), None);
+        assert_eq!(protect(&mut hazard, &vacant), None);
         assert_eq!(seen([&one, &two, &vacant]), [false; 3]);
-        assert_eq!(announce(&mut announcer, &one), Some(1));
-        let Drain::Owned(owned) = one.drain() else { panic!("nobody is counted") };
-        assert!(announcements.settled().expect("a barrier").has_owned(&owned));
+        assert_eq!(protect(&mut hazard, &one), Some(1));
+        let Drain::Owned(token) = one.drain() else { panic!("nobody is counted") };
+        assert!(hazards.scan_after_barrier().expect("a barrier").contains_token(&token));
         // SAFETY: the slot is here.
-        assert!(unsafe { announcer.withdraw() }, "it drains");
-        assert!(!announcements.settled().expect("a barrier").has_owned(&owned));
-        assert_eq!(announce(&mut announcer, &one), None, "it drains");
-        Number::orphaned(owned);
+        assert!(unsafe { hazard.reset() }, "it drains");
+        assert!(!hazards.scan_after_barrier().expect("a barrier").contains_token(&token));
+        assert_eq!(protect(&mut hazard, &one), None, "it drains");
+        Number::orphaned(token);
         drop(two.take().expect("mapped"));
-        let Drain::Owned(owned) = two.drain() else { panic!("nobody is counted") };
-        Number::orphaned(owned);
+        let Drain::Owned(token) = two.drain() else { panic!("nobody is counted") };
+        Number::orphaned(token);
     }
 
     #[test]
     fn reads_are_counted_also_of_those_who_went() {
-        let announcements = Arc::new(Announcements::<Number>::default());
+        let hazards = Arc::new(HazardDomain::<Number>::default());
         for _ in 0..3 {
-            let (mut one, mut two) = (Announcer::new(&announcements), Announcer::new(&announcements));
+            let (mut one, mut two) = (HazardPointer::new(&hazards), HazardPointer::new(&hazards));
             one.count();
             two.count();
             one.count();
         }
-        assert_eq!(announcements.reads(), 9);
+        assert_eq!(hazards.reads(), 9);
     }
 }

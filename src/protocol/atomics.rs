@@ -1,50 +1,50 @@
-//! Small words of one atomic each, with their orderings: [`Published`], [`Holders`], [`Numbers`], [`Clock`].
+//! Small words of one atomic each, with their orderings: [`FencedU64`], [`UserCount`], [`ThreadIds`], [`Clock`].
 
 use crate::sync::{AtomicU32, AtomicU64, AtomicUsize, Ordering, ProcessU64, fence};
 
 /// A number that somebody publishes now and then, and everybody reads.
 #[derive(Debug)]
-pub(crate) struct Published(AtomicU64);
+pub(crate) struct FencedU64(AtomicU64);
 
-impl Published {
+impl FencedU64 {
     pub(crate) fn new(value: u64) -> Self {
         Self(AtomicU64::new(value))
     }
 
     #[inline]
-    pub(crate) fn get(&self) -> u64 {
-        // Acquire: pairs with the Release in `set`.
+    pub(crate) fn load(&self) -> u64 {
+        // Acquire: pairs with the Release in `store_then_fence`.
         self.0.load(Ordering::Acquire)
     }
 
-    /// The number as somebody must see it who has made a place that [`set`](Self::set)'s caller looks for afterwards: one
+    /// The number as somebody must see it who has made a place that [`store_then_fence`](Self::store_then_fence)'s caller looks for afterwards: one
     /// of the two sees what the other did.
-    pub(crate) fn get_settled(&self) -> u64 {
-        // SeqCst: pairs with the fence in `set`. Either this load comes after that store, or that caller's look after the
+    pub(crate) fn load_after_fence(&self) -> u64 {
+        // SeqCst: pairs with the fence in `store_then_fence`. Either this load comes after that store, or that caller's look after the
         // making of our place.
         fence(Ordering::SeqCst);
-        self.get()
+        self.load()
     }
 
-    pub(crate) fn set(&self, value: u64) {
-        // Release: pairs with the Acquire in `get`. A drain that follows carries it to the next loader of the slot.
+    pub(crate) fn store_then_fence(&self, value: u64) {
+        // Release: pairs with the Acquire in `load`. A drain that follows carries it to the next loader of the slot.
         self.0.store(value, Ordering::Release);
-        // SeqCst: pairs with the fence in `get_settled`.
+        // SeqCst: pairs with the fence in `load_after_fence`.
         fence(Ordering::SeqCst);
     }
 }
 
 /// How many hold something, where the last one to leave has a duty.
 #[derive(Debug)]
-pub(crate) struct Holders(AtomicUsize);
+pub(crate) struct UserCount(AtomicUsize);
 
-impl Default for Holders {
+impl Default for UserCount {
     fn default() -> Self {
         Self(AtomicUsize::new(0))
     }
 }
 
-impl Holders {
+impl UserCount {
     pub(crate) fn enter(&self) {
         // Relaxed: what makes the new holder visible to the last one is said where they meet (a slot's word).
         self.0.fetch_add(1, Ordering::Relaxed);
@@ -65,17 +65,17 @@ impl Holders {
     }
 }
 
-/// Numbers below 64, each for one thread of the process at a time.
+/// ThreadIds below 64, each for one thread of the process at a time.
 #[derive(Debug)]
-pub(crate) struct Numbers(ProcessU64);
+pub(crate) struct ThreadIds(ProcessU64);
 
-impl Default for Numbers {
+impl Default for ThreadIds {
     fn default() -> Self {
         Self(ProcessU64::new(0))
     }
 }
 
-impl Numbers {
+impl ThreadIds {
     /// The smallest that nobody has; `None` if all are taken. What was done by whoever had it before is seen.
     pub(crate) fn take(&self) -> Option<u32> {
         // Relaxed: a first guess.
@@ -132,11 +132,11 @@ impl Clock {
 
 #[cfg(test)]
 mod tests {
-    use super::{Clock, Holders, Numbers};
+    use super::{Clock, ThreadIds, UserCount};
 
     #[test]
     fn the_last_to_leave_is_told() {
-        let holders = Holders::default();
+        let holders = UserCount::default();
         holders.enter();
         holders.enter();
         assert_eq!((holders.leave(), holders.count(), holders.leave()), (false, 1, true));
@@ -144,7 +144,7 @@ mod tests {
 
     #[test]
     fn a_number_is_for_one_at_a_time() {
-        let numbers = Numbers::default();
+        let numbers = ThreadIds::default();
         assert!((0..64).all(|number| numbers.take() == Some(number)));
         assert_eq!(numbers.take(), None);
         numbers.leave(40);

@@ -10,14 +10,14 @@ use loom::sync::atomic::Ordering::Relaxed;
 use loom::thread;
 
 use super::explore;
-use crate::protocol::signal::{Signal, Woken};
+use crate::protocol::wake_event::{WakeEvent, Woken};
 
 const TIME: Option<Duration> = Some(Duration::ZERO);
 
 /// Two wakers: what they did before they woke is seen by a look that follows, and the sleeper ends.
 pub fn no_wake_is_lost() {
     explore(|| {
-        let (signal, done) = (Arc::new(Signal::default()), Arc::new(AtomicUsize::new(0)));
+        let (signal, done) = (Arc::new(WakeEvent::default()), Arc::new(AtomicUsize::new(0)));
         let sleeper = thread::spawn({
             let (signal, done) = (Arc::clone(&signal), Arc::clone(&done));
             move || {
@@ -26,7 +26,7 @@ pub fn no_wake_is_lost() {
                 }
             }
         });
-        let call = |signal: &Signal, done: &AtomicUsize| {
+        let call = |signal: &WakeEvent, done: &AtomicUsize| {
             done.fetch_add(1, Relaxed);
             signal.wake();
         };
@@ -61,9 +61,9 @@ impl Said {
 }
 
 /// Who is called sees what the caller did before.
-fn brings(call: fn(&Signal), woken: Woken, at_most: Option<Duration>) {
+fn brings(call: fn(&WakeEvent), woken: Woken, at_most: Option<Duration>) {
     explore(move || {
-        let (signal, said) = (Arc::new(Signal::default()), Arc::new(Said(UnsafeCell::new(false))));
+        let (signal, said) = (Arc::new(WakeEvent::default()), Arc::new(Said(UnsafeCell::new(false))));
         let caller = thread::spawn({
             let (signal, said) = (Arc::clone(&signal), Arc::clone(&said));
             move || {
@@ -86,28 +86,28 @@ fn brings(call: fn(&Signal), woken: Woken, at_most: Option<Duration>) {
 
 /// A wake ends the sleep, is consumed, and brings what came before it.
 pub fn a_wake_brings_what_came_before() {
-    brings(Signal::wake, Woken::Called, None);
+    brings(WakeEvent::wake, Woken::Called, None);
 }
 
 /// A wake at the moment when the time is over is answered then, or by the next sleep: not lost, and not twice.
 pub fn a_wake_when_the_time_is_over() {
-    brings(Signal::wake, Woken::Called, TIME);
+    brings(WakeEvent::wake, Woken::Called, TIME);
 }
 
 /// A stop ends the sleep, brings what came before it, and is never consumed.
 pub fn a_stop_brings_what_came_before() {
-    brings(Signal::stop, Woken::Stop, None);
+    brings(WakeEvent::stop, Woken::Stop, None);
 }
 
 /// A stop at the moment when the time is over.
 pub fn a_stop_when_the_time_is_over() {
-    brings(Signal::stop, Woken::Stop, TIME);
+    brings(WakeEvent::stop, Woken::Stop, TIME);
 }
 
 /// Who asks whether it is stopped, in the middle of its work, sees what the stopper did.
 pub fn who_is_stopped_sees_why() {
     explore(|| {
-        let (signal, said) = (Arc::new(Signal::default()), Arc::new(Said(UnsafeCell::new(false))));
+        let (signal, said) = (Arc::new(WakeEvent::default()), Arc::new(Said(UnsafeCell::new(false))));
         let stopper = thread::spawn({
             let (signal, said) = (Arc::clone(&signal), Arc::clone(&said));
             move || {
@@ -126,7 +126,7 @@ pub fn who_is_stopped_sees_why() {
 /// A stop ends the sleep, also together with a wake.
 pub fn a_stop_always_ends_it() {
     explore(|| {
-        let signal = Arc::new(Signal::default());
+        let signal = Arc::new(WakeEvent::default());
         let sleeper = thread::spawn({
             let signal = Arc::clone(&signal);
             move || while signal.sleep(None) != Woken::Stop {}

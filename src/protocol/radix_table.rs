@@ -1,6 +1,6 @@
-//! [`Table<T>`]: an endless array that grows without moving, and takes memory only where it was touched.
+//! [`RadixTable<T>`]: an endless array that grows without moving, and takes memory only where it was touched.
 //!
-//! A file's windows and the seats of a [`Ring`](super::ring::Ring) live in one. What stands in a table has an address
+//! A file's windows and the seats of a [`ClockRing`](super::clock_ring::ClockRing) live in one. What stands in a table has an address
 //! for as long as the table lives, which is what lets a count be kept *in* a slot (rule 5).
 //!
 //! The first element stands in the table itself, since most files have one window. Behind it is a radix tree for each
@@ -20,7 +20,7 @@ const NODE_BITS: u32 = 6;
 const LEVELS: usize = (u64::BITS - LEAF_BITS).div_ceil(NODE_BITS) as usize;
 
 #[derive(Debug)]
-pub(crate) struct Table<T> {
+pub(crate) struct RadixTable<T> {
     first: T,
     /// `roots[n]` holds the indices that need `n` inner levels and no fewer.
     roots: [OnceLock<Node<T>>; LEVELS + 1],
@@ -32,7 +32,7 @@ enum Node<T> {
     Inner(Box<[OnceLock<Node<T>>; 1 << NODE_BITS]>),
 }
 
-impl<T: Default> Default for Table<T> {
+impl<T: Default> Default for RadixTable<T> {
     fn default() -> Self {
         Self { first: T::default(), roots: array::from_fn(|_| OnceLock::new()) }
     }
@@ -44,7 +44,7 @@ impl<T: Default> Node<T> {
     }
 }
 
-impl<T: Default> Table<T> {
+impl<T: Default> RadixTable<T> {
     /// The element at `index`, made with `T::default()` if nobody asked for it before.
     #[inline]
     pub(crate) fn at(&self, index: u64) -> &T {
@@ -151,7 +151,7 @@ fn shift(level: usize) -> u32 {
 
 #[cfg(test)]
 mod tests {
-    use super::Table;
+    use super::RadixTable;
     use std::collections::BTreeSet;
     use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -160,7 +160,7 @@ mod tests {
 
     #[test]
     fn an_element_keeps_its_address_and_its_value() {
-        let table = Table::<AtomicU64>::default();
+        let table = RadixTable::<AtomicU64>::default();
         let addresses: Vec<*const AtomicU64> = SOME
             .iter()
             .map(|&index| {
@@ -177,7 +177,7 @@ mod tests {
 
     #[test]
     fn a_walk_visits_what_was_made_and_tells_its_index() {
-        let table = Table::<AtomicU64>::default();
+        let table = RadixTable::<AtomicU64>::default();
         for index in SOME {
             table.at(index).store(index.wrapping_add(1), Ordering::Relaxed);
         }
@@ -197,7 +197,7 @@ mod tests {
     #[test]
     fn an_untouched_table_visits_its_first_element_only() {
         let mut seen = Vec::new();
-        Table::<AtomicU64>::default().for_each_from(0, |index, _| seen.push(index));
+        RadixTable::<AtomicU64>::default().for_each_from(0, |index, _| seen.push(index));
         assert_eq!(seen, [0]);
     }
 }

@@ -4,8 +4,8 @@ use loom::sync::Arc;
 use loom::thread;
 
 use super::explore_to;
-use super::world::{Region, World, announce, give_back, load_or_take, map, read, read_on};
-use crate::protocol::announce::Announcer;
+use super::world::{Region, World, give_back, load_or_take, map, protect, read, read_on};
+use crate::protocol::hazard::HazardPointer;
 use crate::protocol::slot::{Drain, Slot};
 use crate::sync::barrier;
 
@@ -22,7 +22,7 @@ fn model_to(preemptions: usize, run: impl Fn(&Arc<Slots>, &Arc<World>) + Send + 
         run(&slots, &world);
         // Nobody reads any more: all can be had by one who drains, and then nothing is mapped.
         slots.iter().for_each(drain);
-        world.retry_limbo();
+        world.retry_deferred();
         world.assert_all_went();
     });
 }
@@ -45,8 +45,8 @@ fn retire(slot: &Slot<Region>) {
 }
 
 fn drain(slot: &Slot<Region>) {
-    if let Drain::Owned(owned) = slot.drain() {
-        give_back(owned);
+    if let Drain::Owned(token) = slot.drain() {
+        give_back(token);
     }
 }
 
@@ -56,22 +56,22 @@ fn mapped(slot: &Slot<Region>, world: &Arc<World>) {
 }
 
 /// Announces, reads, and takes it back.
-fn visit(announcer: &mut Announcer<Region>, slot: &Slot<Region>) {
-    if announce(announcer, slot) {
-        withdraw(announcer);
+fn visit(hazard: &mut HazardPointer<Region>, slot: &Slot<Region>) {
+    if protect(hazard, slot) {
+        reset(hazard);
     }
 }
 
-fn withdraw(announcer: &mut Announcer<Region>) {
+fn reset(hazard: &mut HazardPointer<Region>) {
     // SAFETY: the slots outlive the announcers.
-    let _ = unsafe { announcer.withdraw() };
+    let _ = unsafe { hazard.reset() };
 }
 
 /// Takes back what is announced, and goes for what may have waited for that.
-fn leave(announcer: &mut Announcer<Region>, world: &World) {
+fn leave(hazard: &mut HazardPointer<Region>, world: &World) {
     // SAFETY: as above.
-    if unsafe { announcer.withdraw() } {
-        world.retry_limbo();
+    if unsafe { hazard.reset() } {
+        world.retry_deferred();
     }
 }
 
@@ -79,9 +79,9 @@ fn leave(announcer: &mut Announcer<Region>, world: &World) {
 pub fn an_announcement_against_retire() {
     model(|slots, world| {
         mapped(&slots[0], world);
-        let mut announcer = world.announcer();
+        let mut hazard = world.hazard();
         let other = spawn(slots, world, |slots, _| retire(&slots[0]));
-        visit(&mut announcer, &slots[0]);
+        visit(&mut hazard, &slots[0]);
         join([other]);
     });
 }
@@ -90,14 +90,14 @@ pub fn an_announcement_against_retire() {
 pub fn an_announcement_against_drain() {
     model(|slots, world| {
         mapped(&slots[0], world);
-        let mut announcer = world.announcer();
+        let mut hazard = world.hazard();
         let other = spawn(slots, world, |slots, world| {
             drain(&slots[0]);
-            world.retry_limbo();
+            world.retry_deferred();
         });
-        visit(&mut announcer, &slots[0]);
+        visit(&mut hazard, &slots[0]);
         join([other]);
-        assert!(!announce(&mut announcer, &slots[0]), "drained, and announced once more");
+        assert!(!protect(&mut hazard, &slots[0]), "drained, and protected once more");
     });
 }
 
@@ -105,7 +105,7 @@ pub fn an_announcement_against_drain() {
 pub fn two_readers_against_retire() {
     model_to(2, |slots, world| {
         mapped(&slots[0], world);
-        let (mut mine, mut theirs) = (world.announcer(), world.announcer());
+        let (mut mine, mut theirs) = (world.hazard(), world.hazard());
         let others = [
             spawn(slots, world, |slots, _| retire(&slots[0])),
             spawn(slots, world, move |slots, _| visit(&mut theirs, &slots[0])),
@@ -119,10 +119,10 @@ pub fn two_readers_against_retire() {
 pub fn a_reader_against_two_evictors() {
     model_to(2, |slots, world| {
         mapped(&slots[0], world);
-        let mut announcer = world.announcer();
+        let mut hazard = world.hazard();
         let others =
             [spawn(slots, world, |slots, _| retire(&slots[0])), spawn(slots, world, |slots, _| retire(&slots[0]))];
-        visit(&mut announcer, &slots[0]);
+        visit(&mut hazard, &slots[0]);
         join(others);
     });
 }
@@ -131,13 +131,13 @@ pub fn a_reader_against_two_evictors() {
 pub fn an_announcement_against_retire_and_load() {
     model(|slots, world| {
         mapped(&slots[0], world);
-        let mut announcer = world.announcer();
+        let mut hazard = world.hazard();
         let other = spawn(slots, world, |slots, world| {
             retire(&slots[0]);
             mapped(&slots[0], world);
             retire(&slots[0]);
         });
-        visit(&mut announcer, &slots[0]);
+        visit(&mut hazard, &slots[0]);
         join([other]);
     });
 }
@@ -146,12 +146,12 @@ pub fn an_announcement_against_retire_and_load() {
 pub fn who_goes_on_has_left() {
     model(|slots, world| {
         mapped(&slots[0], world);
-        let mut announcer = world.announcer();
-        let is_read = announce(&mut announcer, &slots[0]);
+        let mut hazard = world.hazard();
+        let is_read = protect(&mut hazard, &slots[0]);
         assert!(is_read, "nobody else is here");
         let other = spawn(slots, world, |slots, _| retire(&slots[0]));
         // Not mapped: nothing is announced then.
-        assert!(!announce(&mut announcer, &slots[1]));
+        assert!(!protect(&mut hazard, &slots[1]));
         join([other]);
     });
 }
@@ -159,19 +159,19 @@ pub fn who_goes_on_has_left() {
 /// Rule 7. The loader announces, and only then lets go of its count: in between there is always one of the two.
 pub fn a_loader_goes_on_as_a_reader() {
     model(|slots, world| {
-        let mut announcer = world.announcer();
+        let mut hazard = world.hazard();
         let other = spawn(slots, world, |slots, world| {
             retire(&slots[0]);
             drain(&slots[0]);
-            world.retry_limbo();
+            world.retry_deferred();
         });
         if let Ok(loading) = slots[0].begin_load() {
             let client = loading.publish(map(world));
             // SAFETY: this is what the model is there to find out.
-            let region = unsafe { announcer.announce_client(&client) };
+            let region = unsafe { hazard.protect_client(&client) };
             drop(client);
             read_on(region);
-            withdraw(&mut announcer);
+            reset(&mut hazard);
         }
         join([other]);
     });
@@ -181,14 +181,14 @@ pub fn a_loader_goes_on_as_a_reader() {
 pub fn an_announcement_against_the_last_release() {
     model(|slots, world| {
         let client = load_or_take(&slots[0], world).expect("nobody else is here");
-        let mut announcer = world.announcer();
+        let mut hazard = world.hazard();
         let other = spawn(slots, world, move |slots, world| {
             read(&client);
             let _ = slots[0].drain();
             drop(client);
-            world.retry_limbo();
+            world.retry_deferred();
         });
-        visit(&mut announcer, &slots[0]);
+        visit(&mut hazard, &slots[0]);
         join([other]);
     });
 }
@@ -197,15 +197,15 @@ pub fn an_announcement_against_the_last_release() {
 pub fn restored_for_a_reader_and_drained() {
     model_to(2, |slots, world| {
         mapped(&slots[0], world);
-        let mut announcer = world.announcer();
+        let mut hazard = world.hazard();
         let others = [
             spawn(slots, world, |slots, _| retire(&slots[0])),
             spawn(slots, world, |slots, world| {
                 drain(&slots[0]);
-                world.retry_limbo();
+                world.retry_deferred();
             }),
         ];
-        visit(&mut announcer, &slots[0]);
+        visit(&mut hazard, &slots[0]);
         join(others);
     });
 }
@@ -215,10 +215,10 @@ pub fn restored_for_a_reader_and_drained() {
 pub fn what_drains_goes_with_its_reader() {
     model(|slots, world| {
         mapped(&slots[0], world);
-        let mut announcer = world.announcer();
-        assert!(announce(&mut announcer, &slots[0]), "nobody else is here");
+        let mut hazard = world.hazard();
+        assert!(protect(&mut hazard, &slots[0]), "nobody else is here");
         let other = spawn(slots, world, |slots, _| drain(&slots[0]));
-        leave(&mut announcer, world);
+        leave(&mut hazard, world);
         join([other]);
         assert_eq!(world.mapped(), 0, "nobody gave it back");
     });
@@ -228,11 +228,11 @@ pub fn what_drains_goes_with_its_reader() {
 pub fn what_is_drained_in_an_owners_hands_goes_with_its_reader() {
     model_to(2, |slots, world| {
         mapped(&slots[0], world);
-        let mut announcer = world.announcer();
-        assert!(announce(&mut announcer, &slots[0]), "nobody else is here");
+        let mut hazard = world.hazard();
+        assert!(protect(&mut hazard, &slots[0]), "nobody else is here");
         let others =
             [spawn(slots, world, |slots, _| retire(&slots[0])), spawn(slots, world, |slots, _| drain(&slots[0]))];
-        leave(&mut announcer, world);
+        leave(&mut hazard, world);
         join(others);
         assert_eq!(world.mapped(), 0, "nobody gave it back");
     });
@@ -246,9 +246,9 @@ pub fn the_first_record_against_an_owner() {
 fn take_the_first_record(slots: &Arc<Slots>, world: &Arc<World>) {
     mapped(&slots[0], world);
     let other = spawn(slots, world, |slots, _| retire(&slots[0]));
-    let mut announcer = world.announcer();
-    visit(&mut announcer, &slots[0]);
-    drop(announcer);
+    let mut hazard = world.hazard();
+    visit(&mut hazard, &slots[0]);
+    drop(hazard);
     join([other]);
 }
 
@@ -263,15 +263,15 @@ pub fn without_a_barrier_nothing_goes() {
     let explore = || {
         model(|slots, world| {
             mapped(&slots[0], world);
-            let mut announcer = world.announcer();
+            let mut hazard = world.hazard();
             let other = spawn(slots, world, |slots, world| {
                 retire(&slots[0]);
                 drain(&slots[0]);
-                world.retry_limbo();
+                world.retry_deferred();
             });
-            visit(&mut announcer, &slots[0]);
+            visit(&mut hazard, &slots[0]);
             assert_eq!(world.mapped(), 1, "unmapped, and nobody knows under whom");
-            drop(announcer);
+            drop(hazard);
             join([other]);
         });
     };
@@ -282,11 +282,11 @@ pub fn without_a_barrier_nothing_goes() {
 pub fn the_last_record_against_an_owner() {
     model(|slots, world| {
         mapped(&slots[0], world);
-        let mut announcer = world.announcer();
+        let mut hazard = world.hazard();
         let other = spawn(slots, world, |slots, _| retire(&slots[0]));
         // Without taking it back: its drop does that.
-        announce(&mut announcer, &slots[0]);
-        drop(announcer);
+        protect(&mut hazard, &slots[0]);
+        drop(hazard);
         join([other]);
     });
 }
@@ -296,8 +296,8 @@ pub fn a_new_record_against_an_owner() {
     model_to(2, |slots, world| {
         mapped(&slots[0], world);
         // Two are taken (and so the memory of the third is there: how that is made is not modelled).
-        let _taken = [world.announcer(), world.announcer()];
-        let other = spawn(slots, world, |slots, world| visit(&mut world.announcer(), &slots[0]));
+        let _taken = [world.hazard(), world.hazard()];
+        let other = spawn(slots, world, |slots, world| visit(&mut world.hazard(), &slots[0]));
         retire(&slots[0]);
         join([other]);
     });
@@ -307,11 +307,11 @@ pub fn a_new_record_against_an_owner() {
 pub fn a_record_is_used_again() {
     model_to(2, |slots, world| {
         mapped(&slots[0], world);
-        let mut first = world.announcer();
+        let mut first = world.hazard();
         let other = spawn(slots, world, |slots, _| retire(&slots[0]));
         visit(&mut first, &slots[0]);
         drop(first);
-        visit(&mut world.announcer(), &slots[0]);
+        visit(&mut world.hazard(), &slots[0]);
         join([other]);
     });
 }
@@ -320,11 +320,11 @@ pub fn a_record_is_used_again() {
 pub fn a_record_changes_hands() {
     model_to(2, |slots, world| {
         mapped(&slots[0], world);
-        let _another = world.announcer();
-        let first = world.announcer();
+        let _another = world.hazard();
+        let first = world.hazard();
         let others = [
             spawn(slots, world, |slots, _| retire(&slots[0])),
-            spawn(slots, world, |slots, world| visit(&mut world.announcer(), &slots[0])),
+            spawn(slots, world, |slots, world| visit(&mut world.hazard(), &slots[0])),
         ];
         drop(first);
         join(others);
@@ -336,13 +336,13 @@ pub fn who_is_dropped_has_left() {
     model(|slots, world| {
         mapped(&slots[0], world);
         // Two, so that owners go on to look.
-        let (mut announcer, _another) = (world.announcer(), world.announcer());
+        let (mut hazard, _another) = (world.hazard(), world.hazard());
         let other = spawn(slots, world, |slots, _| retire(&slots[0]));
-        announce(&mut announcer, &slots[0]);
-        drop(announcer);
+        protect(&mut hazard, &slots[0]);
+        drop(hazard);
         join([other]);
         retire(&slots[0]);
-        assert_eq!(world.mapped(), 0, "left announced");
+        assert_eq!(world.mapped(), 0, "left protected");
     });
 }
 
@@ -350,13 +350,13 @@ pub fn who_is_dropped_has_left() {
 pub fn a_reader_is_moved() {
     model(|slots, world| {
         mapped(&slots[0], world);
-        let mut announcer = world.announcer();
+        let mut hazard = world.hazard();
         // SAFETY: this is what the model is there to find out.
-        let region = unsafe { announcer.announce(&slots[0]) }.expect("nobody else is here");
+        let region = unsafe { hazard.protect(&slots[0]) }.expect("nobody else is here");
         let address = region.as_ptr() as usize;
         let other = spawn(slots, world, move |_, _| {
             read_on(std::ptr::NonNull::new(address as *mut Region).expect("an address"));
-            withdraw(&mut announcer);
+            reset(&mut hazard);
         });
         retire(&slots[0]);
         join([other]);
@@ -367,21 +367,21 @@ pub fn a_reader_is_moved() {
 pub fn what_is_announced_is_seen() {
     model(|slots, world| {
         mapped(&slots[0], world);
-        let announcements = &world.readers().announcements;
-        let mut mine = world.announcer();
-        let mut theirs = world.announcer();
+        let hazards = &world.readers().hazards;
+        let mut mine = world.hazard();
+        let mut theirs = world.hazard();
         let other = spawn(slots, world, move |slots, _| {
-            assert!(announce(&mut theirs, &slots[0]));
+            assert!(protect(&mut theirs, &slots[0]));
             theirs.count();
             theirs
         });
         visit(&mut mine, &slots[0]);
         mine.count();
         let mut theirs = other.join().expect("a thread that ends");
-        let announced = announcements.settled().expect("a barrier");
-        assert!(announced.has(&slots[0]) && !announced.has(&slots[1]));
-        assert_eq!(announcements.reads(), 2, "a read was not counted");
-        withdraw(&mut theirs);
-        assert!(!announcements.glance().has(&slots[0]));
+        let protected = hazards.scan_after_barrier().expect("a barrier");
+        assert!(protected.contains(&slots[0]) && !protected.contains(&slots[1]));
+        assert_eq!(hazards.reads(), 2, "a read was not counted");
+        reset(&mut theirs);
+        assert!(!hazards.scan_unordered().contains(&slots[0]));
     });
 }

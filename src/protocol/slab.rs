@@ -1,16 +1,16 @@
-//! [`Seats<T>`]: places with numbers, taken and left by anybody, without a lock.
+//! [`Slab<T>`]: places with numbers, taken and left by anybody, without a lock.
 //!
 //! Those that were left are taken again first, newest first, by a stack whose head carries a counter against ABA; so there
 //! are as many as were ever taken at once. A place stays where it is for as long as the table lives, taken or not: whoever
-//! wants to see them all looks at each number below [`len`](Seats::len).
+//! wants to see them all looks at each number below [`len`](Slab::len).
 
 use std::fmt;
 
-use super::table::Table;
+use super::radix_table::RadixTable;
 use crate::sync::{AtomicU32, AtomicU64, Ordering};
 
-pub(crate) struct Seats<T> {
-    places: Table<Place<T>>,
+pub(crate) struct Slab<T> {
+    places: RadixTable<Place<T>>,
     /// Places ever made.
     len: AtomicU32,
     /// Low half: 1 + the free place on top, or 0. High half: how often the stack was popped.
@@ -29,15 +29,15 @@ impl<T: Default> Default for Place<T> {
     }
 }
 
-impl<T: Default> Default for Seats<T> {
+impl<T: Default> Default for Slab<T> {
     fn default() -> Self {
-        Self { places: Table::default(), len: AtomicU32::new(0), free: AtomicU64::new(0) }
+        Self { places: RadixTable::default(), len: AtomicU32::new(0), free: AtomicU64::new(0) }
     }
 }
 
-impl<T: Default> Seats<T> {
+impl<T: Default> Slab<T> {
     /// The number of a place that is the caller's until he leaves it.
-    pub(crate) fn take(&self) -> u32 {
+    pub(crate) fn claim(&self) -> u32 {
         self.pop().unwrap_or_else(|| {
             // Relaxed: the number is all that is handed out.
             let number = self.len.fetch_add(1, Ordering::Relaxed);
@@ -47,7 +47,7 @@ impl<T: Default> Seats<T> {
     }
 
     /// For the next one. What the caller did there before, the next one sees.
-    pub(crate) fn leave(&self, number: u32) {
+    pub(crate) fn release(&self, number: u32) {
         self.push(number);
     }
 
@@ -106,8 +106,8 @@ impl<T: Default> Seats<T> {
     }
 }
 
-impl<T: Default> fmt::Debug for Seats<T> {
+impl<T: Default> fmt::Debug for Slab<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Seats").field("len", &self.len()).finish_non_exhaustive()
+        f.debug_struct("Slab").field("len", &self.len()).finish_non_exhaustive()
     }
 }

@@ -1,4 +1,4 @@
-//! [`Signal`]: how the collector is woken, sleeps, and is told to stop.
+//! [`WakeEvent`]: how the collector is woken, sleeps, and is told to stop.
 //!
 //! One word says what is wanted: nothing, a look, or the end. A waker raises it and takes the lock only if the sleeper has
 //! said that it sleeps, so waking an awake collector is one atomic step. A wake that comes while the collector is busy is
@@ -21,13 +21,13 @@ const WOKEN: u32 = 2;
 const STOP: u32 = 3;
 
 #[derive(Debug)]
-pub(crate) struct Signal {
+pub(crate) struct WakeEvent {
     word: AtomicU32,
     lock: Mutex<()>,
     condition: Condvar,
 }
 
-impl Default for Signal {
+impl Default for WakeEvent {
     fn default() -> Self {
         Self { word: AtomicU32::new(IDLE), lock: Mutex::new(()), condition: Condvar::new() }
     }
@@ -44,7 +44,7 @@ pub(crate) enum Woken {
     Stop,
 }
 
-impl Signal {
+impl WakeEvent {
     /// Asks the collector for a look. One atomic step, and a notice only if it sleeps.
     pub(crate) fn wake(&self) {
         // The maximum leaves STOP as it is. A read and write even if it says WOKEN already, and Release: pairs with the
@@ -110,13 +110,13 @@ impl Signal {
 
 #[cfg(test)]
 mod tests {
-    use super::{Signal, Woken};
+    use super::{WakeEvent, Woken};
     use std::sync::Arc;
     use std::time::Duration;
 
     #[test]
     fn a_wake_before_the_sleep_is_not_lost() {
-        let signal = Signal::default();
+        let signal = WakeEvent::default();
         signal.wake();
         signal.wake();
         assert_eq!(signal.sleep(None), Woken::Called);
@@ -125,7 +125,7 @@ mod tests {
 
     #[test]
     fn a_stop_ends_a_sleep_and_every_later_one() {
-        let signal = Arc::new(Signal::default());
+        let signal = Arc::new(WakeEvent::default());
         let sleeper = std::thread::spawn({
             let signal = Arc::clone(&signal);
             move || signal.sleep(None)
@@ -139,7 +139,7 @@ mod tests {
 
     #[test]
     fn ten_thousand_wakes_each_end_a_sleep() {
-        let (signal, answered) = (Signal::default(), Signal::default());
+        let (signal, answered) = (WakeEvent::default(), WakeEvent::default());
         std::thread::scope(|scope| {
             scope.spawn(|| {
                 for _ in 0..10_000 {

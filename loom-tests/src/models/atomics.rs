@@ -7,7 +7,7 @@ use loom::sync::atomic::Ordering::Relaxed;
 use loom::thread;
 
 use super::explore;
-use crate::protocol::words::{Holders, Numbers, Published};
+use crate::protocol::atomics::{FencedU64, ThreadIds, UserCount};
 
 /// What two threads write, each its own, and the last of them reads.
 struct Written([UnsafeCell<bool>; 2]);
@@ -36,10 +36,10 @@ impl Written {
 /// Exactly one of two holders is the last, and sees what the other did.
 pub fn the_last_holder_sees_all() {
     explore(|| {
-        let (holders, written) = (Arc::new(Holders::default()), Arc::new(Written::new()));
+        let (holders, written) = (Arc::new(UserCount::default()), Arc::new(Written::new()));
         holders.enter();
         holders.enter();
-        let leave = |holders: &Holders, written: &Written, at: usize| {
+        let leave = |holders: &UserCount, written: &Written, at: usize| {
             written.write(at);
             let is_last = holders.leave();
             if is_last {
@@ -59,7 +59,7 @@ pub fn the_last_holder_sees_all() {
 /// Who counts no holders sees what the last one did.
 pub fn who_counts_none_sees_all() {
     explore(|| {
-        let (holders, written) = (Arc::new(Holders::default()), Arc::new(Written::new()));
+        let (holders, written) = (Arc::new(UserCount::default()), Arc::new(Written::new()));
         holders.enter();
         let other = thread::spawn({
             let (holders, written) = (Arc::clone(&holders), Arc::clone(&written));
@@ -79,16 +79,16 @@ pub fn who_counts_none_sees_all() {
 /// the other did.
 pub fn a_settled_number_or_a_place_that_is_found() {
     explore(|| {
-        let (number, place) = (Arc::new(Published::new(1)), Arc::new(AtomicU64::new(0)));
+        let (number, place) = (Arc::new(FencedU64::new(1)), Arc::new(AtomicU64::new(0)));
         let other = thread::spawn({
             let (number, place) = (Arc::clone(&number), Arc::clone(&place));
             move || {
-                number.set(2);
+                number.store_then_fence(2);
                 place.load(Relaxed) == 1
             }
         });
         place.store(1, Relaxed);
-        let seen = number.get_settled();
+        let seen = number.load_after_fence();
         let was_found = other.join().expect("a thread that ends");
         assert!(seen == 2 || was_found, "an old number, and nobody knows");
     });
@@ -97,15 +97,15 @@ pub fn a_settled_number_or_a_place_that_is_found() {
 /// Who sees a number sees what came before it.
 pub fn a_published_number_brings_what_came_before() {
     explore(|| {
-        let (number, written) = (Arc::new(Published::new(0)), Arc::new(Written::new()));
+        let (number, written) = (Arc::new(FencedU64::new(0)), Arc::new(Written::new()));
         let other = thread::spawn({
             let (number, written) = (Arc::clone(&number), Arc::clone(&written));
             move || {
                 written.write(0);
-                number.set(1);
+                number.store_then_fence(1);
             }
         });
-        if number.get() == 1 {
+        if number.load() == 1 {
             written.assert_written(0);
         }
         other.join().expect("a thread that ends");
@@ -115,8 +115,8 @@ pub fn a_published_number_brings_what_came_before() {
 /// Two take a number, add to what is counted under it as if it were a variable, and leave: nothing that was counted is lost.
 pub fn a_number_has_one_owner() {
     explore(|| {
-        let (numbers, counts) = (Arc::new(Numbers::default()), Arc::new([AtomicU64::new(0), AtomicU64::new(0)]));
-        let count = |numbers: &Numbers, counts: &[AtomicU64; 2]| {
+        let (numbers, counts) = (Arc::new(ThreadIds::default()), Arc::new([AtomicU64::new(0), AtomicU64::new(0)]));
+        let count = |numbers: &ThreadIds, counts: &[AtomicU64; 2]| {
             let number = numbers.take().expect("there are more than two");
             let counted = &counts[number as usize];
             counted.store(counted.load(Relaxed) + 1, Relaxed);

@@ -1,4 +1,4 @@
-//! [`Ranges`]: which addresses are ours, and which of them were found to be holes. For a signal handler to ask.
+//! [`AddressTable`]: which addresses are ours, and which of them were found to be holes. For a signal handler to ask.
 //!
 //! A handler interrupts any thread anywhere, so a look-up takes no lock, waits for nobody, makes no memory and retries
 //! nothing; and since a process may have tens of thousands of ranges, it costs the same however many there are.
@@ -7,17 +7,17 @@
 //!
 //! A range of 2ⁿ⁻¹ < length ≤ 2ⁿ bytes is of *class* n, and lies in at most two of the aligned *chunks* of 2ⁿ bytes. It has an
 //! entry under each, so whoever looks for an address asks, for every class there is, under the one chunk of that class that
-//! the address is in. Ranges do not overlap, so a chunk holds parts of no more than three of its class.
+//! the address is in. AddressTable do not overlap, so a chunk holds parts of no more than three of its class.
 //!
 //! Entries stand in [groups](Group) of four, chosen by a hash of class and chunk. What finds its group full goes into the next
-//! table, which has four times as many groups. Tables stay where they are, and last as long as `Ranges`.
+//! table, which has four times as many groups. Tables stay where they are, and last as long as `AddressTable`.
 //!
 //! # Rules
 //!
 //! 1. *Entries are written under a lock* that no handler takes, and with a turn that is odd meanwhile. A look-up that meets an
 //!    odd turn, or another one afterwards, goes on as if the entry were empty: a range is inserted before anybody learns its
 //!    address and removed when nobody reads there any more, so an entry that is changing cannot be the one that is looked for.
-//! 2. *A hole is noted before it is filled.* Who reads what was filled, and then asks [`torn_part`](Ranges::torn_part), is told. For
+//! 2. *A hole is noted before it is filled.* Who reads what was filled, and then asks [`faulted_part`](AddressTable::faulted_part), is told. For
 //!    the thread that faulted this is the order of its own steps; any other sees the filling by way of the system's page tables,
 //!    which order what came before.
 //! 3. *The count of torn ranges goes up before the range's own note*, and down again if the range was torn already: so whoever
@@ -35,11 +35,11 @@ const GROUP: usize = 4;
 const TABLES: usize = 16;
 
 #[derive(Debug)]
-pub(crate) struct Ranges {
+pub(crate) struct AddressTable {
     tables: [OnceLock<Box<[Group]>>; TABLES],
     /// A bit for each class that ever had a range.
     classes: AtomicU64,
-    torn: AtomicUsize,
+    faulted: AtomicUsize,
     writing: Mutex<()>,
 }
 
@@ -52,9 +52,9 @@ struct Entry {
     start: AtomicUsize,
     /// 0: the entry is empty.
     end: AtomicUsize,
-    /// The hull of the holes that were found; `torn_end` is 0 if there are none.
-    torn_start: AtomicUsize,
-    torn_end: AtomicUsize,
+    /// The hull of the holes that were found; `faulted_end` is 0 if there are none.
+    faulted_start: AtomicUsize,
+    faulted_end: AtomicUsize,
     holes: AtomicUsize,
 }
 
@@ -64,16 +64,16 @@ type Key = (u32, usize);
 impl Default for Entry {
     fn default() -> Self {
         let zero = || AtomicUsize::new(0);
-        Self { turn: zero(), start: zero(), end: zero(), torn_start: zero(), torn_end: zero(), holes: zero() }
+        Self { turn: zero(), start: zero(), end: zero(), faulted_start: zero(), faulted_end: zero(), holes: zero() }
     }
 }
 
-impl Default for Ranges {
+impl Default for AddressTable {
     fn default() -> Self {
         Self {
             tables: std::array::from_fn(|_| OnceLock::new()),
             classes: AtomicU64::new(0),
-            torn: AtomicUsize::new(0),
+            faulted: AtomicUsize::new(0),
             writing: Mutex::new(()),
         }
     }
@@ -101,8 +101,8 @@ impl Entry {
         // Relaxed, all: the turns and the fences are around them.
         self.start.store(range.start, Ordering::Relaxed);
         self.end.store(range.end, Ordering::Relaxed);
-        self.torn_start.store(usize::MAX, Ordering::Relaxed);
-        self.torn_end.store(0, Ordering::Relaxed);
+        self.faulted_start.store(usize::MAX, Ordering::Relaxed);
+        self.faulted_end.store(0, Ordering::Relaxed);
         self.holes.store(0, Ordering::Relaxed);
         // Release: pairs with the Acquire in `read`.
         self.turn.store(turn.wrapping_add(2), Ordering::Release);
@@ -114,7 +114,7 @@ impl Entry {
     }
 }
 
-impl Ranges {
+impl AddressTable {
     /// Makes a range known, before anybody else learns its address: not empty, and apart from all that are known.
     pub(crate) fn insert(&self, range: Range<usize>) {
         let _writing = self.lock();
@@ -137,8 +137,8 @@ impl Ranges {
         for key in keys(&range) {
             let Some(entry) = self.entry(key, |known| *known == range) else { continue };
             // Relaxed: nobody else looks at it by now.
-            if entry.torn_end.load(Ordering::Relaxed) != 0 {
-                self.torn.fetch_sub(1, Ordering::Relaxed);
+            if entry.faulted_end.load(Ordering::Relaxed) != 0 {
+                self.faulted.fetch_sub(1, Ordering::Relaxed);
             }
             entry.write(0..0);
         }
@@ -150,7 +150,12 @@ impl Ranges {
     /// The hole is the page that the address is in, and those beside it that `is_gone` says are gone too: the first hole of a
     /// range takes no more, each further one up to four times as many as the one before, in either direction. So nothing is
     /// filled that could be read, and a file that was cut short takes few steps.
-    pub(crate) fn tear(&self, address: usize, page: usize, is_gone: impl Fn(usize) -> bool) -> Option<Range<usize>> {
+    pub(crate) fn note_fault(
+        &self,
+        address: usize,
+        page: usize,
+        is_gone: impl Fn(usize) -> bool,
+    ) -> Option<Range<usize>> {
         let range = self.find(address)?;
         let entry = self.entry(first_key(&range), |known| *known == range)?;
         // Relaxed: how many there were is a hint.
@@ -164,38 +169,38 @@ impl Ranges {
         let ahead = (first..start).step_by(page).rev().take_while(is_gone).last();
         let hole = ahead.unwrap_or(start)..behind.unwrap_or(start).saturating_add(page).min(range.end);
         // Rule 3: this one first. Relaxed, both: ordered by what follows.
-        self.torn.fetch_add(1, Ordering::Relaxed);
-        entry.torn_start.fetch_min(hole.start, Ordering::Relaxed);
-        // AcqRel: pairs with itself; whoever finds the range torn already also finds it counted.
-        if entry.torn_end.fetch_max(hole.end, Ordering::AcqRel) != 0 {
-            self.torn.fetch_sub(1, Ordering::Relaxed);
+        self.faulted.fetch_add(1, Ordering::Relaxed);
+        entry.faulted_start.fetch_min(hole.start, Ordering::Relaxed);
+        // AcqRel: pairs with itself; whoever finds the range faulted already also finds it counted.
+        if entry.faulted_end.fetch_max(hole.end, Ordering::AcqRel) != 0 {
+            self.faulted.fetch_sub(1, Ordering::Relaxed);
         }
         Some(hole)
     }
 
     /// Whether any range is torn, as of about now: one load.
     #[inline]
-    pub(crate) fn are_torn(&self) -> bool {
-        // Relaxed: who has to know asks `torn_part`.
-        self.torn.load(Ordering::Relaxed) != 0
+    pub(crate) fn any_faulted(&self) -> bool {
+        // Relaxed: who has to know asks `faulted_part`.
+        self.faulted.load(Ordering::Relaxed) != 0
     }
 
     /// Where among `bytes`, which are part of `range` and which the caller has read, holes were found: a part that has them all,
     /// and what is between them.
     #[inline]
-    pub(crate) fn torn_part(&self, range: Range<usize>, bytes: Range<usize>) -> Option<Range<usize>> {
+    pub(crate) fn faulted_part(&self, range: Range<usize>, bytes: Range<usize>) -> Option<Range<usize>> {
         // Acquire: rule 2; what was read was read before this is asked.
         fence(Ordering::Acquire);
-        if self.are_torn() { self.holes_in(range, bytes) } else { None }
+        if self.any_faulted() { self.holes_in(range, bytes) } else { None }
     }
 
     #[cold]
     fn holes_in(&self, range: Range<usize>, bytes: Range<usize>) -> Option<Range<usize>> {
         let entry = self.entry(first_key(&range), |known| *known == range)?;
-        // Relaxed, both: ordered by the fence in `torn_part`.
-        let (start, end) = (entry.torn_start.load(Ordering::Relaxed), entry.torn_end.load(Ordering::Relaxed));
-        let torn = bytes.start.max(start)..bytes.end.min(end);
-        (!torn.is_empty()).then_some(torn)
+        // Relaxed, both: ordered by the fence in `faulted_part`.
+        let (start, end) = (entry.faulted_start.load(Ordering::Relaxed), entry.faulted_end.load(Ordering::Relaxed));
+        let faulted = bytes.start.max(start)..bytes.end.min(end);
+        (!faulted.is_empty()).then_some(faulted)
     }
 
     /// The range that `address` lies in.
@@ -259,7 +264,7 @@ mod tests {
 
     #[test]
     fn an_address_is_found_however_many_ranges_there_are() {
-        let ranges = Ranges::default();
+        let ranges = AddressTable::default();
         // Of many lengths (on 64 bit up to 32 MiB), some side by side, some apart.
         let classes = usize::BITS as usize / 4 - 2;
         let mut end = PAGE << (usize::BITS / 2);
@@ -283,7 +288,7 @@ mod tests {
         gone.iter().for_each(|range| ranges.remove(range.clone()));
         assert!(gone.iter().all(|range| ranges.find(range.start).is_none()));
         assert!(kept.iter().all(|range| ranges.find(range.start).as_ref() == Some(range)));
-        let tables = |ranges: &Ranges| ranges.tables.iter().filter(|table| table.get().is_some()).count();
+        let tables = |ranges: &AddressTable| ranges.tables.iter().filter(|table| table.get().is_some()).count();
         let before = tables(&ranges);
         gone.iter().for_each(|range| ranges.insert(range.clone()));
         assert_eq!(tables(&ranges), before);
@@ -291,64 +296,64 @@ mod tests {
 
     #[test]
     fn holes_take_what_is_gone_and_nothing_else() {
-        let ranges = Ranges::default();
+        let ranges = AddressTable::default();
         let range = 100 * PAGE..200 * PAGE;
         ranges.insert(range.clone());
         ranges.insert(200 * PAGE..201 * PAGE);
         // Cut short at page 110, but for one page that can be read.
-        let tear = |page: usize| {
-            ranges.tear(page * PAGE + 5, PAGE, |at| {
+        let note_fault = |page: usize| {
+            ranges.note_fault(page * PAGE + 5, PAGE, |at| {
                 assert!(range.contains(&at), "asked for what is not ours");
                 at >= 110 * PAGE && at != 150 * PAGE
             })
         };
         let pages = |hole: Option<Range<usize>>| hole.map(|hole| (hole.start / PAGE, hole.end / PAGE));
-        assert_eq!(tear(99), None);
-        assert!(!ranges.are_torn());
-        assert_eq!(pages(tear(112)), Some((112, 113)));
-        assert_eq!(pages(tear(113)), Some((110, 117)));
-        assert_eq!(pages(tear(145)), Some((130, 150)));
-        assert_eq!(pages(tear(199)), Some((151, 200)));
-        let torn = |start, end| pages(ranges.torn_part(range.clone(), start * PAGE..end * PAGE));
-        assert_eq!(torn(100, 200), Some((110, 200)));
-        assert_eq!((torn(100, 111), torn(199, 200)), (Some((110, 111)), Some((199, 200))));
-        assert_eq!(torn(100, 110), None);
-        assert_eq!(ranges.torn_part(200 * PAGE..201 * PAGE, 200 * PAGE..201 * PAGE), None);
+        assert_eq!(note_fault(99), None);
+        assert!(!ranges.any_faulted());
+        assert_eq!(pages(note_fault(112)), Some((112, 113)));
+        assert_eq!(pages(note_fault(113)), Some((110, 117)));
+        assert_eq!(pages(note_fault(145)), Some((130, 150)));
+        assert_eq!(pages(note_fault(199)), Some((151, 200)));
+        let faulted = |start, end| pages(ranges.faulted_part(range.clone(), start * PAGE..end * PAGE));
+        assert_eq!(faulted(100, 200), Some((110, 200)));
+        assert_eq!((faulted(100, 111), faulted(199, 200)), (Some((110, 111)), Some((199, 200))));
+        assert_eq!(faulted(100, 110), None);
+        assert_eq!(ranges.faulted_part(200 * PAGE..201 * PAGE, 200 * PAGE..201 * PAGE), None);
         // The next range at that place is another.
         ranges.remove(range.clone());
-        assert!(!ranges.are_torn());
+        assert!(!ranges.any_faulted());
         ranges.insert(range.clone());
-        assert_eq!(torn(100, 200), None);
+        assert_eq!(faulted(100, 200), None);
         ranges.remove(50 * PAGE..51 * PAGE);
     }
 
     #[test]
     fn a_range_that_lies_in_two_chunks_is_one() {
-        let ranges = Ranges::default();
+        let ranges = AddressTable::default();
         let range = 15 * PAGE..18 * PAGE - 7;
         ranges.insert(range.clone());
-        let tear = |page: usize| ranges.tear(page * PAGE, PAGE, |_| true);
-        assert_eq!(tear(17), Some(17 * PAGE..range.end));
-        assert_eq!(tear(15), Some(range.clone()));
-        assert_eq!(ranges.torn_part(range.clone(), range.clone()), Some(range.clone()));
+        let note_fault = |page: usize| ranges.note_fault(page * PAGE, PAGE, |_| true);
+        assert_eq!(note_fault(17), Some(17 * PAGE..range.end));
+        assert_eq!(note_fault(15), Some(range.clone()));
+        assert_eq!(ranges.faulted_part(range.clone(), range.clone()), Some(range.clone()));
         ranges.remove(range);
-        assert!(!ranges.are_torn() && tear(17).is_none());
+        assert!(!ranges.any_faulted() && note_fault(17).is_none());
     }
 
     #[test]
     fn each_torn_range_is_counted_once() {
-        let ranges = Ranges::default();
+        let ranges = AddressTable::default();
         // Each in one chunk.
         let [one, other, whole] = [16, 17, 18].map(|page| page * PAGE..(page + 1) * PAGE);
         [&one, &other, &whole].into_iter().for_each(|range| ranges.insert(range.clone()));
         for _ in 0..3 {
-            assert!(ranges.tear(one.start, PAGE, |_| false).is_some());
+            assert!(ranges.note_fault(one.start, PAGE, |_| false).is_some());
         }
-        assert!(ranges.tear(other.start, PAGE, |_| false).is_some());
+        assert!(ranges.note_fault(other.start, PAGE, |_| false).is_some());
         ranges.remove(whole);
         ranges.remove(one);
-        assert!(ranges.are_torn());
+        assert!(ranges.any_faulted());
         ranges.remove(other);
-        assert!(!ranges.are_torn());
+        assert!(!ranges.any_faulted());
     }
 }

@@ -8,9 +8,9 @@
 //!    [`PERIOD_WITH_ROOM`] as long as there is room and nobody has to go. So time stands still while everything is a hit, and
 //!    *lately* means the same for caches of any size.
 //! 2. *A burst is few touches.* Of touches of one window in a row, by one [cursor](crate::Cursor), the first one counts, and
-//!    each [`BURST`]th ([`Run`]), in the credit and for the clock. Who reads a dozen records of a window and never comes back
+//!    each [`BURST`]th ([`AccessRun`]), in the credit and for the clock. Who reads a dozen records of a window and never comes back
 //!    does not make it hot; but who does come back, to read as many, finds it mapped the sooner.
-//! 3. *With room*, a window is mapped at a credit of [`WORTH_MAPPING`], or after so many touches in a row. A reader that
+//! 3. *With room*, a window is mapped at a credit of [`ADMIT_AFTER`], or after so many touches in a row. A reader that
 //!    comes and goes does not map what it hardly reads. There is room up to the limit, unless somebody who must have a mapping
 //!    found no place free lately: then a part is kept free for those ([`headroom`]).
 //! 4. *Without*, the coldest of [`SAMPLE`] goes, if the newcomer's credit is higher by [`MARGIN`]: else windows that are
@@ -33,7 +33,7 @@
 //! | a cursor's `slice` | 1.2 to 1.5 | 2.1 | 2.5 to 3.0 | 3.8 | 1.6 | 0.85 to 0.96 | 0.93 to 0.96 |
 //! | maps on each miss | 0.2 | 0.3 | 0.6 | 2.0 | 0.3 | 0.4 | 0.1 |
 //! | `slice`, of the oracle's | 0.75 to 0.87 | 0.83 to 0.86 | 0.82 to 0.88 | 0.88 to 0.94 | | | 0.86 to 1.03 |
-//! | `slice` with [`WORTH_MAPPING`] 1 | | | | | | 0.36 | |
+//! | `slice` with [`ADMIT_AFTER`] 1 | | | | | | 0.36 | |
 //!
 //! What is missing to the oracle: it finds a mapped window by an index, has no counts to keep, no policy to ask at a read (some
 //! 500 instructions of a slice that is copied, by callgrind), and nothing to learn.
@@ -50,7 +50,7 @@
 use crate::config::Admission;
 
 /// Touches, lately, that make a window worth mapping where there is room.
-pub(crate) const WORTH_MAPPING: u8 = 8;
+pub(crate) const ADMIT_AFTER: u8 = 8;
 
 /// By how much a window has to be hotter than the one that goes for it.
 pub(crate) const MARGIN: u8 = 32;
@@ -81,20 +81,20 @@ const STAY: u32 = 256;
 const STAY_BEATS: u8 = 128;
 
 /// For two steps of the clock after somebody who must have a mapping found no place free, and had to evict, some are kept free.
-const PRESSED: u8 = u8::MAX >> 2;
+const PRESSURE_MIN: u8 = u8::MAX >> 2;
 
 /// How many unused regions an evictor looks at before it takes the coldest.
 pub(crate) const SAMPLE: usize = 8;
 
 /// Credit and when it was last touched, as kept in a slot's word of heat, also while nothing is mapped there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Heat {
+pub(crate) struct Frequency {
     credit: u8,
     /// The low 24 bits of the clock.
     touched: u32,
 }
 
-impl Heat {
+impl Frequency {
     #[inline]
     pub(crate) fn from_word(word: u32) -> Self {
         Self { credit: word as u8, touched: word >> 8 }
@@ -127,20 +127,20 @@ impl Heat {
 
 /// What a touch of a window says about how it goes on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Touch {
+pub(crate) enum Access {
     /// Nothing: it counts as one.
-    Single,
+    Counted,
     /// By the reader who touched it last, and nothing else since: one of those that do not count.
-    Again,
-    /// The same, after [`WORTH_MAPPING`] of them.
-    Run,
+    Repeat,
+    /// The same, after [`ADMIT_AFTER`] of them.
+    Streak,
     /// By one who reads on and on, or here for long. It does not count, but the window is worth mapping as long as that takes.
-    Stay,
+    Sustained,
 }
 
 /// Where one reader was, to know its next touch by.
 #[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Run {
+pub(crate) struct AccessRun {
     /// 1 + the window.
     window: u64,
     end: u64,
@@ -152,11 +152,11 @@ pub(crate) struct Run {
     bytes: u64,
 }
 
-impl Run {
+impl AccessRun {
     /// It reads from `start` to `end`, offsets in the file, in a window that starts at `window_start`. What it reads in a window
     /// that it holds, nobody is told: so who enters the next window at its start goes on as well.
     #[inline]
-    pub(crate) fn touch(&mut self, window: u64, window_start: u64, start: u64, end: u64) -> Touch {
+    pub(crate) fn touch(&mut self, window: u64, window_start: u64, start: u64, end: u64) -> Access {
         let enters = self.window == window && start - window_start < GOING_ON;
         let goes_on = enters || start.wrapping_sub(self.end) < GOING_ON;
         (self.on, self.bytes) = if goes_on { (self.on.saturating_add(1), self.bytes) } else { (0, 0) };
@@ -165,12 +165,12 @@ impl Run {
         self.window = window + 1;
         self.end = end;
         match self.here {
-            _ if self.on >= SCAN || self.on > 0 && self.bytes >= SCAN_BYTES => Touch::Stay,
-            0 => Touch::Single,
-            STAY.. => Touch::Stay,
-            here if here % BURST == BURST - 1 => Touch::Single,
-            here if here >= WORTH_MAPPING.into() => Touch::Run,
-            _ => Touch::Again,
+            _ if self.on >= SCAN || self.on > 0 && self.bytes >= SCAN_BYTES => Access::Sustained,
+            0 => Access::Counted,
+            STAY.. => Access::Sustained,
+            here if here % BURST == BURST - 1 => Access::Counted,
+            here if here >= ADMIT_AFTER.into() => Access::Streak,
+            _ => Access::Repeat,
         }
     }
 }
@@ -184,24 +184,29 @@ pub(crate) fn clock_period(windows_in_budget: usize, has_room: bool) -> u32 {
 
 /// Whether a window with this credit is to be mapped where there is room for it.
 #[inline]
-pub(crate) fn is_worth_mapping(admission: Admission, touch: Touch, credit: u8) -> bool {
-    admission == Admission::Always || matches!(touch, Touch::Run | Touch::Stay) || credit >= WORTH_MAPPING
+pub(crate) fn admits_with_room(admission: Admission, touch: Access, credit: u8) -> bool {
+    admission == Admission::Always || matches!(touch, Access::Streak | Access::Sustained) || credit >= ADMIT_AFTER
 }
 
-/// Whether it is to be mapped also where there is none, and how much credit the victim may have that goes for it. `floor` is
+/// Whether it is to be mapped also where there is none, and how much credit the victim may have that goes for it. `threshold` is
 /// the credit of the victim that a newcomer last failed to beat.
-pub(crate) fn is_worth_a_duel(admission: Admission, touch: Touch, credit: u8, floor: u8) -> Option<u8> {
+pub(crate) fn admits_over_victim(
+    admission: Admission,
+    touch: Access,
+    credit: u8,
+    admission_threshold: u8,
+) -> Option<u8> {
     if admission == Admission::Always {
         return Some(u8::MAX);
     }
-    let beats = credit.checked_sub(MARGIN).max((touch == Touch::Stay).then_some(STAY_BEATS))?;
-    (floor <= beats).then_some(beats)
+    let beats = credit.checked_sub(MARGIN).max((touch == Access::Sustained).then_some(STAY_BEATS))?;
+    (admission_threshold <= beats).then_some(beats)
 }
 
 /// Whether a part of the budget is to be kept free, for those who must have a mapping, after the last of them who found none
 /// free has left this credit.
-pub(crate) fn is_pressed(credit: u8) -> bool {
-    credit >= PRESSED
+pub(crate) fn under_pressure(credit: u8) -> bool {
+    credit >= PRESSURE_MIN
 }
 
 /// How much of a limit that is, so that they seldom have to evict: a sixteenth, in whole windows; none of a budget of fewer
@@ -214,15 +219,15 @@ pub(crate) fn headroom(limit: usize, window: usize) -> usize {
 mod tests {
     use super::*;
 
-    fn touched(times: u32, now: u32) -> Heat {
-        (0..times).fold(Heat::from_word(0), |heat, _| heat.touch(now))
+    fn touched(times: u32, now: u32) -> Frequency {
+        (0..times).fold(Frequency::from_word(0), |frequency, _| frequency.touch(now))
     }
 
     #[test]
     fn credit_grows_with_touches_and_halves_with_time() {
-        let heat = touched(40, 7);
-        assert_eq!([7, 8, 9, 12, 15, 1_000].map(|now| heat.credit(now)), [40, 20, 10, 1, 0, 0]);
-        assert_eq!(heat.touch(8).credit(8), 21);
+        let frequency = touched(40, 7);
+        assert_eq!([7, 8, 9, 12, 15, 1_000].map(|now| frequency.credit(now)), [40, 20, 10, 1, 0, 0]);
+        assert_eq!(frequency.touch(8).credit(8), 21);
         assert_eq!(touched(1_000, 0).credit(0), u8::MAX);
     }
 
@@ -235,108 +240,108 @@ mod tests {
 
     #[test]
     fn it_survives_its_word_and_the_clocks_wrap() {
-        let heat = touched(5, u32::MAX);
-        assert_eq!(Heat::from_word(heat.to_word()), heat);
-        assert_eq!((heat.credit(u32::MAX), heat.credit(0)), (5, 2));
+        let frequency = touched(5, u32::MAX);
+        assert_eq!(Frequency::from_word(frequency.to_word()), frequency);
+        assert_eq!((frequency.credit(u32::MAX), frequency.credit(0)), (5, 2));
     }
 
     #[test]
     fn with_room_a_window_is_mapped_that_was_touched_some_times() {
         use Admission::{Adaptive, Always};
         for (admission, touch, credit, is_worth) in [
-            (Adaptive, Touch::Single, WORTH_MAPPING - 1, false),
-            (Adaptive, Touch::Again, WORTH_MAPPING - 1, false),
-            (Adaptive, Touch::Single, WORTH_MAPPING, true),
-            (Adaptive, Touch::Again, WORTH_MAPPING, true),
-            (Adaptive, Touch::Run, 0, true),
-            (Adaptive, Touch::Stay, 0, true),
-            (Always, Touch::Single, 0, true),
+            (Adaptive, Access::Counted, ADMIT_AFTER - 1, false),
+            (Adaptive, Access::Repeat, ADMIT_AFTER - 1, false),
+            (Adaptive, Access::Counted, ADMIT_AFTER, true),
+            (Adaptive, Access::Repeat, ADMIT_AFTER, true),
+            (Adaptive, Access::Streak, 0, true),
+            (Adaptive, Access::Sustained, 0, true),
+            (Always, Access::Counted, 0, true),
         ] {
-            assert_eq!(is_worth_mapping(admission, touch, credit), is_worth, "{admission:?}, {touch:?}, {credit}");
+            assert_eq!(admits_with_room(admission, touch, credit), is_worth, "{admission:?}, {touch:?}, {credit}");
         }
     }
 
     #[test]
     fn without_room_it_has_to_be_hotter_than_its_victim_by_a_margin() {
         use Admission::{Adaptive, Always};
-        for (admission, touch, credit, floor, beats) in [
-            (Adaptive, Touch::Single, MARGIN - 1, 0, None),
-            (Adaptive, Touch::Single, MARGIN, 0, Some(0)),
-            (Adaptive, Touch::Again, MARGIN, 0, Some(0)),
-            (Adaptive, Touch::Run, MARGIN - 1, 0, None),
-            (Adaptive, Touch::Single, 100, 100 - MARGIN, Some(100 - MARGIN)),
-            (Adaptive, Touch::Single, 100, 101 - MARGIN, None),
-            (Always, Touch::Single, 0, 255, Some(u8::MAX)),
+        for (admission, touch, credit, threshold, beats) in [
+            (Adaptive, Access::Counted, MARGIN - 1, 0, None),
+            (Adaptive, Access::Counted, MARGIN, 0, Some(0)),
+            (Adaptive, Access::Repeat, MARGIN, 0, Some(0)),
+            (Adaptive, Access::Streak, MARGIN - 1, 0, None),
+            (Adaptive, Access::Counted, 100, 100 - MARGIN, Some(100 - MARGIN)),
+            (Adaptive, Access::Counted, 100, 101 - MARGIN, None),
+            (Always, Access::Counted, 0, 255, Some(u8::MAX)),
         ] {
-            let found = is_worth_a_duel(admission, touch, credit, floor);
-            assert_eq!(found, beats, "{admission:?}, {touch:?}, {credit} over {floor}");
+            let found = admits_over_victim(admission, touch, credit, threshold);
+            assert_eq!(found, beats, "{admission:?}, {touch:?}, {credit} over {threshold}");
         }
     }
 
     #[test]
     fn who_stays_beats_what_is_lukewarm_however_cold_the_window_is() {
         use Admission::Adaptive;
-        assert_eq!(is_worth_a_duel(Adaptive, Touch::Stay, 0, 0), Some(STAY_BEATS));
-        assert_eq!(is_worth_a_duel(Adaptive, Touch::Stay, 0, STAY_BEATS), Some(STAY_BEATS));
-        assert_eq!(is_worth_a_duel(Adaptive, Touch::Stay, 0, STAY_BEATS + 1), None);
-        assert_eq!(is_worth_a_duel(Adaptive, Touch::Stay, 255, 0), Some(255 - MARGIN), "it is hot besides");
+        assert_eq!(admits_over_victim(Adaptive, Access::Sustained, 0, 0), Some(STAY_BEATS));
+        assert_eq!(admits_over_victim(Adaptive, Access::Sustained, 0, STAY_BEATS), Some(STAY_BEATS));
+        assert_eq!(admits_over_victim(Adaptive, Access::Sustained, 0, STAY_BEATS + 1), None);
+        assert_eq!(admits_over_victim(Adaptive, Access::Sustained, 255, 0), Some(255 - MARGIN), "it is hot besides");
     }
 
     const BYTES: u64 = 1 << 20;
 
     /// What a reader's touches say, at these offsets, of 64 bytes each.
-    fn touches(run: &mut Run, offsets: impl IntoIterator<Item = u64>) -> Vec<Touch> {
+    fn touches(run: &mut AccessRun, offsets: impl IntoIterator<Item = u64>) -> Vec<Access> {
         let touch = |at| run.touch(at / BYTES, at / BYTES * BYTES, at, at + 64);
         offsets.into_iter().map(touch).collect()
     }
 
     #[test]
     fn of_touches_of_a_window_in_a_row_few_count() {
-        use Touch::{Again, Single};
-        let run = &mut Run::default();
+        use Access::{Counted, Repeat};
+        let run = &mut AccessRun::default();
         let elsewhere = 5 * BYTES;
         let offsets = [600_000, 300_000, 300_000, elsewhere, 300_000, elsewhere, elsewhere + 500_000];
-        assert_eq!(touches(run, offsets), [Single, Again, Again, Single, Single, Single, Again]);
+        assert_eq!(touches(run, offsets), [Counted, Repeat, Repeat, Counted, Counted, Counted, Repeat]);
         let offsets = [600_000, 300_000, 600_000, 300_000, 600_000, 300_000];
-        assert_eq!(touches(run, offsets), [Single, Again, Again, Single, Again, Again]);
+        assert_eq!(touches(run, offsets), [Counted, Repeat, Repeat, Counted, Repeat, Repeat]);
     }
 
     #[test]
     fn who_reads_on_and_on_scans_until_he_goes_elsewhere() {
-        let run = &mut Run::default();
+        let run = &mut AccessRun::default();
         // The first touch goes on from nowhere.
         let offsets = (0..SCAN + 3).map(|touch| 700_000 + u64::from(touch) * 64);
         let found = touches(run, offsets);
-        assert_eq!(found.iter().position(|&touch| touch == Touch::Stay), Some(SCAN as usize), "{found:?}");
-        assert!(found[SCAN as usize..].iter().all(|&touch| touch == Touch::Stay), "{found:?}");
+        assert_eq!(found.iter().position(|&touch| touch == Access::Sustained), Some(SCAN as usize), "{found:?}");
+        assert!(found[SCAN as usize..].iter().all(|&touch| touch == Access::Sustained), "{found:?}");
         // In what it holds it was not seen; it goes on where the next window starts.
-        assert_eq!(touches(run, [BYTES, 2 * BYTES + GOING_ON - 1]), [Touch::Stay; 2]);
-        assert_eq!(touches(run, [3 * BYTES + GOING_ON, 3 * BYTES + GOING_ON + 64]), [Touch::Single, Touch::Again]);
+        assert_eq!(touches(run, [BYTES, 2 * BYTES + GOING_ON - 1]), [Access::Sustained; 2]);
+        assert_eq!(touches(run, [3 * BYTES + GOING_ON, 3 * BYTES + GOING_ON + 64]), [Access::Counted, Access::Repeat]);
     }
 
     #[test]
     fn who_reads_on_by_large_pieces_scans_sooner() {
         for (piece, scans_from) in [(4 << 10, 16), (32 << 10, 3), (64 << 10, 1), (200 << 10, 1)] {
-            let run = &mut Run::default();
+            let run = &mut AccessRun::default();
             // Somewhere else before, by as much: that was not gone on from.
             run.touch(90, 90 * BYTES, 90 * BYTES, 90 * BYTES + piece);
             let mut found = (0..20).map(|at| run.touch(0, 0, GOING_ON + at * piece, GOING_ON + (at + 1) * piece));
-            assert_eq!(found.position(|touch| touch == Touch::Stay), Some(scans_from), "pieces of {piece}");
+            assert_eq!(found.position(|touch| touch == Access::Sustained), Some(scans_from), "pieces of {piece}");
         }
     }
 
     #[test]
     fn who_reads_backwards_or_skips_does_not_scan_but_may_stay() {
-        let (short, long) = (usize::from(WORTH_MAPPING), STAY as usize);
+        let (short, long) = (usize::from(ADMIT_AFTER), STAY as usize);
         for step in [-64, GOING_ON as i64 + 64] {
             let offsets = (0..i64::from(STAY) + 2).map(|touch| (500 * BYTES as i64 + touch * step) as u64 % 1_000_000);
-            let found = touches(&mut Run::default(), offsets);
+            let found = touches(&mut AccessRun::default(), offsets);
             for (at, &touch) in found.iter().enumerate() {
                 let expected = match at {
-                    at if at >= long => Touch::Stay,
-                    at if at == 0 || (at + 1) % BURST as usize == 0 => Touch::Single,
-                    at if at >= short => Touch::Run,
-                    _ => Touch::Again,
+                    at if at >= long => Access::Sustained,
+                    at if at == 0 || (at + 1) % BURST as usize == 0 => Access::Counted,
+                    at if at >= short => Access::Streak,
+                    _ => Access::Repeat,
                 };
                 assert_eq!(touch, expected, "{step}: touch {at}");
             }
@@ -345,8 +350,8 @@ mod tests {
 
     #[test]
     fn some_is_kept_free_for_two_steps_of_the_clock() {
-        assert_eq!([0, 1, 2, 3].map(|now| is_pressed(Heat::full(0).credit(now))), [true, true, true, false]);
-        assert!(!is_pressed(Heat::from_word(0).credit(0)));
+        assert_eq!([0, 1, 2, 3].map(|now| under_pressure(Frequency::full(0).credit(now))), [true, true, true, false]);
+        assert!(!under_pressure(Frequency::from_word(0).credit(0)));
     }
 
     #[test]

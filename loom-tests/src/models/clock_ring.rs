@@ -1,4 +1,4 @@
-//! Seats: given out once each, and found by those who look.
+//! Slab: given out once each, and found by those who look.
 
 use std::ptr::NonNull;
 
@@ -6,17 +6,17 @@ use loom::sync::Arc;
 use loom::thread;
 
 use super::explore;
-use crate::protocol::ring::{Ring, Seat};
+use crate::protocol::clock_ring::{ClockRing, RingEntry};
 use crate::sync::epoch::Epoch;
 use crate::sync::{AtomicU32, Ordering};
 
-fn seat(ring: &Ring<u32>, item: &'static u32) -> Seat {
+fn seat(ring: &ClockRing<u32>, item: &'static u32) -> RingEntry {
     // SAFETY: statics stay.
-    unsafe { ring.seat(NonNull::from(item)) }
+    unsafe { ring.insert(NonNull::from(item)) }
 }
 
 /// Items that sit, each once, with nothing lost and nothing found twice.
-fn seated(ring: &Ring<u32>) -> Vec<u32> {
+fn seated(ring: &ClockRing<u32>) -> Vec<u32> {
     let mut items = Vec::new();
     ring.for_each(&std::sync::Arc::new(Epoch::default()).pin(0), |item| items.push(*item));
     items.sort_unstable();
@@ -29,15 +29,15 @@ static ITEMS: [u32; 4] = [0, 1, 2, 3];
 /// again but what is below it is not.
 pub fn a_seat_has_one_owner() {
     explore(|| {
-        let ring = Arc::new(Ring::default());
+        let ring = Arc::new(ClockRing::default());
         let seats = [seat(&ring, &ITEMS[0]), seat(&ring, &ITEMS[0])];
-        seats.into_iter().for_each(|seat| ring.leave(seat));
+        seats.into_iter().for_each(|seat| ring.remove(seat));
         let other = thread::spawn({
             let ring = Arc::clone(&ring);
             move || {
                 let first = seat(&ring, &ITEMS[0]);
                 let _second = seat(&ring, &ITEMS[1]);
-                ring.leave(first);
+                ring.remove(first);
             }
         });
         let _third = seat(&ring, &ITEMS[2]);
@@ -50,7 +50,7 @@ pub fn a_seat_has_one_owner() {
 /// Two seats that are made at once are two.
 pub fn new_seats_are_different() {
     explore(|| {
-        let ring = Arc::new(Ring::default());
+        let ring = Arc::new(ClockRing::default());
         let other = thread::spawn({
             let ring = Arc::clone(&ring);
             move || {
@@ -66,11 +66,11 @@ pub fn new_seats_are_different() {
 /// Who leaves, and who sits down on the seat that was left: the one comes before the other.
 pub fn leave_against_seat() {
     explore(|| {
-        let ring = Arc::new(Ring::default());
+        let ring = Arc::new(ClockRing::default());
         let first = seat(&ring, &ITEMS[0]);
         let other = thread::spawn({
             let ring = Arc::clone(&ring);
-            move || ring.leave(first)
+            move || ring.remove(first)
         });
         let _second = seat(&ring, &ITEMS[1]);
         other.join().expect("a thread that ends");
@@ -82,22 +82,22 @@ pub fn leave_against_seat() {
 /// Rule 6. Who finds an item on its seat sees what it is.
 pub fn who_looks_sees_what_sits() {
     explore(|| {
-        let ring = Arc::new(Ring::<AtomicU32>::default());
+        let ring = Arc::new(ClockRing::<AtomicU32>::default());
         let other = thread::spawn({
             let ring = Arc::clone(&ring);
             move || {
                 let item = Box::new(AtomicU32::new(7));
                 // SAFETY: the item lives until both threads are joined.
-                let seat = unsafe { ring.seat(NonNull::from(&*item)) };
+                let seat = unsafe { ring.insert(NonNull::from(&*item)) };
                 (item, seat)
             }
         });
         let guard = std::sync::Arc::new(Epoch::default()).pin(0);
-        if let Some(item) = ring.turn(&guard) {
+        if let Some(item) = ring.advance(&guard) {
             assert_eq!(item.load(Ordering::Relaxed), 7);
         }
         let (item, seat) = other.join().expect("a thread that ends");
-        ring.leave(seat);
+        ring.remove(seat);
         drop(item);
     });
 }
