@@ -3,12 +3,10 @@
 use std::sync::PoisonError;
 use std::time::Duration;
 
-use arc_swap::ArcSwap;
-
 use crate::error::{Error, ErrorKind, Result};
 use crate::geometry::Geometry;
 use crate::os;
-use crate::sync::Mutex;
+use crate::sync::{Mutex, MutexGuard};
 
 /// How much of a file one mapping covers. Fixed when the manager is built.
 ///
@@ -230,27 +228,34 @@ impl Window {
     }
 }
 
-/// The limits in force: read without a lock, replaced whole, so that nobody sees half of a change.
+/// The limits in force, as [`MapManager::limits`](crate::MapManager::limits) reports them.
+///
+/// No budget decision reads them here: reservations compare with `Budget::limit`, so a lock costs no reader anything.
 #[derive(Debug)]
-pub(crate) struct LiveLimits {
-    limits: ArcSwap<Limits>,
-    changing: Mutex<()>,
-}
+pub(crate) struct LiveLimits(Mutex<Limits>);
 
 impl LiveLimits {
     pub(crate) fn new(limits: Limits) -> Self {
-        Self { limits: ArcSwap::from_pointee(limits), changing: Mutex::default() }
+        Self(Mutex::new(limits))
     }
 
     pub(crate) fn get(&self) -> Limits {
-        **self.limits.load()
+        *self.lock()
     }
 
-    /// Puts new ones in force, of which `apply` is the rest; one after the other, so that both tell of the same.
+    /// Replaces the limits, then runs `apply` under the same lock.
+    ///
+    /// `apply` sets the limits of the budgets. The lock orders concurrent changes, so that `get` and the budgets agree
+    /// once the last change has returned.
     pub(crate) fn set(&self, limits: Limits, apply: impl FnOnce()) {
-        let _changing = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
-        self.limits.store(limits.into());
+        let mut current = self.lock();
+        *current = limits;
         apply();
+    }
+
+    /// Locks the limits, also after a panic of another thread: `Limits` is `Copy` and always whole.
+    fn lock(&self) -> MutexGuard<'_, Limits> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
