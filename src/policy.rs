@@ -61,6 +61,9 @@ const PERIOD: u32 = 8;
 const PERIOD_WITH_ROOM: u32 = 32;
 const PERIOD_WINDOWS: usize = 16;
 
+/// The largest gap, in bytes, between the end of one read and the start of the next that still counts as sequential.
+pub(crate) const SEQUENTIAL_SLACK: u64 = 4096;
+
 /// Touches in a row, each going on about where the one before it ended, that make somebody one who scans.
 const SCAN: u32 = 16;
 
@@ -69,9 +72,6 @@ const SCAN_BYTES: u64 = 128 << 10;
 
 /// Of touches of one window in a row, each one of so many counts.
 const BURST: u32 = 4;
-
-/// Within how many bytes of its end.
-const GOING_ON: u64 = 4096;
 
 /// Touches of one window in a row, in any order, that make somebody one who stays: so many that a mapping that comes too
 /// late costs a twentieth of them.
@@ -157,8 +157,8 @@ impl AccessRun {
     /// that it holds, nobody is told: so who enters the next window at its start goes on as well.
     #[inline]
     pub(crate) fn touch(&mut self, window: u64, window_start: u64, start: u64, end: u64) -> Access {
-        let enters = self.window == window && start - window_start < GOING_ON;
-        let goes_on = enters || start.wrapping_sub(self.end) < GOING_ON;
+        let enters = self.window == window && start - window_start < SEQUENTIAL_SLACK;
+        let goes_on = enters || start.wrapping_sub(self.end) < SEQUENTIAL_SLACK;
         (self.on, self.bytes) = if goes_on { (self.on.saturating_add(1), self.bytes) } else { (0, 0) };
         self.bytes = self.bytes.saturating_add(end - start);
         self.here = if self.window == window + 1 { self.here.saturating_add(1) } else { 0 };
@@ -315,8 +315,8 @@ mod tests {
         assert_eq!(found.iter().position(|&touch| touch == Access::Sustained), Some(SCAN as usize), "{found:?}");
         assert!(found[SCAN as usize..].iter().all(|&touch| touch == Access::Sustained), "{found:?}");
         // In what it holds it was not seen; it goes on where the next window starts.
-        assert_eq!(touches(run, [BYTES, 2 * BYTES + GOING_ON - 1]), [Access::Sustained; 2]);
-        assert_eq!(touches(run, [3 * BYTES + GOING_ON, 3 * BYTES + GOING_ON + 64]), [Access::Counted, Access::Repeat]);
+        assert_eq!(touches(run, [BYTES, 2 * BYTES + SEQUENTIAL_SLACK - 1]), [Access::Sustained; 2]);
+        assert_eq!(touches(run, [3 * BYTES + SEQUENTIAL_SLACK, 3 * BYTES + SEQUENTIAL_SLACK + 64]), [Access::Counted, Access::Repeat]);
     }
 
     #[test]
@@ -325,7 +325,7 @@ mod tests {
             let run = &mut AccessRun::default();
             // Somewhere else before, by as much: that was not gone on from.
             run.touch(90, 90 * BYTES, 90 * BYTES, 90 * BYTES + piece);
-            let mut found = (0..20).map(|at| run.touch(0, 0, GOING_ON + at * piece, GOING_ON + (at + 1) * piece));
+            let mut found = (0..20).map(|at| run.touch(0, 0, SEQUENTIAL_SLACK + at * piece, SEQUENTIAL_SLACK + (at + 1) * piece));
             assert_eq!(found.position(|touch| touch == Access::Sustained), Some(scans_from), "pieces of {piece}");
         }
     }
@@ -333,7 +333,7 @@ mod tests {
     #[test]
     fn who_reads_backwards_or_skips_does_not_scan_but_may_stay() {
         let (short, long) = (usize::from(ADMIT_AFTER), STAY as usize);
-        for step in [-64, GOING_ON as i64 + 64] {
+        for step in [-64, SEQUENTIAL_SLACK as i64 + 64] {
             let offsets = (0..i64::from(STAY) + 2).map(|touch| (500 * BYTES as i64 + touch * step) as u64 % 1_000_000);
             let found = touches(&mut AccessRun::default(), offsets);
             for (at, &touch) in found.iter().enumerate() {
