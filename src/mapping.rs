@@ -112,9 +112,9 @@ impl Mapping {
     }
 
     /// Has all of it in memory, if its end is not; whether it had to. It was made of `file` from `start` on.
-    pub(crate) fn read_in(&self, file: &File, start: u64) -> bool {
+    pub(crate) fn read_ahead(&self, file: &File, start: u64) -> bool {
         // SAFETY: a mapping's own address and length.
-        unsafe { os::read_in(file, start, self.address.as_ptr(), self.len) }
+        unsafe { os::read_ahead(file, start, self.address.as_ptr(), self.len) }
     }
 
     /// Has the pages of `range` there, which lies inside, without danger: what cannot be had is an error. `false` if the system
@@ -182,7 +182,7 @@ mod tests {
         let mut mapping = Mapping::map(&file, granule as u64, 10).unwrap();
         assert_eq!(mapping.len(), 10);
         mapping.advise(Advice::WillNeed);
-        mapping.advise(Advice::Whole);
+        mapping.advise(Advice::Sequential);
         mapping.unmap().unwrap();
         assert_eq!(mapping.len(), 0);
         mapping.unmap().unwrap();

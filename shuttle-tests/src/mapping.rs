@@ -118,7 +118,7 @@ impl Mapping {
         shuttle::thread::yield_now();
     }
 
-    pub(crate) fn read_in(&self, _: &File, _: u64) -> bool {
+    pub(crate) fn read_ahead(&self, _: &File, _: u64) -> bool {
         shuttle::thread::yield_now();
         false
     }

@@ -19,7 +19,7 @@ impl Cache {
         if let Ok(descriptor) = file.entry.slots().descriptor.take() {
             region.read_in(descriptor.get(), start);
         }
-        region.advise(Advice::Whole);
+        region.advise(Advice::Sequential);
     }
 }
 

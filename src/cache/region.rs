@@ -264,7 +264,7 @@ pub(crate) trait View {
     /// Has all of its region in memory, which is of `file` from `start` on.
     fn read_in(&self, file: &File, start: u64) {
         if let Some(region) = self.region() {
-            region.get().read_in(file, start);
+            region.get().read_ahead(file, start);
         }
     }
 

@@ -20,7 +20,7 @@ use std::time::SystemTime;
 pub(crate) use system::tests::page_cache;
 pub(crate) use system::{
     advise, descriptor_limit, descriptor_limit_hint, is_out_of_descriptors, is_out_of_maps, is_readable, map_limit,
-    map_limit_hint, mapping_granularity, memory_limit, open, page_size, populate, read_at, read_in, realign, stat,
+    map_limit_hint, mapping_granularity, memory_limit, open, page_size, populate, read_ahead, read_at, realign, stat,
     stat_path, unmap,
 };
 
@@ -72,8 +72,8 @@ impl Process {
 pub(crate) enum Advice {
     /// Soon: read ahead, in the background.
     WillNeed,
-    /// All of it, from the start on, after [`read_in`].
-    Whole,
+    /// All of it, from the start on, after [`read_ahead`].
+    Sequential,
 }
 
 /// Fills `buf` from `offset` on: fewer bytes only at the end of the file.

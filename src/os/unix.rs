@@ -169,8 +169,8 @@ pub(crate) unsafe fn advise(address: *mut u8, len: usize, advice: Advice) {
     match advice {
         Advice::WillNeed => will_need(),
         // What was not there has been read in.
-        Advice::Whole if cfg!(target_os = "linux") => {}
-        Advice::Whole => will_need(),
+        Advice::Sequential if cfg!(target_os = "linux") => {}
+        Advice::Sequential => will_need(),
     }
 }
 
@@ -203,7 +203,7 @@ pub(crate) unsafe fn populate(address: *mut u8, len: usize) -> io::Result<bool> 
 
 /// Bytes read by one call of [`read_through`].
 #[cfg(target_os = "linux")]
-const READ_IN: usize = 1 << 20;
+const READ_CHUNK: usize = 1 << 20;
 
 /// Has `len` bytes of a file from `start` on, which are mapped at `address`, in the system's page cache, if the last of them
 /// is not there; whether it had to. A hint: what cannot be read is left for those to find out who read it.
@@ -212,7 +212,7 @@ const READ_IN: usize = 1 << 20;
 ///
 /// As for [`advise`]. (A read that must not wait would tell as well what is there, but begins to read at that place.)
 #[cfg(target_os = "linux")]
-pub(crate) unsafe fn read_in(file: &File, start: u64, address: *mut u8, len: usize) -> bool {
+pub(crate) unsafe fn read_ahead(file: &File, start: u64, address: *mut u8, len: usize) -> bool {
     let Some(last) = len.checked_sub(1) else { return false };
     let mut is_there = 1;
     // SAFETY: the page of the mapping's last byte, and a byte to tell of one page.
@@ -298,11 +298,11 @@ fn read_through(file: &File, span: Range<u64>) {
     // All of it goes to the same few pages, which stay in the processor's cache.
     let mut scratch = [0_u8; 16 << 10];
     let part = libc::iovec { iov_base: scratch.as_mut_ptr().cast(), iov_len: scratch.len() };
-    let parts = [part; READ_IN / (16 << 10)];
+    let parts = [part; READ_CHUNK / (16 << 10)];
     let at = |offset: u64| libc::off_t::try_from(offset).ok();
     let mut next = span.start;
     while let Some(offset) = at(next).filter(|_| next < span.end) {
-        let len = (span.end - next).min(READ_IN as u64) as usize;
+        let len = (span.end - next).min(READ_CHUNK as u64) as usize;
         let count = len.div_ceil(scratch.len()) as libc::c_int;
         // SAFETY: each part is the scratch, which nobody looks at.
         match unsafe { libc::preadv(file.as_raw_fd(), parts.as_ptr(), count, offset) } {
@@ -318,7 +318,7 @@ fn read_through(file: &File, span: Range<u64>) {
 ///
 /// None; `unsafe` because it is elsewhere.
 #[cfg(not(target_os = "linux"))]
-pub(crate) unsafe fn read_in(_file: &File, _start: u64, _address: *mut u8, _len: usize) -> bool {
+pub(crate) unsafe fn read_ahead(_file: &File, _start: u64, _address: *mut u8, _len: usize) -> bool {
     false
 }
 
@@ -494,24 +494,24 @@ pub(crate) mod tests {
 
     #[test]
     #[cfg(target_os = "linux")]
-    fn what_is_cold_is_read_in_and_only_then() {
+    fn read_ahead_of_cold_pages_reads_all_and_of_warm_pages_reads_nothing() {
         // By a read, and by large pages.
-        for len in [3 * READ_IN + 123, 5 * LARGE_PAGE + 123] {
+        for len in [3 * READ_CHUNK + 123, 5 * LARGE_PAGE + 123] {
             let file = page_cache::file_of(len);
             let mapping = crate::mapping::Mapping::map(&file, 0, len).unwrap();
-            assert!(!mapping.read_in(&file, 0), "just written");
+            assert!(!mapping.read_ahead(&file, 0), "just written");
             if !page_cache::drop_pages(&file) {
                 return;
             }
-            assert!(mapping.read_in(&file, 0));
+            assert!(mapping.read_ahead(&file, 0));
             assert!(!page_cache::pages(&file).contains(&false), "{len} bytes");
-            assert!(!mapping.read_in(&file, 0));
+            assert!(!mapping.read_ahead(&file, 0));
         }
     }
 
     #[test]
     #[cfg(target_os = "linux")]
-    fn a_span_is_read_through_to_the_end_of_the_file() {
+    fn read_through_past_the_end_stops_at_the_end_of_the_file() {
         let file = page_cache::file_of(5 * LARGE_PAGE);
         if !page_cache::drop_pages(&file) {
             return;
@@ -530,7 +530,7 @@ pub(crate) mod tests {
         if !page_cache::drop_pages(&file) {
             return;
         }
-        assert!(mapping.read_in(&file, 0));
+        assert!(mapping.read_ahead(&file, 0));
         let maps = fs::read_to_string("/proc/self/smaps").unwrap();
         let first = format!("{:x}-", mapping.address().as_ptr() as usize);
         let flags = maps.lines().skip_while(|line| !line.starts_with(&first)).find(|line| line.starts_with("VmFlags:"));

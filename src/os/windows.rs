@@ -145,7 +145,7 @@ pub(crate) unsafe fn populate(_address: *mut u8, _len: usize) -> io::Result<bool
 /// # Safety
 ///
 /// None; `unsafe` because it is elsewhere.
-pub(crate) unsafe fn read_in(_file: &File, _start: u64, _address: *mut u8, _len: usize) -> bool {
+pub(crate) unsafe fn read_ahead(_file: &File, _start: u64, _address: *mut u8, _len: usize) -> bool {
     false
 }
 
