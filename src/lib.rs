@@ -1,13 +1,14 @@
 //! A lock-free concurrent cache of read-only, memory-mapped file regions, for many threads.
 //!
-//! A [`MapManager`] maps *windows* of files, shares every mapped region between all threads, counts its clients, and stays
-//! inside a budget (bytes, regions, open files) by unmapping what nobody uses. A program reads files of any size through it,
-//! in whatever memory it is given. It is the Rust successor of Python's `smmap`.
+//! A [`MapManager`] maps *windows* of files: fixed, aligned parts, of 16 MiB by default. All threads share each mapped
+//! region. The manager counts the clients of each region, and it unmaps unused regions to stay inside a budget of
+//! bytes, regions and open files. A program can therefore read files of any size with a fixed amount of mapped memory.
+//! The crate is the Rust successor of Python's `smmap`.
 //!
 //! ```
 //! use smmap::{MapManager, Window};
 //!
-//! // SAFETY: nobody changes or truncates the files of this example.
+//! // SAFETY: no process changes or truncates the files of this example.
 //! let maps = unsafe {
 //!     MapManager::builder()
 //!         .window(Window::Sliding { bytes: 1 << 20 })
@@ -16,113 +17,139 @@
 //! };
 //! let file = maps.open("src/lib.rs")?;
 //!
-//! // One thread that reads here and there: no copy, and in its window no more than a slice costs.
+//! // One thread that reads at many offsets: no copy, and inside its window a read costs about as much as a slice.
 //! let mut cursor = file.cursor();
 //! assert_eq!(cursor.slice(4..10)?, b"A lock");
 //!
-//! // Bytes to keep and to hand to other threads.
+//! // Bytes to keep, and to send to other threads.
 //! let lease = file.lease(4..10)?;
 //! std::thread::spawn(move || assert_eq!(&lease[..], b"A lock")).join().unwrap();
 //!
-//! // A small record: copied, from what is mapped or from the file, whichever is cheaper.
+//! // A small record: copied from the mapping or from the file, whichever is cheaper.
 //! let mut record = [0; 6];
 //! file.read_exact_at(&mut record, 4)?;
 //! assert_eq!(&record, b"A lock");
 //! # Ok::<(), smmap::Error>(())
 //! ```
 //!
-//! # Who holds what
+//! # Ways to read
 //!
-//! | | gives | keeps its region mapped | may copy instead of mapping |
+//! | | returns | keeps mapped | copies instead of mapping |
 //! |---|---|---|---|
-//! | [`Cursor`] | `&[u8]` until its next call; `Read`, `BufRead`, `Seek` | one window, until it moves on | `slice`, `Read`: yes; `window_at`, `BufRead`: no |
-//! | [`Lease`] | owned bytes at a fixed address, [`Send`], [`Sync`], `'static` | until it is dropped | up to 256 KiB |
-//! | [`MappedFile::read_at`] | bytes in your buffer | no | yes |
-//! | [`Windows`], `par_windows` | a lease of each window | as leases do | no |
-//! | [`Buffer`] | bytes, slices, searches, lines | one window, as a cursor | `slice`, `get`: yes |
+//! | [`Cursor`] | `&[u8]`, valid until the next call; `Read`, `BufRead`, `Seek` | one window, until the cursor moves to another, is released or is dropped | `slice` and `Read`: small ranges; `window_at` and `BufRead`: never |
+//! | [`Lease`] | owned bytes at a fixed address; [`Send`], [`Sync`], `'static` | its region, until it is dropped | small ranges |
+//! | [`MappedFile::read_at`] | bytes in the caller's buffer | nothing | always copies |
+//! | [`Windows`], `par_windows` | one lease for each window | as leases do | never |
+//! | [`Buffer`] | bytes, slices, searches, lines | one window, as a cursor does | `slice` and `get`: small ranges |
 //!
-//! All of them are [`Send`] and [`Sync`]. Managers, files and leases are used through `&self`; cursors, buffers and iterators
-//! through `&mut self`, so one for each thread. Any call may wait for the disk, and so may touching mapped bytes: in async
-//! code, use a thread that may block.
+//! *Small* is at most 256 KiB. A small range is copied if it crosses windows, or if its window is not mapped and a
+//! mapping would not pay off. [`Admission`] decides the latter, even if the budget has room. A larger range is always
+//! mapped: as part of its window or, if it crosses windows, as a *detached region*, a mapping for this range alone. In
+//! each case the caller gets the range in one piece.
 //!
-//! A range that crosses windows comes in one piece all the same: up to 256 KiB are copied, more gets a mapping of its own.
-//! What is mapped counts in the budget. Copies do not: a copying lease takes up to 256 KiB of memory for as long as it lives, a
-//! cursor one buffer of that size until it is released. [`Admission`] says when a small range of a cold
-//! window is read rather than mapped, also with room in the budget, and
-//! [`Overcommit`] what happens when everything in the budget is in use.
+//! All these types are [`Send`] and [`Sync`]. The methods of managers, files and leases take `&self`. Cursors, buffers
+//! and iterators take `&mut self`, so each thread needs its own. Any call can wait for the disk, and so can an access
+//! to mapped bytes: in async code, use a thread that may block.
 //!
-//! # What is promised
+//! Mapped bytes count in the budget; copies do not. A lease that is a copy takes up to 256 KiB of memory until it is
+//! dropped. A cursor keeps one copy buffer of up to 256 KiB until it is released. [`Overcommit`] decides the outcome of
+//! a call that must map while everything in the budget is in use.
 //!
-//! - What the kernel has mapped for a manager never exceeds [`Limits`], wherever they have room for what clients hold and
-//!   one window for each thread that is mapping; beyond that `Overcommit` decides. Regions are unmapped when they are given
-//!   up, not when a list forgets them.
-//! - In user space, after a thread's first and a cursor's second window (which takes 12 KiB), a hit takes no lock,
-//!   allocates nothing and makes no system call (who reads window after window also asks the system, once for each,
-//!   whether it is in memory). A cursor writes nothing that another reader
-//!   waits for, neither within its window nor when it goes to another one that is mapped: it says in a cache line
-//!   of its own what it reads, and whoever would unmap that looks there. A miss that has to map waits for the
-//!   loader of its window, for other threads that are just unmapping (20 ms at most), and for room if
-//!   `Overcommit::Wait` says so. What may copy does not wait for a loader, nor for room: it reads. Opening a file
-//!   takes a short lock of a table of files.
-//! - Whatever was handed out stays valid for its own life, whatever becomes of the manager, the limits, the file's handles
-//!   and its name.
+//! # Guarantees
 //!
-//! And what is not: the *files* must hold still while they are borrowed, which is what the one `unsafe` function,
-//! [`MapManagerBuilder::build`], is about. [`guarantees`] has all of it, fault by fault, with the test that shows it.
+//! - **The budget limits the mappings of the kernel.** The mappings of a manager stay within [`Limits`] as long as
+//!   these have room for all regions held by clients and one window for each thread that maps. Beyond that,
+//!   [`Overcommit`] decides. A region counts until it is unmapped.
+//! - **A hit takes no lock, allocates nothing and makes no system call.** The exceptions:
+//!     - The first call of a thread may allocate. The second window of a cursor allocates 12 KiB, if the window size is
+//!       a power of two.
+//!     - A reader that enters the next window at its start asks the OS once whether the window is in memory (`mincore`
+//!       on Linux; `madvise` on other Unix systems). If it is not, on Linux the call returns after it is read from the
+//!       disk. [`Windows`] asks for each window.
+//!     - The last client of a detached region, or of a window of a closed or truncated file, unmaps it.
+//!     - If `fault_guard` is installed, bytes that end in zeros at the end of a page are verified against the file.
+//! - **Readers do not wait for each other on a hit.** A cursor protects its window by one store to its own hazard
+//!   record. A thread scans these records before it unmaps. Inside its window, a cursor writes nothing that another
+//!   thread reads. When it moves, it may also store the access frequency of the window, until that is saturated. Taking
+//!   a lease is one atomic write to a word that all clients of the window share, and so is dropping it.
+//! - **A miss waits only if it must map.** It then waits for the thread that already loads the window, for unmaps in
+//!   progress (20 ms at most), and for room if [`Overcommit::Wait`] is set. A read that may copy waits for none of
+//!   these: it reads the file. Opening a file takes short locks on tables of files and names.
+//! - **Borrowed and leased bytes stay mapped.** This holds when the limits change, when the file is closed, renamed or
+//!   deleted, and, for leases, when the manager and all handles of the file are dropped.
 //!
-//! # What it takes for itself
+//! The crate cannot guarantee that the *files* keep their content while bytes of them are borrowed. The caller promises
+//! that in the one `unsafe` function, [`MapManagerBuilder::build`]. The module [`guarantees`] lists each kind of fault,
+//! its outcome, and the test that shows it.
 //!
-//! On 64 bit: a manager 2.9 KB and its thread; an open file 1.1 KB, with a path of 48 bytes; a mapped window 83 bytes beside
-//! others, 2.6 KB by itself (the nearest one a thousand windows away); a cursor 160 bytes and a record of 128 (these come in
-//! sixteens), and 12 KiB more once it has changed windows twice; a lease 40. A window's slot stays, unmapped, as long as its file.
-//! (2026-11-21; `cargo bench --bench scale -- ratios` for files and windows.)
+//! # Memory use
 //!
-//! # The house
+//! The cache's own memory, on 64-bit systems, approximately:
+//!
+//! | | bytes |
+//! |---|---|
+//! | a manager | 2.7 KB; for each CPU 512 of counters (16 KiB at most) and 512 of the file table; and a thread |
+//! | an open file | 1.2 KB, with a path of 48 bytes |
+//! | a mapped window | 83 if its neighbours are mapped too; 2.6 KB if no other window within a thousand is |
+//! | a cursor | 170, and a hazard record of 128; 12 KiB more from its second window on |
+//! | a lease | 40 |
+//!
+//! The number of CPUs is rounded up to a power of two. The slot of a window (64 bytes, allocated for 16 windows at
+//! once) remains until its file is forgotten, even after the window was unmapped. Hazard records are allocated 16 at
+//! once, reused by later cursors, and freed with the manager.
+//!
+//! # Architecture
+//!
+//! Dependencies point down only; `tests/it/architecture.rs` checks that.
 //!
 //! ```text
-//!  9  integrations/   bytes · rayon · stable_deref_trait                  guests, in by the front
-//!  8  read/           cursor · lease · buffer · windows                   what a reader holds
-//!  7  manager         MapManager · its builder · MappedFile               the front door
-//!  6  cache/          load · copy · read_in · check · evict ·             the one floor that decides
-//!                     residents · registry · collector · wait
-//!  5  file/           key · FileEntry                                     one file and its slots
-//!  4  region          Region (a slot's payload) · RegionRef · Reading     where the columns meet
-//!  3  mapping         a span of a file, mapped                            I/O without concurrency
-//!  2  fault_guard/    holes in mappings, by way of SIGBUS
-//!     stats           what happened, counted
-//!  1  protocol/ (slot · announce · table · seats · ring · budget ·        the pure columns
-//!     signal · ranges · words) | policy/
-//!  0  sync · os/ (unix · sigbus · windows) · error · window · config      plain values and the platform
+//! integrations/            traits of other crates: bytes, rayon, stable_deref_trait
+//! read/                    cursor, lease, buffer, windows
+//! manager, file            MapManager and its builder; MappedFile, the handle of an open file
+//! cache/                   file, open, descriptors      known files and their descriptors
+//!                          load, room, reclaim          miss, eviction, unmapping
+//!                          pool, region, window_guard   mapped regions, their clients and readers
+//!                          validate, copy               truncated files; reads without a mapping
+//!                          registry, collector, backoff
+//! mapping                  one mapped range of a file
+//! fault_guard, stats       SIGBUS on mapped files; counters
+//! protocol/, policy        lock-free structures without I/O; pure decisions: what to map, what to evict
+//! sync, os, error, geometry, config
 //! ```
 //!
-//! Dependencies point down only. `protocol/` is concurrency without I/O, and what the models in `loom-tests/`
-//! compile; `mapping` and `os/` are I/O without concurrency; `policy/` and `window` decide without either. Each
-//! dependency has one door: memmap2 in `mapping`, dashmap in `cache/registry`, arc-swap in `config`, the epoch in
-//! `sync`, libc and windows-sys in `os/` (and in `sync/barrier`). `unsafe` is there, in `mapping`, `region`, and
-//! the `slot`, `protect` and `ring` of `protocol/`, and in two places that only make a promise: `build`, and the
-//! impls of `stable_deref_trait`. `tests/it/architecture.rs` holds the sources to this.
+//! `protocol/` is concurrency without I/O; the models in `loom-tests/` compile these very files. `mapping` and `os/`
+//! are I/O without concurrency. `policy` and `geometry` decide without either. One module each uses memmap2
+//! (`mapping`), dashmap (`cache/registry`) and crossbeam-epoch (`sync/epoch`); only `os/` and `sync/barrier` call the
+//! OS directly. `unsafe` code is limited to `os/`, `sync/barrier`, `mapping`, `cache/region`, `cache/window_guard`, and
+//! `slot`, `hazard` and `clock_ring` in `protocol/`; two more places only make a promise: `build` and the impls of
+//! `stable_deref_trait`.
 //!
 //! ```text
-//! open   manager ─▶ identity (device, inode) ─▶ registry ─▶ MappedFile
-//! hit    cursor: inside the region it holds? ─▶ bytes
-//!        else the window's slot ─▶ touch, announce (or take) ─▶ bytes
-//! miss   worth mapping? ─▶ begin_load ─▶ reserve [make room] ─▶ map ─▶ publish      (not worth it: read)
-//! evict  the policy proposes ─▶ the slot's word disposes ─▶ who has announced it? ─▶ unmap ─▶ the reservation pays back
+//! open   manager ─▶ identity (device, inode, birth time) ─▶ registry ─▶ MappedFile
+//! hit    inside the cursor's window? ─▶ bytes
+//!        else the window's slot ─▶ protect it (cursor) or count a client (lease) ─▶ bytes
+//! miss   admitted? ─▶ begin_load ─▶ reserve, evicting if necessary ─▶ map ─▶ publish   (not admitted: read the file)
+//! evict  choose a victim ─▶ retire its slot ─▶ scan the hazard records ─▶ unmap ─▶ release the reservation
 //! ```
 //!
 //! # Features
 //!
-//! None is on by default. `rayon`: [`MappedFile`]`::par_windows`. `bytes`: `From<Lease> for bytes::Bytes`.
-//! `stable_deref_trait`: its traits for [`Lease`]. `serde`: [`Limits`] and [`Stats`]. `fault-guard` (Unix): the module
-//! `fault_guard`, by which a file that is cut short under its map is an error and not the end of the process.
+//! No feature is on by default.
+//!
+//! | feature | adds |
+//! |---|---|
+//! | `rayon` | `MappedFile::par_windows`: the windows of a file as a parallel iterator |
+//! | `bytes` | `From<Lease> for bytes::Bytes`, without a copy |
+//! | `stable_deref_trait` | `StableDeref` and `CloneStableDeref` for [`Lease`] |
+//! | `serde` | `Serialize` and `Deserialize` for [`Limits`] and [`Stats`] |
+//! | `fault-guard` (Unix) | the module `fault_guard`: reading a file that was truncated while mapped is an error instead of the end of the process |
 
 mod config;
 mod error;
+mod geometry;
 mod os;
-mod stats;
 mod sync;
 
-mod geometry;
 mod policy;
 mod protocol;
 
@@ -131,13 +158,13 @@ pub mod fault_guard;
 #[cfg(not(all(unix, feature = "fault-guard")))]
 #[path = "fault_guard/off.rs"]
 mod fault_guard;
+mod stats;
 
 mod mapping;
 
-mod file;
-
 mod cache;
 
+mod file;
 mod manager;
 
 mod read;
@@ -145,6 +172,10 @@ mod read;
 mod integrations;
 
 #[doc = include_str!("../docs/guarantees.md")]
+#[cfg_attr(
+    not(all(unix, feature = "fault-guard")),
+    allow(rustdoc::private_intra_doc_links, reason = "`fault_guard` is private without its feature")
+)]
 pub mod guarantees {}
 
 pub use cache::{Change, Closed, Collected};
@@ -157,7 +188,7 @@ pub use manager::{MapManager, MapManagerBuilder};
 pub use read::{Buffer, Cursor, FindIter, Lease, Lines, Split, Windows};
 pub use stats::Stats;
 
-/// The front page's example, run as a test.
+/// Runs the examples of the README as doc tests.
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]
 struct Readme;
