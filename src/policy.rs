@@ -1,216 +1,251 @@
-//! Decisions: what is worth mapping, and who goes first. No atomics, no I/O, no clock: values in, values out.
+//! Decides which windows are worth mapping, and which mapped window is evicted for them.
 //!
-//! A mapping costs as much as some dozen small reads: the two calls, and a fault for each part that is touched. So a small
-//! range of a window that is not mapped is read, unless the window's touches say that a mapping will pay off:
+//! All functions are pure: they use no atomics, no I/O and no clock of their own. The cache stores the values, calls
+//! these functions, and acts on the results.
 //!
-//! 1. *Credit.* Each window has one, mapped or not: its touches, up to 255, halved with each step of the policy's clock. The
-//!    clock goes on with the touches of what is not mapped, [`PERIOD`] for each window that the budget holds, and
-//!    [`PERIOD_WITH_ROOM`] as long as there is room and nobody has to go. So time stands still while everything is a hit, and
-//!    *lately* means the same for caches of any size.
-//! 2. *A burst is few touches.* Of touches of one window in a row, by one [cursor](crate::Cursor), the first one counts, and
-//!    each [`BURST`]th ([`AccessRun`]), in the credit and for the clock. Who reads a dozen records of a window and never comes back
-//!    does not make it hot; but who does come back, to read as many, finds it mapped the sooner.
-//! 3. *With room*, a window is mapped at a credit of [`ADMIT_AFTER`], or after so many touches in a row. A reader that
-//!    comes and goes does not map what it hardly reads. There is room up to the limit, unless somebody who must have a mapping
-//!    found no place free lately: then a part is kept free for those ([`headroom`]).
-//! 4. *Without*, the coldest of [`SAMPLE`] goes, if the newcomer's credit is higher by [`MARGIN`]: else windows that are
-//!    about as hot as each other would take turns, and each turn costs a mapping. A *floor* remembers whom a newcomer last
-//!    failed to beat, so that the next one need not look before it is worth more.
-//! 5. *Who stays* gets its window mapped also without room, in the place of one with a credit of up to [`STAY_BEATS`]: a
-//!    cursor whose touches go on where the one before ended, [`SCAN`] times or for [`SCAN_BYTES`], or [`STAY`] times in one
-//!    window. Since these touches do not count, such a window is among the first to go, and what is hot stays.
+//! A mapping costs about as much as a dozen small reads: two system calls, and a page fault for each part that is
+//! accessed. So a small range of an unmapped window is read with `pread` until the window's accesses show that a
+//! mapping will pay off. Required mappings (a large range, a whole window, a file as one window, a prefetch) bypass
+//! these rules.
 //!
-//! What must be mapped (a large range, a window as such, a file as one window, a prefetch) is not asked about.
+//! # Terms
 //!
-//! The numbers come from `cargo bench --bench pressure -- ratios`, which holds these rules against plain `pread`, against a
-//! cache that maps on each miss, and against an oracle that has the hottest windows mapped beforehand: 64 bytes of 2 GiB in
-//! windows of 4 MiB, by Zipf's law (0.99) where not said otherwise. Throughput as a multiple of `pread`'s, by the time that the
-//! reading thread was on a processor, for which the bench was given such a clock (medians of 5 rounds, and from where to where
-//! in several runs; 2 virtual cores of an AMD EPYC that had other work, so a tenth is noise; Linux 6.18, ext4; 2026-11-21):
+//! - *Access frequency*: the recent accesses of a window, from 0 to 255 ([`Frequency`]). Each step of the policy's
+//!   clock halves it. A window has one whether it is mapped or not.
+//! - *Candidate*: an unmapped window that is being accessed and may become mapped.
+//! - *Victim*: a mapped window without readers that is evicted to make room for a candidate.
+//! - *Repeated access*: an access of the same window by the same [cursor](crate::Cursor), with no other window in
+//!   between ([`AccessRun`]).
+//! - *Sequential reader*: a cursor whose reads start where the previous read ended, up to [`SEQUENTIAL_SLACK`] bytes
+//!   later.
+//! - *Admission threshold*: the access frequency of the victim that a candidate last failed to beat.
+//! - *Pressure*: the state after a required mapping found no free room.
 //!
-//! | budget | 5 % | 25 % | 50 % | 100 % | 25 %, other hot windows each 20,000 reads | 100 %, the first 1,000 reads | 5 %, uniform |
-//! |---|---|---|---|---|---|---|---|
-//! | a cursor's `slice` | 1.2 to 1.5 | 2.1 | 2.5 to 3.0 | 3.8 | 1.6 | 0.85 to 0.96 | 0.93 to 0.96 |
-//! | maps on each miss | 0.2 | 0.3 | 0.6 | 2.0 | 0.3 | 0.4 | 0.1 |
-//! | `slice`, of the oracle's | 0.75 to 0.87 | 0.83 to 0.86 | 0.82 to 0.88 | 0.88 to 0.94 | | | 0.86 to 1.03 |
-//! | `slice` with [`ADMIT_AFTER`] 1 | | | | | | 0.36 | |
+//! # Rules
 //!
-//! What is missing to the oracle: it finds a mapped window by an index, has no counts to keep, no policy to ask at a read (some
-//! 500 instructions of a slice that is copied, by callgrind), and nothing to learn.
+//! 1. *The clock counts accesses of unmapped windows*, [`PERIOD`] a step for each window that the budget holds, or
+//!    [`PERIOD_WITH_ROOM`] while there is room and no window has to be evicted. The clock stands still while all reads
+//!    hit. "Recent" spans the same number of accesses per window in a cache of any size.
+//! 2. *Repeated accesses count little.* The first access of a run counts, and every [`COUNTED_REPEAT`]th one, both in
+//!    the frequency and for the clock. A cursor that reads a dozen records of a window once does not make that window
+//!    frequent. A cursor that returns to read as many again does.
+//! 3. *With room*, a candidate is mapped at a frequency of [`ADMIT_AFTER`], or after as many repeated accesses. Free
+//!    room ends at the limit. Under pressure it ends earlier: [`headroom`] stays free for required mappings.
+//! 4. *Without room*, the candidate replaces the least frequent of [`SAMPLE`] victims, if its own frequency is higher
+//!    by [`MARGIN`]. Without a margin, windows of about equal frequency would replace each other in turn, at the cost
+//!    of a mapping each time. The admission threshold saves the search for a victim until a candidate can beat it.
+//! 5. *A sustained reader's window* is mapped without room too, in place of a victim with a frequency of up to
+//!    [`SUSTAINED_VICTIM_MAX`]. A reader is sustained after [`SEQUENTIAL_ACCESSES`] sequential accesses, after
+//!    [`SEQUENTIAL_BYTES`] sequential bytes, or after [`SUSTAINED_REPEATS`] repeated accesses. Most of its accesses are
+//!    not counted. Its windows are therefore among the next victims, and frequently accessed windows stay mapped.
 //!
-//! How often it copies and evicts has no noise in it: the same reads do so each time. At a budget of 25 %, in 220,000 reads as
-//! `benches/contest` draws them: with a [`PERIOD`] of 32 and [`STAY_BEATS`] of 32, a reader beside a scan of all (a place in
-//! each page) copies 85,597 times and evicts 29 times, against 26,313 and 85. With one touch counted of each [`BURST`], however
-//! long it is, 110,000 reads of the delta chains of a pack copy 20,387 times instead of 15,355 (both with a margin of 16). A
-//! [`MARGIN`] of 16 instead of 32 copies 71,240 times instead of 84,326 where other windows are hot every 20,000 reads. But who
-//! reads two dozen records around each of many places (the genome of `benches/pressure`), by
-//! [`read_at`](crate::MappedFile::read_at), which does not know who reads, then evicts 4,790 times instead of 825, and is
-//! slower than `pread` (0.83 instead of 1.17). [`SCAN`], [`SCAN_BYTES`] and [`STAY`] are reckoned, not measured one by one.
+//! The benchmark `cargo bench --bench pressure -- ratios` compares these rules with plain `pread`, with a cache that
+//! maps on every miss, and with an oracle that maps the most frequent windows beforehand.
 
 use crate::config::Admission;
 
-/// Touches, lately, that make a window worth mapping where there is room.
+/// The access frequency from which a candidate is mapped if there is room.
+///
+/// A threshold of 1 maps windows that are read only once or twice, which makes a cold start slower than `pread`.
 pub(crate) const ADMIT_AFTER: u8 = 8;
 
-/// By how much a window has to be hotter than the one that goes for it.
+/// The amount by which a candidate's access frequency must exceed the victim's.
+///
+/// Half of it follows a changing working set sooner. But calls of [`read_at`](crate::MappedFile::read_at), which have
+/// no cursor and so no repeated accesses, then evict several times as often when they read a few dozen records around
+/// each of many places, and become slower than `pread`.
 pub(crate) const MARGIN: u8 = 32;
 
-/// Touches of unmapped windows after which the clock goes on, for each window that the budget holds; at least as many as
-/// for [`PERIOD_WINDOWS`] of them.
+/// Accesses of unmapped windows per step of the clock, for each window that the budget holds.
+///
+/// A period of 32, together with a [`SUSTAINED_VICTIM_MAX`] of 32, makes a reader beside a scan of all windows copy
+/// about three times as often, because too few windows are replaced.
 const PERIOD: u32 = 8;
+
+/// As [`PERIOD`], while there is room. The step is longer because no frequency of the past keeps a candidate out.
 const PERIOD_WITH_ROOM: u32 = 32;
+
+/// The smallest number of windows for which a period is computed. Smaller budgets use the period of this number.
 const PERIOD_WINDOWS: usize = 16;
 
-/// The largest gap, in bytes, between the end of one read and the start of the next that still counts as sequential.
+/// The exclusive upper bound, in bytes, of the gap between one read and the next in a sequential run.
+///
+/// The same bound applies to the distance between the start of a window and the first read in it, when a cursor enters
+/// the following window.
 pub(crate) const SEQUENTIAL_SLACK: u64 = 4096;
 
-/// Touches in a row, each going on about where the one before it ended, that make somebody one who scans.
-const SCAN: u32 = 16;
+/// Sequential accesses after which a reader is [sustained](Access::Sustained).
+const SEQUENTIAL_ACCESSES: u32 = 16;
 
-/// So do so many bytes, in two touches or more: to copy as much costs as much as a mapping.
-const SCAN_BYTES: u64 = 128 << 10;
+/// Bytes of a sequential run, of two accesses or more, after which a reader is [sustained](Access::Sustained). Copying
+/// as much costs as much as a mapping.
+const SEQUENTIAL_BYTES: u64 = 128 << 10;
 
-/// Of touches of one window in a row, each one of so many counts.
-const BURST: u32 = 4;
+/// The interval of repeated accesses that count: the 4th access of a run, the 8th, and so on.
+///
+/// If a run counted once whatever its length, readers of short chains of records (such as the delta chains of a pack
+/// file) would copy about a third more often.
+const COUNTED_REPEAT: u32 = 4;
 
-/// Touches of one window in a row, in any order, that make somebody one who stays: so many that a mapping that comes too
-/// late costs a twentieth of them.
-const STAY: u32 = 256;
+/// Repeated accesses of one window, in any order, after which a reader is [sustained](Access::Sustained). A mapping
+/// costs about a twentieth of the reads before it then, so it may come late.
+const SUSTAINED_REPEATS: u32 = 256;
 
-/// What the victim's credit may be that goes for one who stays: less than the touches that he still has to do, mostly.
-const STAY_BEATS: u8 = 128;
+/// The highest access frequency of a victim that is evicted for a [sustained](Access::Sustained) reader. It is lower
+/// than the number of accesses that such a reader usually still has ahead. See also [`PERIOD`].
+const SUSTAINED_VICTIM_MAX: u8 = 128;
 
-/// For two steps of the clock after somebody who must have a mapping found no place free, and had to evict, some are kept free.
+/// The lowest count of the pressure word at which pressure lasts. The word starts saturated, so pressure lasts for two
+/// steps of the clock.
 const PRESSURE_MIN: u8 = u8::MAX >> 2;
 
-/// How many unused regions an evictor looks at before it takes the coldest.
+/// The number of unused regions from which an evicting thread takes the least frequent.
 pub(crate) const SAMPLE: usize = 8;
 
-/// Credit and when it was last touched, as kept in a slot's word of heat, also while nothing is mapped there.
+/// An access frequency with the time of the last access, as stored in one word of a slot.
+///
+/// The slot keeps the word while its window is unmapped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Frequency {
-    credit: u8,
-    /// The low 24 bits of the clock.
-    touched: u32,
+    /// The count at the time `accessed`, saturating at 255.
+    count: u8,
+    /// The low 24 bits of the clock at the last counted access.
+    accessed: u32,
 }
 
 impl Frequency {
     #[inline]
     pub(crate) fn from_word(word: u32) -> Self {
-        Self { credit: word as u8, touched: word >> 8 }
+        Self { count: word as u8, accessed: word >> 8 }
     }
 
     #[inline]
     pub(crate) fn to_word(self) -> u32 {
-        self.touched << 8 | u32::from(self.credit)
+        self.accessed << 8 | u32::from(self.count)
     }
 
-    /// As hot as can be, at `now`.
+    /// Returns the highest frequency, last accessed at `now`.
     #[inline]
-    pub(crate) fn full(now: u32) -> Self {
-        Self { credit: u8::MAX, touched: now & 0x00ff_ffff }
+    pub(crate) fn saturated(now: u32) -> Self {
+        Self { count: u8::MAX, accessed: now & 0x00ff_ffff }
     }
 
-    /// What the touches until `now` are still worth: half for each step of the clock since.
+    /// Returns the access count at `now`: halved for each step of the clock since the last access.
     #[inline]
-    pub(crate) fn credit(self, now: u32) -> u8 {
-        let age = now.wrapping_sub(self.touched) & 0x00ff_ffff;
-        self.credit.checked_shr(age).unwrap_or(0)
+    pub(crate) fn count(self, now: u32) -> u8 {
+        let age = now.wrapping_sub(self.accessed) & 0x00ff_ffff;
+        self.count.checked_shr(age).unwrap_or(0)
     }
 
-    /// Touched once more, at `now`.
+    /// Returns the frequency after one more access at `now`.
     #[inline]
-    pub(crate) fn touch(self, now: u32) -> Self {
-        Self { credit: self.credit(now).saturating_add(1), touched: now & 0x00ff_ffff }
+    pub(crate) fn accessed(self, now: u32) -> Self {
+        Self { count: self.count(now).saturating_add(1), accessed: now & 0x00ff_ffff }
     }
 }
 
-/// What a touch of a window says about how it goes on.
+/// The kind of one access of a window, as [`AccessRun::next`] classifies it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Access {
-    /// Nothing: it counts as one.
+    /// An access that counts in the window's frequency and for the clock.
     Counted,
-    /// By the reader who touched it last, and nothing else since: one of those that do not count.
+    /// A repeated access. Not counted.
     Repeat,
-    /// The same, after [`ADMIT_AFTER`] of them.
+    /// A repeated access with [`ADMIT_AFTER`] or more accesses before it in the run. Not counted, but the window is
+    /// worth mapping if there is room.
     Streak,
-    /// By one who reads on and on, or here for long. It does not count, but the window is worth mapping as long as that takes.
+    /// An access by a sequential reader, or by a cursor that reads one window for long. Not counted, but the window is
+    /// worth mapping in place of another one.
     Sustained,
 }
 
-/// Where one reader was, to know its next touch by.
+/// The position of one cursor and the length of its current runs, from which its next access is classified.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct AccessRun {
-    /// 1 + the window.
+    /// 1 + the index of the window accessed last; 0 before the first access.
     window: u64,
+    /// The offset in the file at which the last access ended.
     end: u64,
-    /// Touches of this window, before the one to come.
-    here: u32,
-    /// Touches that went on where the one before them ended.
-    on: u32,
-    /// Bytes of these, and of the one that they went on from.
-    bytes: u64,
+    /// Repeated accesses of `window` so far.
+    repeats: u32,
+    /// Accesses of the current sequential run, without its first one.
+    sequential: u32,
+    /// Bytes of the current sequential run, with its first access.
+    sequential_bytes: u64,
 }
 
 impl AccessRun {
-    /// It reads from `start` to `end`, offsets in the file, in a window that starts at `window_start`. What it reads in a window
-    /// that it holds, nobody is told: so who enters the next window at its start goes on as well.
+    /// Classifies a read from `start` to `end`, offsets in the file, in `window`, which starts at `window_start`.
+    ///
+    /// Reads inside the window that the cursor already holds are not reported here. So a cursor also counts as
+    /// sequential if it enters the next window near that window's start, wherever its last reported access ended.
     #[inline]
-    pub(crate) fn touch(&mut self, window: u64, window_start: u64, start: u64, end: u64) -> Access {
-        let enters = self.window == window && start - window_start < SEQUENTIAL_SLACK;
-        let goes_on = enters || start.wrapping_sub(self.end) < SEQUENTIAL_SLACK;
-        (self.on, self.bytes) = if goes_on { (self.on.saturating_add(1), self.bytes) } else { (0, 0) };
-        self.bytes = self.bytes.saturating_add(end - start);
-        self.here = if self.window == window + 1 { self.here.saturating_add(1) } else { 0 };
+    pub(crate) fn next(&mut self, window: u64, window_start: u64, start: u64, end: u64) -> Access {
+        let enters_next = self.window == window && start - window_start < SEQUENTIAL_SLACK;
+        let is_sequential = enters_next || start.wrapping_sub(self.end) < SEQUENTIAL_SLACK;
+        (self.sequential, self.sequential_bytes) =
+            if is_sequential { (self.sequential.saturating_add(1), self.sequential_bytes) } else { (0, 0) };
+        self.sequential_bytes = self.sequential_bytes.saturating_add(end - start);
+        self.repeats = if self.window == window + 1 { self.repeats.saturating_add(1) } else { 0 };
         self.window = window + 1;
         self.end = end;
-        match self.here {
-            _ if self.on >= SCAN || self.on > 0 && self.bytes >= SCAN_BYTES => Access::Sustained,
+        let is_long_run =
+            self.sequential >= SEQUENTIAL_ACCESSES || self.sequential > 0 && self.sequential_bytes >= SEQUENTIAL_BYTES;
+        match self.repeats {
+            _ if is_long_run => Access::Sustained,
             0 => Access::Counted,
-            STAY.. => Access::Sustained,
-            here if here % BURST == BURST - 1 => Access::Counted,
-            here if here >= ADMIT_AFTER.into() => Access::Streak,
+            SUSTAINED_REPEATS.. => Access::Sustained,
+            repeats if repeats % COUNTED_REPEAT == COUNTED_REPEAT - 1 => Access::Counted,
+            repeats if repeats >= ADMIT_AFTER.into() => Access::Streak,
             _ => Access::Repeat,
         }
     }
 }
 
-/// The number of touches of unmapped windows after which the clock goes on by one, and credits halve. So *lately* means the
-/// same for caches of any size.
+/// Returns the number of accesses of unmapped windows after which the clock advances by one step.
+///
+/// The period grows with the number of windows that the budget holds, so a frequency decays at the same rate per window
+/// in a cache of any size.
 pub(crate) fn clock_period(windows_in_budget: usize, has_room: bool) -> u32 {
     let period = if has_room { PERIOD_WITH_ROOM } else { PERIOD };
     u32::try_from(windows_in_budget.max(PERIOD_WINDOWS)).unwrap_or(u32::MAX).saturating_mul(period)
 }
 
-/// Whether a window with this credit is to be mapped where there is room for it.
+/// Returns `true` if a candidate with this `access` and `frequency` is worth mapping where there is room.
 #[inline]
-pub(crate) fn admits_with_room(admission: Admission, touch: Access, credit: u8) -> bool {
-    admission == Admission::Always || matches!(touch, Access::Streak | Access::Sustained) || credit >= ADMIT_AFTER
+pub(crate) fn admits_with_room(admission: Admission, access: Access, frequency: u8) -> bool {
+    admission == Admission::Always || matches!(access, Access::Streak | Access::Sustained) || frequency >= ADMIT_AFTER
 }
 
-/// Whether it is to be mapped also where there is none, and how much credit the victim may have that goes for it. `threshold` is
-/// the credit of the victim that a newcomer last failed to beat.
+/// Returns the highest access frequency of a victim that may be evicted for a candidate with this `access` and
+/// `frequency`.
+///
+/// Returns `None` if the candidate must not evict, because of its own frequency or because it does not reach
+/// `admission_threshold`, the access frequency of the victim that a candidate last failed to beat.
 pub(crate) fn admits_over_victim(
     admission: Admission,
-    touch: Access,
-    credit: u8,
+    access: Access,
+    frequency: u8,
     admission_threshold: u8,
 ) -> Option<u8> {
     if admission == Admission::Always {
         return Some(u8::MAX);
     }
-    let beats = credit.checked_sub(MARGIN).max((touch == Access::Sustained).then_some(STAY_BEATS))?;
+    let beats = frequency.checked_sub(MARGIN).max((access == Access::Sustained).then_some(SUSTAINED_VICTIM_MAX))?;
     (admission_threshold <= beats).then_some(beats)
 }
 
-/// Whether a part of the budget is to be kept free, for those who must have a mapping, after the last of them who found none
-/// free has left this credit.
-pub(crate) fn under_pressure(credit: u8) -> bool {
-    credit >= PRESSURE_MIN
+/// Returns `true` if [`headroom`] must stay free, given the current count of the pressure word.
+///
+/// A required mapping that finds no room sets this word to [`Frequency::saturated`].
+pub(crate) fn under_pressure(count: u8) -> bool {
+    count >= PRESSURE_MIN
 }
 
-/// How much of a limit that is, so that they seldom have to evict: a sixteenth, in whole windows; none of a budget of fewer
-/// than sixteen.
+/// Returns the part of `limit` that stays free under pressure, so that required mappings seldom have to evict.
+///
+/// It is a sixteenth of `limit`, rounded down to whole windows of `window` units. It is 0 for a limit of fewer than
+/// sixteen windows, and if `window` is 0.
 pub(crate) fn headroom(limit: usize, window: usize) -> usize {
     (limit / 16).checked_div(window).unwrap_or(0) * window
 }
@@ -219,36 +254,36 @@ pub(crate) fn headroom(limit: usize, window: usize) -> usize {
 mod tests {
     use super::*;
 
-    fn touched(times: u32, now: u32) -> Frequency {
-        (0..times).fold(Frequency::from_word(0), |frequency, _| frequency.touch(now))
+    fn accessed(times: u32, now: u32) -> Frequency {
+        (0..times).fold(Frequency::from_word(0), |frequency, _| frequency.accessed(now))
     }
 
     #[test]
-    fn credit_grows_with_touches_and_halves_with_time() {
-        let frequency = touched(40, 7);
-        assert_eq!([7, 8, 9, 12, 15, 1_000].map(|now| frequency.credit(now)), [40, 20, 10, 1, 0, 0]);
-        assert_eq!(frequency.touch(8).credit(8), 21);
-        assert_eq!(touched(1_000, 0).credit(0), u8::MAX);
+    fn frequency_grows_with_accesses_and_halves_with_each_clock_step() {
+        let frequency = accessed(40, 7);
+        assert_eq!([7, 8, 9, 12, 15, 1_000].map(|now| frequency.count(now)), [40, 20, 10, 1, 0, 0]);
+        assert_eq!(frequency.accessed(8).count(8), 21);
+        assert_eq!(accessed(1_000, 0).count(0), u8::MAX);
     }
 
     #[test]
-    fn lately_is_as_long_for_caches_of_any_size() {
+    fn clock_period_grows_with_the_budget_from_sixteen_windows_on() {
         assert_eq!([0, 1, 16, 17, 100].map(|windows| clock_period(windows, false)), [128, 128, 128, 136, 800]);
         assert_eq!([0, 17, 100].map(|windows| clock_period(windows, true)), [512, 544, 3_200]);
         assert_eq!(clock_period(usize::MAX, true), u32::MAX);
     }
 
     #[test]
-    fn it_survives_its_word_and_the_clocks_wrap() {
-        let frequency = touched(5, u32::MAX);
+    fn frequency_survives_its_word_and_a_wrap_of_the_clock() {
+        let frequency = accessed(5, u32::MAX);
         assert_eq!(Frequency::from_word(frequency.to_word()), frequency);
-        assert_eq!((frequency.credit(u32::MAX), frequency.credit(0)), (5, 2));
+        assert_eq!((frequency.count(u32::MAX), frequency.count(0)), (5, 2));
     }
 
     #[test]
-    fn with_room_a_window_is_mapped_that_was_touched_some_times() {
+    fn candidate_with_room_is_admitted_from_the_frequency_or_the_streak_on() {
         use Admission::{Adaptive, Always};
-        for (admission, touch, credit, is_worth) in [
+        for (admission, access, frequency, is_admitted) in [
             (Adaptive, Access::Counted, ADMIT_AFTER - 1, false),
             (Adaptive, Access::Repeat, ADMIT_AFTER - 1, false),
             (Adaptive, Access::Counted, ADMIT_AFTER, true),
@@ -257,14 +292,15 @@ mod tests {
             (Adaptive, Access::Sustained, 0, true),
             (Always, Access::Counted, 0, true),
         ] {
-            assert_eq!(admits_with_room(admission, touch, credit), is_worth, "{admission:?}, {touch:?}, {credit}");
+            let found = admits_with_room(admission, access, frequency);
+            assert_eq!(found, is_admitted, "{admission:?}, {access:?}, {frequency}");
         }
     }
 
     #[test]
-    fn without_room_it_has_to_be_hotter_than_its_victim_by_a_margin() {
+    fn candidate_without_room_is_admitted_over_a_victim_below_it_by_the_margin() {
         use Admission::{Adaptive, Always};
-        for (admission, touch, credit, threshold, beats) in [
+        for (admission, access, frequency, threshold, beats) in [
             (Adaptive, Access::Counted, MARGIN - 1, 0, None),
             (Adaptive, Access::Counted, MARGIN, 0, Some(0)),
             (Adaptive, Access::Repeat, MARGIN, 0, Some(0)),
@@ -273,89 +309,97 @@ mod tests {
             (Adaptive, Access::Counted, 100, 101 - MARGIN, None),
             (Always, Access::Counted, 0, 255, Some(u8::MAX)),
         ] {
-            let found = admits_over_victim(admission, touch, credit, threshold);
-            assert_eq!(found, beats, "{admission:?}, {touch:?}, {credit} over {threshold}");
+            let found = admits_over_victim(admission, access, frequency, threshold);
+            assert_eq!(found, beats, "{admission:?}, {access:?}, {frequency} over {threshold}");
         }
     }
 
     #[test]
-    fn who_stays_beats_what_is_lukewarm_however_cold_the_window_is() {
+    fn sustained_access_is_admitted_over_a_moderate_victim_at_any_frequency() {
         use Admission::Adaptive;
-        assert_eq!(admits_over_victim(Adaptive, Access::Sustained, 0, 0), Some(STAY_BEATS));
-        assert_eq!(admits_over_victim(Adaptive, Access::Sustained, 0, STAY_BEATS), Some(STAY_BEATS));
-        assert_eq!(admits_over_victim(Adaptive, Access::Sustained, 0, STAY_BEATS + 1), None);
-        assert_eq!(admits_over_victim(Adaptive, Access::Sustained, 255, 0), Some(255 - MARGIN), "it is hot besides");
+        let max = SUSTAINED_VICTIM_MAX;
+        assert_eq!(admits_over_victim(Adaptive, Access::Sustained, 0, 0), Some(max));
+        assert_eq!(admits_over_victim(Adaptive, Access::Sustained, 0, max), Some(max));
+        assert_eq!(admits_over_victim(Adaptive, Access::Sustained, 0, max + 1), None);
+        let frequent = admits_over_victim(Adaptive, Access::Sustained, 255, 0);
+        assert_eq!(frequent, Some(255 - MARGIN), "the frequency alone admits more");
     }
 
     const BYTES: u64 = 1 << 20;
 
-    /// What a reader's touches say, at these offsets, of 64 bytes each.
-    fn touches(run: &mut AccessRun, offsets: impl IntoIterator<Item = u64>) -> Vec<Access> {
-        let touch = |at| run.touch(at / BYTES, at / BYTES * BYTES, at, at + 64);
-        offsets.into_iter().map(touch).collect()
+    /// Returns the kinds of accesses of 64 bytes each at these offsets.
+    fn accesses(run: &mut AccessRun, offsets: impl IntoIterator<Item = u64>) -> Vec<Access> {
+        let access = |at| run.next(at / BYTES, at / BYTES * BYTES, at, at + 64);
+        offsets.into_iter().map(access).collect()
     }
 
     #[test]
-    fn of_touches_of_a_window_in_a_row_few_count() {
+    fn repeated_accesses_in_a_row_count_once_in_four() {
         use Access::{Counted, Repeat};
         let run = &mut AccessRun::default();
         let elsewhere = 5 * BYTES;
         let offsets = [600_000, 300_000, 300_000, elsewhere, 300_000, elsewhere, elsewhere + 500_000];
-        assert_eq!(touches(run, offsets), [Counted, Repeat, Repeat, Counted, Counted, Counted, Repeat]);
+        assert_eq!(accesses(run, offsets), [Counted, Repeat, Repeat, Counted, Counted, Counted, Repeat]);
         let offsets = [600_000, 300_000, 600_000, 300_000, 600_000, 300_000];
-        assert_eq!(touches(run, offsets), [Counted, Repeat, Repeat, Counted, Repeat, Repeat]);
+        assert_eq!(accesses(run, offsets), [Counted, Repeat, Repeat, Counted, Repeat, Repeat]);
     }
 
     #[test]
-    fn who_reads_on_and_on_scans_until_he_goes_elsewhere() {
+    fn sequential_reader_is_sustained_until_it_reads_elsewhere() {
+        const AFTER: usize = SEQUENTIAL_ACCESSES as usize;
         let run = &mut AccessRun::default();
-        // The first touch goes on from nowhere.
-        let offsets = (0..SCAN + 3).map(|touch| 700_000 + u64::from(touch) * 64);
-        let found = touches(run, offsets);
-        assert_eq!(found.iter().position(|&touch| touch == Access::Sustained), Some(SCAN as usize), "{found:?}");
-        assert!(found[SCAN as usize..].iter().all(|&touch| touch == Access::Sustained), "{found:?}");
-        // In what it holds it was not seen; it goes on where the next window starts.
-        assert_eq!(touches(run, [BYTES, 2 * BYTES + SEQUENTIAL_SLACK - 1]), [Access::Sustained; 2]);
-        assert_eq!(touches(run, [3 * BYTES + SEQUENTIAL_SLACK, 3 * BYTES + SEQUENTIAL_SLACK + 64]), [Access::Counted, Access::Repeat]);
+        // The first access follows no other one.
+        let offsets = (0..SEQUENTIAL_ACCESSES + 3).map(|access| 700_000 + u64::from(access) * 64);
+        let found = accesses(run, offsets);
+        assert_eq!(found.iter().position(|&access| access == Access::Sustained), Some(AFTER), "{found:?}");
+        assert!(found[AFTER..].iter().all(|&access| access == Access::Sustained), "{found:?}");
+        // Reads in the held window are not reported. The run continues at the start of the next window.
+        assert_eq!(accesses(run, [BYTES, 2 * BYTES + SEQUENTIAL_SLACK - 1]), [Access::Sustained; 2]);
+        let past_the_slack = 3 * BYTES + SEQUENTIAL_SLACK;
+        assert_eq!(accesses(run, [past_the_slack, past_the_slack + 64]), [Access::Counted, Access::Repeat]);
     }
 
     #[test]
-    fn who_reads_on_by_large_pieces_scans_sooner() {
-        for (piece, scans_from) in [(4 << 10, 16), (32 << 10, 3), (64 << 10, 1), (200 << 10, 1)] {
+    fn sequential_reader_of_large_pieces_is_sustained_sooner() {
+        for (piece, sustained_from) in [(4 << 10, 16), (32 << 10, 3), (64 << 10, 1), (200 << 10, 1)] {
             let run = &mut AccessRun::default();
-            // Somewhere else before, by as much: that was not gone on from.
-            run.touch(90, 90 * BYTES, 90 * BYTES, 90 * BYTES + piece);
-            let mut found = (0..20).map(|at| run.touch(0, 0, SEQUENTIAL_SLACK + at * piece, SEQUENTIAL_SLACK + (at + 1) * piece));
-            assert_eq!(found.position(|touch| touch == Access::Sustained), Some(scans_from), "pieces of {piece}");
+            // An access elsewhere, of the same size, which does not belong to the run.
+            run.next(90, 90 * BYTES, 90 * BYTES, 90 * BYTES + piece);
+            let starts = (0..20).map(|at| SEQUENTIAL_SLACK + at * piece);
+            let mut found = starts.map(|start| run.next(0, 0, start, start + piece));
+            let position = found.position(|access| access == Access::Sustained);
+            assert_eq!(position, Some(sustained_from), "pieces of {piece}");
         }
     }
 
     #[test]
-    fn who_reads_backwards_or_skips_does_not_scan_but_may_stay() {
-        let (short, long) = (usize::from(ADMIT_AFTER), STAY as usize);
+    fn backward_or_skipping_reader_is_sustained_by_repeats_only() {
+        let (streak, sustained) = (usize::from(ADMIT_AFTER), SUSTAINED_REPEATS as usize);
         for step in [-64, SEQUENTIAL_SLACK as i64 + 64] {
-            let offsets = (0..i64::from(STAY) + 2).map(|touch| (500 * BYTES as i64 + touch * step) as u64 % 1_000_000);
-            let found = touches(&mut AccessRun::default(), offsets);
-            for (at, &touch) in found.iter().enumerate() {
+            let count = i64::from(SUSTAINED_REPEATS) + 2;
+            let offsets = (0..count).map(|access| (500 * BYTES as i64 + access * step) as u64 % 1_000_000);
+            let found = accesses(&mut AccessRun::default(), offsets);
+            for (at, &access) in found.iter().enumerate() {
                 let expected = match at {
-                    at if at >= long => Access::Sustained,
-                    at if at == 0 || (at + 1) % BURST as usize == 0 => Access::Counted,
-                    at if at >= short => Access::Streak,
+                    at if at >= sustained => Access::Sustained,
+                    at if at == 0 || (at + 1) % COUNTED_REPEAT as usize == 0 => Access::Counted,
+                    at if at >= streak => Access::Streak,
                     _ => Access::Repeat,
                 };
-                assert_eq!(touch, expected, "{step}: touch {at}");
+                assert_eq!(access, expected, "step {step}: access {at}");
             }
         }
     }
 
     #[test]
-    fn some_is_kept_free_for_two_steps_of_the_clock() {
-        assert_eq!([0, 1, 2, 3].map(|now| under_pressure(Frequency::full(0).credit(now))), [true, true, true, false]);
-        assert!(!under_pressure(Frequency::from_word(0).credit(0)));
+    fn pressure_lasts_for_two_clock_steps() {
+        let counts = [0, 1, 2, 3].map(|now| Frequency::saturated(0).count(now));
+        assert_eq!(counts.map(under_pressure), [true, true, true, false]);
+        assert!(!under_pressure(Frequency::from_word(0).count(0)));
     }
 
     #[test]
-    fn headroom_is_whole_windows() {
+    fn headroom_is_a_sixteenth_in_whole_windows() {
         assert_eq!([16, 15, 31, 33].map(|limit| headroom(limit * 100, 100)), [100, 0, 100, 200]);
         assert_eq!(headroom(1_000, 0), 0);
         assert_eq!(headroom(100, 1), 6);

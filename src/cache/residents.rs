@@ -105,7 +105,7 @@ impl<R: Resource> Residents<R> {
     #[inline]
     pub(crate) fn touch(&self, slot: &Slot<Kept<R>>) {
         if !self.is_full(slot) {
-            let touched = Frequency::from_word(slot.frequency()).touch(self.clock.now());
+            let touched = Frequency::from_word(slot.frequency()).accessed(self.clock.now());
             slot.set_frequency(touched.to_word());
         }
     }
@@ -113,12 +113,12 @@ impl<R: Resource> Residents<R> {
     /// Whether one more touch would change nothing.
     #[inline]
     pub(crate) fn is_full(&self, slot: &Slot<Kept<R>>) -> bool {
-        slot.frequency() == Frequency::full(self.clock.now()).to_word()
+        slot.frequency() == Frequency::saturated(self.clock.now()).to_word()
     }
 
     /// What a slot's touches are worth now.
     pub(crate) fn credit(&self, slot: &Slot<Kept<R>>) -> u8 {
-        Frequency::from_word(slot.frequency()).credit(self.clock.now())
+        Frequency::from_word(slot.frequency()).count(self.clock.now())
     }
 
     /// Touches of what is not here make the policy's time go on.
@@ -128,17 +128,17 @@ impl<R: Resource> Residents<R> {
 
     /// What the victim is worth that a newcomer last failed to beat: it need not try again before it is worth more.
     pub(crate) fn admission_threshold(&self) -> u8 {
-        Frequency::from_word(self.admission_threshold.load() as u32).credit(self.clock.now())
+        Frequency::from_word(self.admission_threshold.load() as u32).count(self.clock.now())
     }
 
     /// Somebody has to have one, and there is no place free.
     pub(crate) fn note_pressure(&self) {
-        self.pressure.store_then_fence(Frequency::full(self.clock.now()).to_word().into());
+        self.pressure.store_then_fence(Frequency::saturated(self.clock.now()).to_word().into());
     }
 
     /// Whether that was lately.
     pub(crate) fn under_pressure(&self) -> bool {
-        policy::under_pressure(Frequency::from_word(self.pressure.load() as u32).credit(self.clock.now()))
+        policy::under_pressure(Frequency::from_word(self.pressure.load() as u32).count(self.clock.now()))
     }
 
     /// Wins one to give back: the coldest of a few that nobody uses. The policy proposes, the slot's word disposes. `None`

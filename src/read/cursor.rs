@@ -331,7 +331,7 @@ impl Cursor {
         // One window at a time: the old one is not pinned while the new one is looked for.
         self.let_go();
         let (window, start) = self.file.geometry().locate(range.start);
-        let touch = self.run.touch(window, start, range.start, range.end);
+        let touch = self.run.next(window, start, range.start, range.end);
         let reading = &mut self.held.reading;
         match self.file.cache().protect(reading, self.file.cached(), window, range.end - start, touch) {
             Ok(()) => self.is_at(start, Some(window), range.start),
@@ -434,7 +434,7 @@ impl Read for Cursor {
         let is_here = !self.held.reading.is_faulted() && self.held.has(self.position, end);
         if !is_here && self.hop(self.position, end).is_none() {
             self.let_go();
-            let touch = self.run.touch(window, start, self.position, end);
+            let touch = self.run.next(window, start, self.position, end);
             if let Some(region) = self.file.window_if_worth(window, end, touch)? {
                 self.hold(region, start, Some(window), self.position);
             }
