@@ -2,12 +2,13 @@
 
 use std::fmt;
 use std::hash::{Hash, Hasher};
-use std::ops::{Bound, Deref, Range, RangeBounds};
+use std::ops::{Deref, Range, RangeBounds};
 use std::panic::{RefUnwindSafe, UnwindSafe};
 
 use crate::cache::region::{Region, RegionRef, View};
 use crate::error::Result;
 use crate::file::MappedFile;
+use crate::geometry;
 use crate::policy::Access;
 use crate::protocol::slot::Slot;
 
@@ -66,9 +67,7 @@ impl Lease {
     /// ```
     #[track_caller]
     pub fn slice(&self, range: impl RangeBounds<usize>) -> Lease {
-        let Range { start, end } = resolve(&range, self.len());
-        let len = self.len();
-        assert!(start <= end && end <= len, "{start}..{end} of a lease of {len} bytes");
+        let Range { start, end } = geometry::resolve_usize(&range, self.len());
         let offset = self.offset + start as u64;
         if start == end {
             return Self::empty(offset);
@@ -137,20 +136,6 @@ impl Lease {
     pub(super) fn region(&self) -> &RegionRef {
         &self.bytes
     }
-}
-
-fn resolve(range: &impl RangeBounds<usize>, len: usize) -> Range<usize> {
-    let start = match range.start_bound() {
-        Bound::Included(&start) => start,
-        Bound::Excluded(&before) => before.checked_add(1).expect("a range that starts after the last number"),
-        Bound::Unbounded => 0,
-    };
-    let end = match range.end_bound() {
-        Bound::Included(&last) => last.checked_add(1).expect("a range that ends after the last number"),
-        Bound::Excluded(&end) => end,
-        Bound::Unbounded => len,
-    };
-    start..end
 }
 
 impl MappedFile {
