@@ -11,28 +11,42 @@ use crate::error::{Error, Result};
 use crate::file::{MappedFile, Shared};
 use crate::stats::Stats;
 
-/// A cache of mapped file regions, shared by everyone who has a clone of it.
+/// A cache of mapped file regions. Clones share the cache.
 ///
-/// It opens files ([`MappedFile`]), through which windows of them are read; each window is mapped once, whoever reads it,
-/// and unmapped when nobody uses it and the budget ([`Limits`]) wants it. Cloning is one atomic increment.
+/// A manager opens files. Threads read their windows through the handles, each a [`MappedFile`]. Each window is mapped
+/// once for all readers. An unused window stays mapped until the budget ([`Limits`]) needs its room. Cloning a manager
+/// is one atomic increment.
 ///
-/// A background thread, the collector (`smmap-collector`), unmaps ahead of need. Each second it asks the system whether up to
-/// 1024 of the files still have their names, and unmaps what is unused of deleted and replaced ones.
+/// # The collector
 ///
-/// When the last of the manager's handles goes (managers, files, cursors, buffers, iterators), the collector is stopped and
-/// joined, and everything is unmapped and closed but what leases hold; those go when they are dropped. That drop returns when
-/// all this is done.
+/// Each manager has a background thread named `smmap-collector`. If calls that must map had to evict recently, the
+/// collector keeps part of the budget free. It unmaps unused regions beyond the limits, and retries unmaps that the OS
+/// refused. Once a second, it asks the OS whether up to 1024 files still have their names, and unmaps the unused
+/// regions of deleted and replaced files. With [`Revalidate::Never`], it does not ask.
 ///
-/// In a child of `fork` what it holds may be read (leases, and cursors and buffers inside the window they have), and all may
-/// be dropped: without harm to the parent, and without waiting, whatever other threads were at. (Drops free memory, which the
-/// system's allocator has to allow there; glibc's does.) What other threads held at that moment stays mapped in the child until
-/// it ends. There is no collector in the child; and any other call may wait for ever, for a lock that another thread of the
-/// parent, the collector too, held at that moment. So for more than that, build a manager of the child's own.
+/// # Dropping
+///
+/// Managers, files, cursors, buffers and iterators keep the cache alive; leases do not. Dropping the last of them stops
+/// and joins the collector, closes all files, and unmaps all regions except those that leases hold. The drop returns
+/// when this is done. A region held by leases is unmapped when its last lease is dropped. If the OS refuses to unmap a
+/// region, the region stays mapped, and other managers of the process retry the unmap.
+///
+/// # After `fork`
+///
+/// A child process may read the leases it inherits, and its cursors and buffers inside the window they hold. It may
+/// drop everything. Neither harms the parent nor waits, whatever other threads did at the time of the `fork`. Drops
+/// free memory, so the allocator has to support that in the child, as glibc's does. Regions that other threads held
+/// stay mapped in the child until it exits.
+///
+/// Any other call may block forever in the child: another thread of the parent may have held a lock at the time of the
+/// `fork`. The child has no collector. For any other use, build a new manager in the child.
+///
+/// # Examples
 ///
 /// ```
 /// use smmap::MapManager;
 ///
-/// // SAFETY: nobody changes or truncates the files of this example.
+/// // SAFETY: no process changes or truncates the files of this example.
 /// let maps = unsafe { MapManager::builder().build()? };
 /// let file = maps.open("Cargo.toml")?;
 /// file.prefetch(..)?;
@@ -50,11 +64,13 @@ pub struct MapManager {
 }
 
 impl MapManager {
-    /// A builder with the defaults: see [`MapManagerBuilder`].
+    /// Returns a builder with the default settings, which [`MapManagerBuilder`] lists.
+    ///
+    /// # Examples
     ///
     /// ```
     /// # use smmap::MapManager;
-    /// // SAFETY: nobody changes or truncates the files of this example.
+    /// // SAFETY: no process changes or truncates the files of this example.
     /// let maps = unsafe { MapManager::builder().max_mapped_bytes(1 << 30).build()? };
     /// assert_eq!(maps.limits().max_mapped_bytes, 1 << 30);
     /// # Ok::<(), smmap::Error>(())
@@ -65,20 +81,29 @@ impl MapManager {
 
     /// Opens a file by its path.
     ///
-    /// The same file through another name, a link or a descriptor is the same entry of the cache. Opening a file that is
-    /// known takes notice of a new length, as [`refresh`](MappedFile::refresh) does. Nothing is mapped yet. O(1): an `open`,
-    /// two `stat`s and a look-up; it takes a lock of the table of files for the look-up only.
+    /// All opens of one file share one cache entry, whether by another name, a link or a descriptor. Opening a known
+    /// file updates its length, as [`refresh`](MappedFile::refresh) does; with [`Revalidate::Never`], it does not. The
+    /// call maps nothing.
+    ///
+    /// # Performance
+    ///
+    /// O(1): one `open`, two `stat`s and a lookup. The lookup takes a short lock on part of the table of files.
     ///
     /// # Errors
     ///
-    /// [`NotAFile`](crate::ErrorKind::NotAFile) for what is no regular file (a pipe is not waited for), and for files that are
-    /// generated while they are read (`/proc`). [`OverBudget`](crate::ErrorKind::OverBudget) if all of
-    /// [`max_open_files`](Limits::max_open_files) are in use and may not be exceeded. [`Io`](crate::ErrorKind::Io) for whatever
-    /// the system reports. An empty file is no error.
+    /// - [`NotAFile`](crate::ErrorKind::NotAFile) if `path` leads to anything but a regular file, or to a file whose
+    ///   content is generated by reading it (`/proc`). The call does not wait for the writer of a pipe.
+    /// - [`OverBudget`](crate::ErrorKind::OverBudget) if all [`max_open_files`](Limits::max_open_files) descriptors are
+    ///   in use and [`Overcommit`] does not allow more.
+    /// - [`Io`](crate::ErrorKind::Io) for any other error of the OS.
+    ///
+    /// An empty file is not an error.
+    ///
+    /// # Examples
     ///
     /// ```
     /// # use smmap::{ErrorKind, MapManager};
-    /// // SAFETY: nobody changes or truncates the files of this example.
+    /// // SAFETY: no process changes or truncates the files of this example.
     /// let maps = unsafe { MapManager::builder().build()? };
     /// let (one, other) = (maps.open("Cargo.toml")?, maps.open("./src/../Cargo.toml")?);
     /// assert_eq!((maps.stats().files, one.len()), (1, other.len()));
@@ -91,22 +116,26 @@ impl MapManager {
         Ok(MappedFile::new(&self.shared, file, Some(path.to_path_buf())))
     }
 
-    /// Opens a file from a descriptor, which the cache keeps, or closes if it has one of that file already. The file may have
-    /// no name any more.
+    /// Opens the file of a descriptor. The file may be deleted.
     ///
-    /// Since it has no path to be reopened by, the descriptor stays open as long as a handle may need it, also beyond
-    /// [`max_open_files`](Limits::max_open_files). The descriptor's own position is of no importance.
+    /// The cache takes the descriptor over. It closes the descriptor at once if it already has one of this file.
+    /// Otherwise the descriptor stays open as long as a handle may need it, even beyond
+    /// [`max_open_files`](Limits::max_open_files), unless the file was also opened by a path. Without a path the cache
+    /// cannot reopen the file. The position of the descriptor has no effect.
     ///
     /// # Errors
     ///
-    /// As [`open`](Self::open); [`Io`](crate::ErrorKind::Io) if it was not opened for reading (on Windows the first read tells).
+    /// Those of [`open`](Self::open), and [`Io`](crate::ErrorKind::Io) if the descriptor was not opened for reading. On
+    /// Windows, the first read reports the latter.
+    ///
+    /// # Examples
     ///
     /// ```
     /// # use smmap::MapManager;
     /// # let directory = tempfile::tempdir().unwrap();
     /// # let path = directory.path().join("gone");
     /// std::fs::write(&path, "still here").unwrap();
-    /// // SAFETY: nobody changes or truncates the files of this example.
+    /// // SAFETY: no process changes or truncates the files of this example.
     /// let maps = unsafe { MapManager::builder().build()? };
     /// let file = maps.open_file(std::fs::File::open(&path).unwrap())?;
     /// # #[cfg(unix)]
@@ -119,12 +148,20 @@ impl MapManager {
         Ok(MappedFile::new(&self.shared, file, None))
     }
 
-    /// Unmaps everything that nobody uses, now. Descriptors stay. O(regions); waits for no reader, and no
-    /// reader waits but for a window that is being unmapped at the moment.
+    /// Unmaps all unused regions. Returns their number and size.
+    ///
+    /// Descriptors stay open. The call does not wait for readers. A reader waits for the call only if it must map a
+    /// window that the call is unmapping.
+    ///
+    /// # Performance
+    ///
+    /// O(regions + cursors), and one system call for each region that is unmapped.
+    ///
+    /// # Examples
     ///
     /// ```
     /// # use smmap::MapManager;
-    /// // SAFETY: nobody changes or truncates the files of this example.
+    /// // SAFETY: no process changes or truncates the files of this example.
     /// let maps = unsafe { MapManager::builder().build()? };
     /// let file = maps.open("Cargo.toml")?;
     /// file.prefetch(..)?;
@@ -139,18 +176,29 @@ impl MapManager {
         self.shared.cache.collect()
     }
 
-    /// Unmaps what belongs to the file that `path` leads to, by any of its names, or to all files below that directory:
-    /// what is unused at once, what is held when its last client lets go.
+    /// Unmaps the regions of the file at `path`, or of all files below the directory `path`.
     ///
-    /// Handles stay usable and map again when they are asked. A directory is matched by whole components of its path. A
-    /// path that leads to nothing that is known closes nothing; a file that was only ever opened from a descriptor has no
-    /// path by which a directory could be known to hold it. Where the system does not let an open file be deleted
-    /// (Windows), the descriptor is closed too; once nothing is still held, the file can be deleted. Of each file the four
-    /// newest names are remembered. O(windows of the files); for a directory O(files), with a few calls of the system each.
+    /// Unused regions are unmapped at once. A region in use is unmapped after its last client releases it. The handles
+    /// of the file stay usable, and later reads map its windows again. Returns the number of regions of either kind;
+    /// both are 0 if `path` leads to no known file.
+    ///
+    /// A file is found by any of its names. For a directory, or a path that leads nowhere now, the cache compares whole
+    /// components of the four newest names that it knows of each file. A file opened only from a descriptor has no
+    /// known name, so no directory matches it.
+    ///
+    /// On Windows, which cannot delete an open file, the call also closes the descriptor. The file can be deleted once
+    /// no region of it is held.
+    ///
+    /// # Performance
+    ///
+    /// O(windows ever read of the files, and cursors). A directory also takes O(known files), with a few system calls
+    /// each.
+    ///
+    /// # Examples
     ///
     /// ```
     /// # use smmap::{Closed, MapManager};
-    /// // SAFETY: nobody changes or truncates the files of this example.
+    /// // SAFETY: no process changes or truncates the files of this example.
     /// let maps = unsafe { MapManager::builder().build()? };
     /// let file = maps.open("src/lib.rs")?;
     /// file.prefetch(..)?;
@@ -164,11 +212,13 @@ impl MapManager {
         self.shared.cache.close(path.as_ref())
     }
 
-    /// The limits in force. O(1), no lock.
+    /// Returns the current limits. O(1); takes a short lock.
+    ///
+    /// # Examples
     ///
     /// ```
     /// # use smmap::MapManager;
-    /// // SAFETY: nobody changes or truncates the files of this example.
+    /// // SAFETY: no process changes or truncates the files of this example.
     /// let maps = unsafe { MapManager::builder().max_regions(100).build()? };
     /// assert_eq!(maps.limits().max_regions, 100);
     /// # Ok::<(), smmap::Error>(())
@@ -177,18 +227,24 @@ impl MapManager {
         self.shared.cache.limits()
     }
 
-    /// Changes the limits of the running cache.
+    /// Changes the limits while the cache runs.
     ///
-    /// Lowered ones are reached at once as far as regions are unused, and else as clients let go. Below one window, whole
-    /// windows fail with [`OverBudget`](crate::ErrorKind::OverBudget); ranges that fit are mapped by themselves, or read.
+    /// The call unmaps unused regions until the new limits are met. If regions in use exceed a new limit, they are
+    /// unmapped as their clients release them.
+    ///
+    /// If [`max_mapped_bytes`](Limits::max_mapped_bytes) is less than one window, calls that map a whole window fail
+    /// with [`OverBudget`](crate::ErrorKind::OverBudget). Smaller ranges that fit are mapped as detached regions, or
+    /// read.
     ///
     /// # Errors
     ///
-    /// [`InvalidConfig`](crate::ErrorKind::InvalidConfig) if one of them is 0; then nothing changes.
+    /// [`InvalidConfig`](crate::ErrorKind::InvalidConfig) if a limit is 0. The limits then stay as they are.
+    ///
+    /// # Examples
     ///
     /// ```
     /// # use smmap::{ErrorKind, MapManager};
-    /// // SAFETY: nobody changes or truncates the files of this example.
+    /// // SAFETY: no process changes or truncates the files of this example.
     /// let maps = unsafe { MapManager::builder().build()? };
     /// let mut limits = maps.limits();
     /// limits.max_regions = 0;
@@ -201,11 +257,17 @@ impl MapManager {
         self.shared.cache.set_limits(limits)
     }
 
-    /// What the cache has done and holds. O(regions), for what is pinned; hits do not wait for it.
+    /// Returns the counters of the cache, and the amounts it holds now.
+    ///
+    /// # Performance
+    ///
+    /// O(regions + cursors), to count the regions in use. Hits do not wait for this call.
+    ///
+    /// # Examples
     ///
     /// ```
     /// # use smmap::MapManager;
-    /// // SAFETY: nobody changes or truncates the files of this example.
+    /// // SAFETY: no process changes or truncates the files of this example.
     /// let maps = unsafe { MapManager::builder().build()? };
     /// maps.open("Cargo.toml")?.lease(..10)?;
     /// assert_eq!((maps.stats().misses, maps.stats().copies, maps.stats().maps), (1, 1, 0));
@@ -215,11 +277,14 @@ impl MapManager {
         self.shared.cache.stats()
     }
 
-    /// Bytes of one window, as rounded; `None` for [`Window::WholeFile`].
+    /// Returns the bytes of one window, as rounded by [`build`](MapManagerBuilder::build), or `None` for
+    /// [`Window::WholeFile`].
+    ///
+    /// # Examples
     ///
     /// ```
     /// # use smmap::{MapManager, Window};
-    /// // SAFETY: nobody changes or truncates the files of this example.
+    /// // SAFETY: no process changes or truncates the files of this example.
     /// let maps = unsafe { MapManager::builder().window(Window::WholeFile).build()? };
     /// assert_eq!(maps.window_bytes(), None);
     /// # Ok::<(), smmap::Error>(())
@@ -239,13 +304,22 @@ impl fmt::Debug for MapManager {
     }
 }
 
-/// How a [`MapManager`] is going to be. What is not said is as the defaults are: windows of 16 MiB (4 MiB on 32 bit), the
-/// limits of [`Limits::default`], [`Overcommit::Allow`], [`Admission::Adaptive`], [`Revalidate::AtOpen`].
+/// The settings of a [`MapManager`] to build.
+///
+/// | setting | default |
+/// |---|---|
+/// | [`window`](Self::window) | windows of 16 MiB (4 MiB on 32-bit systems) |
+/// | [`limits`](Self::limits) | [`Limits::default`] |
+/// | [`overcommit`](Self::overcommit) | [`Overcommit::Allow`] |
+/// | [`admission`](Self::admission) | [`Admission::Adaptive`] |
+/// | [`revalidate`](Self::revalidate) | [`Revalidate::AtOpen`] |
+///
+/// # Examples
 ///
 /// ```
 /// use smmap::{Admission, MapManager, Overcommit, Window};
 ///
-/// // SAFETY: nobody changes or truncates the files of this example.
+/// // SAFETY: no process changes or truncates the files of this example.
 /// let maps = unsafe {
 ///     MapManager::builder()
 ///         .window(Window::Sliding { bytes: 1 << 20 })
@@ -260,7 +334,7 @@ impl fmt::Debug for MapManager {
 /// # Ok::<(), smmap::Error>(())
 /// ```
 #[derive(Clone, Debug, Default)]
-#[must_use = "a builder does nothing until it builds"]
+#[must_use = "a builder does nothing until `build` is called"]
 pub struct MapManagerBuilder {
     window: Window,
     limits: Option<Limits>,
@@ -273,68 +347,74 @@ pub struct MapManagerBuilder {
 }
 
 impl MapManagerBuilder {
-    /// How much of a file one mapping covers.
+    /// Sets the part of a file that one mapping covers.
     pub fn window(mut self, window: Window) -> Self {
         self.window = window;
         self
     }
 
-    /// All limits at once, in the place of the defaults; those that are set one by one come on top.
+    /// Sets all limits at once. A limit that is also set by its own method has the value set there.
     pub fn limits(mut self, limits: Limits) -> Self {
         self.limits = Some(limits);
         self
     }
 
-    /// Bytes that may be mapped at once, counted in whole pages. A window that is larger shrinks to it.
+    /// Sets the bytes that may be mapped at once, counted in whole pages. A larger [`window`](Self::window) is reduced
+    /// to this size.
     pub fn max_mapped_bytes(mut self, bytes: u64) -> Self {
         self.max_mapped_bytes = Some(bytes);
         self
     }
 
-    /// Regions that may exist at once. The system has a limit of its own (Linux: `vm.max_map_count`).
+    /// Sets the number of regions that may be mapped at once. The OS has a limit of its own (`vm.max_map_count` on
+    /// Linux).
     pub fn max_regions(mut self, regions: usize) -> Self {
         self.max_regions = Some(regions);
         self
     }
 
-    /// Descriptors that may be open at once.
+    /// Sets the number of file descriptors that may be open at once.
     pub fn max_open_files(mut self, files: usize) -> Self {
         self.max_open_files = Some(files);
         self
     }
 
-    /// What happens when everything in the budget is in use.
+    /// Sets the outcome of a call that must map while everything in the budget is in use.
     pub fn overcommit(mut self, overcommit: Overcommit) -> Self {
         self.overcommit = overcommit;
         self
     }
 
-    /// Whether a cold small read is worth a mapping.
+    /// Sets when a small read of an unmapped window maps that window.
     pub fn admission(mut self, admission: Admission) -> Self {
         self.admission = admission;
         self
     }
 
-    /// Whether files that are open are looked at again.
+    /// Sets whether the cache checks open files for changes.
     pub fn revalidate(mut self, revalidate: Revalidate) -> Self {
         self.revalidate = revalidate;
         self
     }
 
-    /// Builds the manager, and starts its collector thread.
+    /// Builds the manager and starts its collector thread.
     ///
     /// # Safety
     ///
-    /// A mapped file is memory that others can write to. For as long as bytes of a file are borrowed (from a [`Cursor`],
-    /// a [`Lease`], a [`Buffer`]), nobody, in this process or another, may change these bytes.
+    /// Other processes, and other code of this process, can write to a mapped file. The caller promises, for all files
+    /// read through this manager:
     ///
-    /// And no file may become shorter while anything of it is held or read. A cursor or a buffer holds its window also
-    /// between calls, until it moves on, is released or is dropped; windows stay mapped when nobody holds them. So after a
-    /// file was made shorter, call [`MappedFile::refresh`] before anything else is read from it.
+    /// - No process changes bytes of a file while they are borrowed from a [`Cursor`], a [`Lease`] or a [`Buffer`].
+    /// - No process truncates a file while a region of it is held or a call reads it. A cursor and a buffer hold their
+    ///   window between calls as well, until they move to another, are released or are dropped.
+    /// - After a file was truncated, [`MappedFile::refresh`] is called before the next read from it. This is necessary
+    ///   because windows stay mapped when no client holds them.
     ///
-    /// Appending is fine; so is renaming, replacing by rename, and deleting. Where the promise is broken, a read can give
-    /// different bytes each time, which Rust takes for impossible, and a read past the end of a file that has shrunk kills the
-    /// process (SIGBUS).
+    /// Appending to a file is allowed, and so is renaming it, replacing it by a rename, and deleting it.
+    ///
+    /// If the first promise is broken, two reads of one `&[u8]` can return different bytes, which is undefined
+    /// behavior. If the others are broken, a read past the new end of the file ends the process (SIGBUS), unless
+    /// `fault_guard` is installed.
     ///
     /// [`Cursor`]: crate::Cursor
     /// [`Lease`]: crate::Lease
@@ -342,16 +422,19 @@ impl MapManagerBuilder {
     ///
     /// # Errors
     ///
-    /// [`InvalidConfig`](crate::ErrorKind::InvalidConfig) for a limit or a window of 0, or a budget below the smallest window
-    /// there is; [`Io`](crate::ErrorKind::Io) if the thread cannot be started.
+    /// - [`InvalidConfig`](crate::ErrorKind::InvalidConfig) if a limit or the window is 0, or if `max_mapped_bytes` is
+    ///   less than the smallest possible window (a page; 64 KiB on Windows).
+    /// - [`Io`](crate::ErrorKind::Io) if the collector thread cannot be started.
+    ///
+    /// # Examples
     ///
     /// ```
     /// # use smmap::{ErrorKind, MapManager};
-    /// // SAFETY: nobody changes or truncates the files of this example.
+    /// // SAFETY: no process changes or truncates the files of this example.
     /// let refused = unsafe { MapManager::builder().max_open_files(0).build() };
     /// assert_eq!(refused.unwrap_err().kind(), ErrorKind::InvalidConfig);
     /// ```
-    #[allow(unsafe_code, reason = "the one promise that everything else relies on is made here")]
+    #[allow(unsafe_code, reason = "the caller makes the promise that all readers rely on")]
     pub unsafe fn build(self) -> Result<MapManager> {
         let mut limits = self.limits.unwrap_or_default();
         limits.max_mapped_bytes = self.max_mapped_bytes.unwrap_or(limits.max_mapped_bytes);
