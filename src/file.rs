@@ -12,8 +12,8 @@ use crate::geometry::{self, Geometry};
 use crate::os::Advice;
 use crate::policy::Access;
 
-/// Owned by each manager, file, cursor, buffer and iterator, but by no lease. The collector thread holds the cache weakly, so
-/// the cache shuts down with the last of these owners.
+/// Owned by each manager, file, cursor, buffer and iterator, but by no lease. The collector thread holds the cache
+/// weakly, so the cache shuts down with the last of these owners.
 pub(crate) struct Shared {
     collector: Option<Collector>,
     pub(crate) cache: Arc<Cache>,
@@ -35,21 +35,27 @@ impl Drop for Shared {
 
 /// A file that is open in a [`MapManager`](crate::MapManager).
 ///
-/// A handle: cloning it is one atomic increment, and all clones, and all other opens of the same file, share its windows
-/// and its length. The file stays readable when its path goes, unless its descriptor had been given up before, for
-/// [`max_open_files`](crate::Limits::max_open_files) or the system's own limit. What it is read through:
+/// This is a handle: cloning it is one atomic increment. All clones, and all other opens of the same file, share its
+/// windows and its length. The file stays readable after its path was removed. The exception: the cache closed its
+/// descriptor before, for [`max_open_files`](crate::Limits::max_open_files) or the limit of the OS.
 ///
-/// | | gives | cost of a hit | for |
+/// # Ways to read
+///
+/// | | returns | cost of a hit | use for |
 /// |---|---|---|---|
-/// | [`cursor`](Self::cursor) | `&[u8]`, until its next call | none inside its window | one thread that reads near where it was |
-/// | [`lease`](Self::lease) | [`Lease`](crate::Lease), owned | two shared writes | bytes that move between threads, or stay |
-/// | [`read_at`](Self::read_at) | a copy | two shared writes and a copy | small records |
-/// | [`windows`](Self::windows) | a lease of each window | | whole files |
-/// | [`buffer`](Self::buffer) | bytes, slices, searches | | text |
+/// | [`cursor`](Self::cursor) | `&[u8]`, valid until its next call | none inside its window; one private store to enter another | reads of one thread, often near each other |
+/// | [`lease`](Self::lease) | an owned [`Lease`](crate::Lease) | two shared writes | bytes to keep, or to send to other threads |
+/// | [`read_at`](Self::read_at) | a copy | two shared writes and the copy | small records |
+/// | [`windows`](Self::windows) | a lease of each window | two shared writes | whole files |
+/// | [`buffer`](Self::buffer) | bytes, slices, searches | as a cursor | text |
+///
+/// A *shared write* is an atomic write to a word that all clients of the window share.
+///
+/// # Examples
 ///
 /// ```
 /// # use smmap::MapManager;
-/// // SAFETY: nobody changes or truncates the files of this example.
+/// // SAFETY: no process changes or truncates the files of this example.
 /// let maps = unsafe { MapManager::builder().build()? };
 /// let file = maps.open("Cargo.toml")?;
 /// let lease = file.lease(1..8)?;
@@ -62,10 +68,10 @@ pub struct MappedFile {
     handle: Arc<Handle>,
 }
 
-/// One open. Fields drop in this order: the file before what may be the last handle of all.
+/// One open of a file. The fields drop in this order: `shared` may be the last owner of the cache, which must outlive `file`.
 struct Handle {
     path: Option<PathBuf>,
-    /// The same, whatever the current directory is by now.
+    /// `path`, made absolute when the file was opened: it stays valid if the current directory changes.
     absolute: Option<PathBuf>,
     file: Arc<CachedFile>,
     shared: Arc<Shared>,
@@ -83,11 +89,16 @@ impl MappedFile {
         Self { handle: Arc::new(Handle { path, absolute, file, shared: Arc::clone(shared) }) }
     }
 
-    /// Bytes of the file, as last noticed: when it was opened, by anyone, or [refreshed](Self::refresh). O(1).
+    /// Returns the length of the file in bytes, as the cache knows it. O(1), no system call.
+    ///
+    /// Each open of the file and each [`refresh`](Self::refresh), through any handle, updates this length. With
+    /// [`Revalidate::Never`](crate::Revalidate::Never), only the first open and `refresh` do.
+    ///
+    /// # Examples
     ///
     /// ```
     /// # use smmap::MapManager;
-    /// // SAFETY: nobody changes or truncates the files of this example.
+    /// // SAFETY: no process changes or truncates the files of this example.
     /// let maps = unsafe { MapManager::builder().build()? };
     /// assert_eq!(maps.open("Cargo.toml")?.len(), std::fs::metadata("Cargo.toml").unwrap().len());
     /// # Ok::<(), smmap::Error>(())
@@ -97,11 +108,13 @@ impl MappedFile {
         self.handle.file.entry.len()
     }
 
-    /// Whether it has no bytes.
+    /// Returns `true` if the file has no bytes, as the cache knows its [length](Self::len).
+    ///
+    /// # Examples
     ///
     /// ```
     /// # use smmap::MapManager;
-    /// // SAFETY: nobody changes or truncates the files of this example.
+    /// // SAFETY: no process changes or truncates the files of this example.
     /// let maps = unsafe { MapManager::builder().build()? };
     /// assert!(!maps.open("Cargo.toml")?.is_empty());
     /// # Ok::<(), smmap::Error>(())
@@ -110,11 +123,14 @@ impl MappedFile {
         self.len() == 0
     }
 
-    /// The path that this handle was opened by, as it was given; `None` if it was opened from a descriptor.
+    /// Returns the path given to [`open`](crate::MapManager::open), or `None` if this handle was opened from a
+    /// descriptor.
+    ///
+    /// # Examples
     ///
     /// ```
     /// # use smmap::MapManager;
-    /// // SAFETY: nobody changes or truncates the files of this example.
+    /// // SAFETY: no process changes or truncates the files of this example.
     /// let maps = unsafe { MapManager::builder().build()? };
     /// assert_eq!(maps.open("Cargo.toml")?.path(), Some("Cargo.toml".as_ref()));
     /// # Ok::<(), smmap::Error>(())
@@ -123,17 +139,23 @@ impl MappedFile {
         self.handle.path.as_deref()
     }
 
-    /// Looks at the file again: has it grown, shrunk, been modified, replaced or deleted? Two `stat`s.
+    /// Asks the OS whether the file has grown, shrunk, or been modified, replaced or deleted. Takes two `stat` calls.
     ///
-    /// A new length is there for everyone at once. Regions that a change of length made out of date are unmapped when
-    /// they are not used any more, and mapped anew for whoever asks next. What a cursor reads is used; when it has gone on to
-    /// another window, that is noticed by who asks for that region next, or about a second later.
+    /// A new length takes effect at once for all handles. Regions that a change of length made out of date are unmapped
+    /// when their last client releases them. Later reads map those windows again. If a cursor leaves such a region by
+    /// moving to another window, the region is unmapped by the next reader of that window, or by the collector within
+    /// about a second.
     ///
     /// # Errors
     ///
-    /// [`Io`](ErrorKind::Io) if the file cannot be looked at, or its descriptor was given up for `max_open_files` and its path
-    /// leads nowhere; [`Replaced`](ErrorKind::Replaced) if that leads to another file by now;
-    /// [`OverBudget`](ErrorKind::OverBudget) for want of descriptors.
+    /// - [`Io`](ErrorKind::Io) if the `stat` fails, or if the descriptor was closed for `max_open_files` and the path
+    ///   leads nowhere.
+    /// - [`Replaced`](ErrorKind::Replaced) if the descriptor was closed for `max_open_files` and the path now leads to
+    ///   another file.
+    /// - [`OverBudget`](ErrorKind::OverBudget) if the file must be reopened, and all descriptors are in use and
+    ///   [`Overcommit`](crate::Overcommit) does not allow more.
+    ///
+    /// # Examples
     ///
     /// ```
     /// # use smmap::{Change, MapManager};
@@ -155,21 +177,28 @@ impl MappedFile {
         self.cache().refresh(self.cached(), self.handle.absolute.as_deref()).map_err(|error| error.at(self.path()))
     }
 
-    /// Copies bytes from `offset` on into `buf`; how many: all that fit, fewer only at the end of the file, 0 at or past
-    /// it. `&self`, so many threads may at once.
+    /// Copies bytes from `offset` into `buf`. Returns the number of bytes copied.
     ///
-    /// Takes them from the windows that are mapped, and maps those that are [worth it](crate::Admission); the rest is read. It
-    /// never waits for room and never fails for the budget.
+    /// The call fills `buf`, unless the file ends first: then it copies up to the end. It returns 0 if `offset` is at
+    /// or past the end. Any number of threads may read at the same time.
+    ///
+    /// Bytes of mapped windows are copied from the mapping. Other windows are mapped if [`Admission`](crate::Admission)
+    /// finds that this pays off, and read from the file otherwise. The call never waits for room in the budget, and
+    /// never fails for lack of room.
     ///
     /// # Errors
     ///
-    /// [`Truncated`](ErrorKind::Truncated) if the file has become shorter than [`len`](Self::len);
-    /// [`Replaced`](ErrorKind::Replaced) as in [`refresh`](Self::refresh); [`Io`](ErrorKind::Io). The content of `buf` is
-    /// then unspecified.
+    /// The content of `buf` is unspecified after an error.
+    ///
+    /// - [`Truncated`](ErrorKind::Truncated) if the file is now shorter than [`len`](Self::len).
+    /// - [`Replaced`](ErrorKind::Replaced) as in [`refresh`](Self::refresh).
+    /// - [`Io`](ErrorKind::Io) for any other error of the OS.
+    ///
+    /// # Examples
     ///
     /// ```
     /// # use smmap::MapManager;
-    /// // SAFETY: nobody changes or truncates the files of this example.
+    /// // SAFETY: no process changes or truncates the files of this example.
     /// let maps = unsafe { MapManager::builder().build()? };
     /// let file = maps.open("Cargo.toml")?;
     /// let mut buf = [0; 9];
@@ -186,15 +215,18 @@ impl MappedFile {
         Ok(len)
     }
 
-    /// Fills `buf` with the bytes from `offset` on; otherwise as [`read_at`](Self::read_at).
+    /// Fills `buf` with the bytes from `offset`. Apart from that, works as [`read_at`](Self::read_at).
     ///
     /// # Errors
     ///
-    /// [`OutOfBounds`](ErrorKind::OutOfBounds) if the file ends before `buf` is full; the others of `read_at`.
+    /// [`OutOfBounds`](ErrorKind::OutOfBounds) if the file ends before `buf` is full, and the errors of
+    /// [`read_at`](Self::read_at).
+    ///
+    /// # Examples
     ///
     /// ```
     /// # use smmap::{ErrorKind, MapManager};
-    /// // SAFETY: nobody changes or truncates the files of this example.
+    /// // SAFETY: no process changes or truncates the files of this example.
     /// let maps = unsafe { MapManager::builder().build()? };
     /// let file = maps.open("Cargo.toml")?;
     /// let mut buf = [0; 7];
@@ -213,20 +245,26 @@ impl MappedFile {
         self.copy(range, buf)
     }
 
-    /// Whether all bytes of `range` can be had: touches each page of it without danger, as no touch of a mapping is. It waits
-    /// for the disk, maps nothing, and needs no [`fault_guard`](crate::fault_guard). Windows that are mapped have their pages
-    /// there afterwards, as far as memory allows (Linux 5.14; elsewhere they are read as the rest is). O(bytes).
+    /// Checks that all bytes of `range` can be read, without the danger of a direct access to mapped bytes.
     ///
-    /// Nothing keeps the file from being cut short in the next moment.
+    /// The call reads each page of the range, and so may wait for the disk. It maps nothing and does not need
+    /// `fault_guard`. Pages of mapped windows are loaded into memory, as far as memory allows (Linux 5.14 or later).
+    /// Pages of other windows, and all pages on other systems, are read from the file. O(bytes).
+    ///
+    /// The result holds for the moment of the call only: the file may be truncated right after.
     ///
     /// # Errors
     ///
-    /// [`OutOfBounds`](ErrorKind::OutOfBounds); [`Truncated`](ErrorKind::Truncated) if the file ends before `range` does;
-    /// [`Io`](ErrorKind::Io) if the medium fails; [`Replaced`](ErrorKind::Replaced) as in [`refresh`](Self::refresh).
+    /// - [`OutOfBounds`](ErrorKind::OutOfBounds) if `range` is reversed or reaches past the end of the file.
+    /// - [`Truncated`](ErrorKind::Truncated) if the file is now shorter than the end of `range`.
+    /// - [`Io`](ErrorKind::Io) if the medium fails, or for any other error of the OS.
+    /// - [`Replaced`](ErrorKind::Replaced) as in [`refresh`](Self::refresh).
+    ///
+    /// # Examples
     ///
     /// ```
     /// # use smmap::MapManager;
-    /// // SAFETY: nobody changes or truncates the files of this example.
+    /// // SAFETY: no process changes or truncates the files of this example.
     /// let maps = unsafe { MapManager::builder().build()? };
     /// let file = maps.open("Cargo.toml")?;
     /// file.verify(..)?;
@@ -237,17 +275,24 @@ impl MappedFile {
         self.cache().verify(self.cached(), range.clone()).map_err(|error| self.explain(error, range))
     }
 
-    /// Maps the windows of `range` and asks the system to read them ahead, without waiting for that (on Windows, the mapping
-    /// is all). No more windows than the budget holds, from the first on. It may wait for room and evict, as what maps does.
+    /// Maps the windows of `range` and asks the OS to read them ahead, without waiting for these reads.
+    ///
+    /// If the range has more windows than the budget holds, the call maps the first of them, as many as the budget
+    /// holds. It may wait for room and evict other regions, as all calls that must map. On Windows, it only maps.
     ///
     /// # Errors
     ///
-    /// [`OutOfBounds`](ErrorKind::OutOfBounds); [`OverBudget`](ErrorKind::OverBudget) if there is no room and
-    /// [`Overcommit`](crate::Overcommit) says so; [`OutOfMaps`](ErrorKind::OutOfMaps); those of [`read_at`](Self::read_at).
+    /// - [`OutOfBounds`](ErrorKind::OutOfBounds) if `range` is reversed or reaches past the end of the file.
+    /// - [`OverBudget`](ErrorKind::OverBudget) if there is no room and [`Overcommit`](crate::Overcommit) does not allow
+    ///   more.
+    /// - [`OutOfMaps`](ErrorKind::OutOfMaps) if the OS refuses a mapping.
+    /// - The errors of [`read_at`](Self::read_at).
+    ///
+    /// # Examples
     ///
     /// ```
     /// # use smmap::MapManager;
-    /// // SAFETY: nobody changes or truncates the files of this example.
+    /// // SAFETY: no process changes or truncates the files of this example.
     /// let maps = unsafe { MapManager::builder().build()? };
     /// let file = maps.open("Cargo.toml")?;
     /// file.prefetch(..)?;
