@@ -69,37 +69,47 @@ pub(crate) struct CachedFile {
     cache: Weak<Cache>,
 }
 
-/// What [`MapManager::collect`](crate::MapManager::collect) gave back.
+/// The regions that a call of [`MapManager::collect`](crate::MapManager::collect) unmapped.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Collected {
-    /// Regions that were unmapped.
+    /// The number of regions unmapped.
     pub regions: usize,
-    /// Bytes that these had taken of the budget: whole pages.
+    /// The bytes of the budget that these regions had reserved, in whole pages.
     pub bytes: u64,
 }
 
-/// What [`MapManager::close`](crate::MapManager::close) found.
+/// The regions that a call of [`MapManager::close`](crate::MapManager::close) found.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Closed {
-    /// Regions that nobody used; they are unmapped.
+    /// The number of unused regions. The call has unmapped them.
     pub unmapped: usize,
-    /// Regions that leases, cursors and buffers hold; each is unmapped when the last of them lets go. But what a cursor leaves
-    /// by going to another window is unmapped by the next who closes, collects, or finds nothing else to evict, or by the
-    /// collector: about a second later at most.
+    /// The number of regions that leases, cursors and buffers hold. Each is unmapped when its last client releases it.
+    ///
+    /// If a cursor leaves such a region by moving to another window, the region stays mapped for about a second at
+    /// most. The collector unmaps it then, or earlier the next call that closes, collects, or finds no other region to
+    /// evict.
     pub still_held: usize,
 }
 
-/// What [`MappedFile::refresh`](crate::MappedFile::refresh) noticed.
+/// The change of a file that [`MappedFile::refresh`](crate::MappedFile::refresh) found.
 ///
-/// Length and times are compared with what anyone last noticed, through any handle: a change is told once. If several
-/// apply, `Truncated` comes first, then `Replaced` or `Deleted`, then the others. What is not noticed: a change that keeps
-/// the length within one tick of the file's times, or together with a change of its permissions, owner or number of links;
-/// and stores through a writable map of somebody else's into pages that are dirty already, of which the system knows nothing
-/// before it writes them back.
+/// The cache compares length and times with those it last saw, through any handle of the file. Each change of the
+/// content is therefore reported once. If several changes apply, `Truncated` is reported first, then `Replaced` or
+/// `Deleted`, then the others.
+///
+/// Three changes that keep the length are not found:
+///
+/// - A change within one tick of the file's timestamps (a few milliseconds) after the last check.
+/// - On Unix, a change that keeps the time of modification and comes together with a change of the permissions, the
+///   owner or the number of links.
+/// - Stores through a writable mapping into pages that are dirty already. The OS changes the times only when it writes
+///   these pages back.
+///
+/// # Examples
 ///
 /// ```
 /// # use smmap::{Change, MapManager};
-/// // SAFETY: nobody changes or truncates the files of this example.
+/// // SAFETY: no process changes or truncates the files of this example.
 /// let maps = unsafe { MapManager::builder().build()? };
 /// assert_eq!(maps.open("Cargo.toml")?.refresh()?, Change::Unchanged);
 /// # Ok::<(), smmap::Error>(())
@@ -107,20 +117,23 @@ pub struct Closed {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Change {
-    /// Nothing: the same file, the same length, the same times. A new hard link or other permissions are no change, nor is
-    /// that a link leads here by another way.
+    /// The file is the same, with the same length and times. A new hard link, new permissions, or another way by which
+    /// a symbolic link leads to the file, are not a change.
     Unchanged,
-    /// It is longer. [`len`](crate::MappedFile::len) tells by now, and what was read before is still right.
+    /// The file is longer. [`len`](crate::MappedFile::len) returns the new length. Bytes read before are still correct.
     Grown,
-    /// It is shorter: `len` tells by now. Release cursors and buffers before you use them again, and read no lease beyond the
-    /// new end.
+    /// The file is shorter. [`len`](crate::MappedFile::len) returns the new length. Release cursors and buffers before
+    /// their next use, and do not read leases beyond the new end.
     Truncated,
-    /// Of the same length, but modified: its time of modification is another, or (Unix) only its time of change, which
-    /// nobody can set back. That one moves on, too, when the file itself is renamed or its extended attributes change.
+    /// The length is the same, but the file was modified. Its time of modification differs or, on Unix, only its time
+    /// of change, which no program can set back. The time of change also moves when the file is renamed or its extended
+    /// attributes change.
     Modified,
-    /// The path leads to another file by now. This handle goes on reading the old one; open the path again for the new.
+    /// The path now leads to another file. This handle still reads the old file; open the path again to read the new
+    /// one.
     Replaced,
-    /// The path leads nowhere by now. This handle goes on reading the file, as long as its descriptor is open.
+    /// The path now leads nowhere, or the file has no name and was opened from a descriptor. This handle still reads
+    /// the file, as long as its descriptor is open.
     Deleted,
 }
 
