@@ -68,7 +68,7 @@ pub struct MappedFile {
     handle: Arc<Handle>,
 }
 
-/// One open of a file. The fields drop in this order: `shared` may be the last owner of the cache, which must outlive `file`.
+/// One open of a file. The fields drop in this order: `file` first, since `shared` may be the last owner of the cache.
 struct Handle {
     path: Option<PathBuf>,
     /// `path`, made absolute when the file was opened: it stays valid if the current directory changes.
