@@ -12,19 +12,25 @@ use crate::geometry;
 use crate::policy::Access;
 use crate::protocol::slot::Slot;
 
-/// Bytes of a file, owned: they stay valid, at the same address, for as long as the lease lives, whatever becomes of the
-/// manager, the limits, the file's handles and its name. It may be sent, shared, cloned, and cut into smaller ones, without
-/// copying; it is `'static`.
+/// Owned bytes of a file.
 ///
-/// A lease keeps its whole region mapped (or holds a small copy: see [`is_mapped`](Self::is_mapped)). That is a pin on the
-/// budget: a few bytes that are to be kept for long are better copied out. (A lease that is a copy is memory outside of the
-/// budget.)
+/// The bytes stay valid, at the same address, until the lease is dropped. This holds even if the manager and all
+/// handles of the file are dropped, the limits change, or the file is renamed or deleted. A lease is `'static`. It can
+/// be sent, shared, cloned and [sliced](Self::slice) without a copy of the bytes.
 ///
-/// Taking one of a mapped window and dropping it are one shared write each. Cloning and slicing are one.
+/// A lease keeps its whole region mapped, and so takes room in the budget; copy a few bytes out if you keep them for
+/// long. A lease of a small range may hold a copy instead (see [`is_mapped`](Self::is_mapped)), which is outside the
+/// budget.
+///
+/// # Performance
+///
+/// A lease of a mapped window costs one shared write to take, and one to drop. Cloning costs one, and so does slicing.
+///
+/// # Examples
 ///
 /// ```
 /// # use smmap::MapManager;
-/// // SAFETY: nobody changes or truncates the files of this example.
+/// // SAFETY: no process changes or truncates the files of this example.
 /// let maps = unsafe { MapManager::builder().build()? };
 /// let lease = maps.open("Cargo.toml")?.lease(..9)?;
 /// drop(maps);
@@ -49,16 +55,19 @@ impl Lease {
         Self::new(RegionRef::empty(), offset)
     }
 
-    /// A lease of some of its bytes, counted from its first. Nothing is copied; both keep the region (an empty slice keeps
-    /// none).
+    /// Returns a lease of the bytes at `range`, which counts from the first byte of this lease.
+    ///
+    /// Nothing is copied. Both leases keep the region mapped; an empty slice keeps none.
     ///
     /// # Panics
     ///
-    /// If `range` is reversed or reaches past the end, as a slice does.
+    /// Panics if `range` is reversed or reaches past the end of the lease.
+    ///
+    /// # Examples
     ///
     /// ```
     /// # use smmap::MapManager;
-    /// // SAFETY: nobody changes or truncates the files of this example.
+    /// // SAFETY: no process changes or truncates the files of this example.
     /// let maps = unsafe { MapManager::builder().build()? };
     /// let lease = maps.open("Cargo.toml")?.lease(1..9)?;
     /// let package = lease.slice(..7);
@@ -75,11 +84,13 @@ impl Lease {
         Self::new(self.bytes.clone().narrow(start..end), offset)
     }
 
-    /// Where in the file its first byte is.
+    /// Returns the offset of the first byte in the file.
+    ///
+    /// # Examples
     ///
     /// ```
     /// # use smmap::MapManager;
-    /// // SAFETY: nobody changes or truncates the files of this example.
+    /// // SAFETY: no process changes or truncates the files of this example.
     /// let maps = unsafe { MapManager::builder().build()? };
     /// assert_eq!(maps.open("Cargo.toml")?.lease(3..9)?.slice(2..).offset(), 5);
     /// # Ok::<(), smmap::Error>(())
@@ -88,12 +99,15 @@ impl Lease {
         self.offset
     }
 
-    /// Whether it holds a mapping: `false` for a copy (of a small range that was cold, or crossed windows), and for no
-    /// bytes at all.
+    /// Returns `true` if the lease holds a mapping, or `false` if it holds a copy or no bytes.
+    ///
+    /// A copy is made of a small range if its window was not mapped, or if the range crosses windows.
+    ///
+    /// # Examples
     ///
     /// ```
     /// # use smmap::MapManager;
-    /// // SAFETY: nobody changes or truncates the files of this example.
+    /// // SAFETY: no process changes or truncates the files of this example.
     /// let maps = unsafe { MapManager::builder().build()? };
     /// let file = maps.open("Cargo.toml")?;
     /// assert!(!file.lease(0..9)?.is_mapped(), "a cold small read");
@@ -105,23 +119,36 @@ impl Lease {
         self.bytes.is_client()
     }
 
-    /// Whether its bytes were all there: ask after reading them, where a file may be cut short at any time. O(1), with one call
-    /// of the system, unless holes were found; these are read. A copy is always there.
+    /// Checks that the file had all bytes of the lease. Call it after reading them, if other processes may truncate the
+    /// file.
     ///
-    /// It asks how long the file is. With [`fault_guard`](crate::fault_guard) in place it also knows what readers met a hole in,
-    /// and got zeros for; without it, to read what was cut off ends the process. When the file cannot be looked at any more (the
-    /// manager is gone, or the descriptor was closed and the path leads elsewhere), that is an error only if bytes may be
-    /// missing: a hole was found, or they end in zeros, up to the end of a page.
+    /// The check compares the end of the lease with the current length of the file. If `fault_guard` is installed, the
+    /// cache also knows the ranges that readers could not load and that read as zeros; the check compares these with
+    /// the file. Without the guard, reading truncated bytes ends the process.
+    ///
+    /// A lease that holds a copy always passes. With [`Revalidate::Never`](crate::Revalidate::Never), the check does
+    /// not ask for the length.
+    ///
+    /// The file cannot be checked after the manager is gone, or if the descriptor was closed and the path leads
+    /// elsewhere. The call then fails only if bytes may be missing: readers could not load a range, or, with the guard,
+    /// the bytes end in zeros up to the end of a page.
+    ///
+    /// # Performance
+    ///
+    /// O(1), with one system call. Ranges that could not be loaded are read from the file.
     ///
     /// # Errors
     ///
-    /// [`Truncated`](crate::ErrorKind::Truncated) if the file ends, or ended, before the lease does;
-    /// [`Io`](crate::ErrorKind::Io) if the medium failed; and [`Replaced`](crate::ErrorKind::Replaced) if the file cannot be
-    /// looked at, and bytes may be missing.
+    /// - [`Truncated`](crate::ErrorKind::Truncated) if the file ends, or ended, before the lease does, or if bytes may
+    ///   be missing and the manager is gone.
+    /// - [`Io`](crate::ErrorKind::Io) if the medium failed.
+    /// - [`Replaced`](crate::ErrorKind::Replaced) if bytes may be missing and the path leads to another file.
+    ///
+    /// # Examples
     ///
     /// ```
     /// # use smmap::MapManager;
-    /// // SAFETY: nobody changes or truncates the files of this example.
+    /// // SAFETY: no process changes or truncates the files of this example.
     /// let maps = unsafe { MapManager::builder().build()? };
     /// let lease = maps.open("Cargo.toml")?.lease(..9)?;
     /// let is_package = &lease[..] == b"[package]";
@@ -139,23 +166,31 @@ impl Lease {
 }
 
 impl MappedFile {
-    /// UnmapToken bytes: exactly this range.
+    /// Returns the bytes of `range` as a [`Lease`].
     ///
-    /// At most 256 KiB may be copied instead of mapped: if they cross windows; if the window is cold
-    /// ([`Admission`](crate::Admission)); or if it is just being mapped or unmapped. More is always mapped: in its window, or,
-    /// if it crosses windows, by a mapping of its own, made anew for each call. A hit is a look-up in an array and one shared
-    /// write; no lock, no allocation, no call of the system.
+    /// A range of at most 256 KiB is copied in three cases: it crosses windows; its window is not mapped and
+    /// [`Admission`](crate::Admission) does not find that a mapping pays off; or another thread is mapping or unmapping
+    /// the window. A larger range is always mapped. If it crosses windows, each call maps it anew as a detached region.
+    ///
+    /// # Performance
+    ///
+    /// A hit is a lookup in the file's table of windows and one shared write. It takes no lock, allocates nothing and
+    /// makes no system call.
     ///
     /// # Errors
     ///
-    /// [`OutOfBounds`](crate::ErrorKind::OutOfBounds) if `range` is reversed or reaches past the end;
-    /// [`OverBudget`](crate::ErrorKind::OverBudget) and [`OutOfMaps`](crate::ErrorKind::OutOfMaps) for what has to be
-    /// mapped; [`Truncated`](crate::ErrorKind::Truncated), [`Replaced`](crate::ErrorKind::Replaced) and
-    /// [`Io`](crate::ErrorKind::Io) as for [`read_at`](Self::read_at).
+    /// - [`OutOfBounds`](crate::ErrorKind::OutOfBounds) if `range` is reversed or reaches past the end of the file.
+    /// - [`OverBudget`](crate::ErrorKind::OverBudget) if a range of more than 256 KiB has no room, and
+    ///   [`Overcommit`](crate::Overcommit) does not allow more.
+    /// - [`OutOfMaps`](crate::ErrorKind::OutOfMaps) if the OS refuses to map such a range.
+    /// - [`Truncated`](crate::ErrorKind::Truncated), [`Replaced`](crate::ErrorKind::Replaced) and
+    ///   [`Io`](crate::ErrorKind::Io) as for [`read_at`](Self::read_at).
+    ///
+    /// # Examples
     ///
     /// ```
     /// # use smmap::MapManager;
-    /// // SAFETY: nobody changes or truncates the files of this example.
+    /// // SAFETY: no process changes or truncates the files of this example.
     /// let maps = unsafe { MapManager::builder().build()? };
     /// let file = maps.open("Cargo.toml")?;
     /// assert_eq!(&file.lease(1..=7)?[..], b"package");
@@ -211,7 +246,7 @@ impl AsRef<[u8]> for Lease {
     }
 }
 
-/// No bytes, at offset 0.
+/// Returns an empty lease at offset 0.
 impl Default for Lease {
     fn default() -> Self {
         Self::empty(0)
@@ -222,7 +257,7 @@ impl Default for Lease {
 impl UnwindSafe for Lease {}
 impl RefUnwindSafe for Lease {}
 
-/// By their bytes, wherever they come from; so are the others.
+/// Compares the bytes only, not the file or the offset. The other comparisons and the hash do the same.
 impl PartialEq for Lease {
     fn eq(&self, other: &Self) -> bool {
         **self == **other
