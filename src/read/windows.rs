@@ -1,4 +1,4 @@
-//! [`Windows`]: a file, window by window.
+//! [`Windows`]: an iterator over the windows of a file.
 
 use std::fmt;
 use std::iter::FusedIterator;
@@ -8,15 +8,20 @@ use super::Lease;
 use crate::error::Result;
 use crate::file::MappedFile;
 
-/// The windows of a file in order, each as a [`Lease`]; made by [`MappedFile::windows`].
+/// An iterator over the windows of a file, in order, each as a [`Lease`]. Made by [`MappedFile::windows`].
 ///
-/// Each window is mapped when it is asked for, and read in at once if it is not in memory, since who asks reads it all (on
-/// Linux the call returns when it is there). Windows that are not kept may be unmapped again: a file of any size passes
-/// through any budget. The number of windows is that of the moment when the iterator was made.
+/// `next` maps the window that it returns. If the window is not in memory, `next` also has it read from the disk. On
+/// Linux, it returns after that read. The cache may unmap a window after its lease is dropped, so a file of any size
+/// can be read within any budget that holds one window.
+///
+/// The number of windows is fixed when the iterator is made. If the file has become shorter, the windows past its new
+/// end are empty leases.
+///
+/// # Examples
 ///
 /// ```
 /// # use smmap::{MapManager, Window};
-/// // SAFETY: nobody changes or truncates the files of this example.
+/// // SAFETY: no process changes or truncates the files of this example.
 /// let maps = unsafe { MapManager::builder().window(Window::Sliding { bytes: 4096 }).build()? };
 /// let file = maps.open("src/lib.rs")?;
 /// let mut lines = 0;
@@ -27,41 +32,48 @@ use crate::file::MappedFile;
 /// # Ok::<(), smmap::Error>(())
 /// ```
 #[derive(Clone)]
-#[must_use = "iterators do nothing until they are asked"]
+#[must_use = "iterators are lazy and do nothing unless consumed"]
 pub struct Windows {
     file: MappedFile,
     left: Range<usize>,
 }
 
 impl MappedFile {
-    /// The windows of the file, in order.
+    /// Returns an iterator over the windows of the file, in order.
+    ///
+    /// Each lease that is kept keeps its window mapped.
     ///
     /// # Errors
     ///
-    /// Each item fails as [`Cursor::window_at`](crate::Cursor::window_at) does; the iterator then goes on. Leases that are
-    /// kept stay pinned.
+    /// Each item fails as [`Cursor::window_at`](crate::Cursor::window_at) does. The iterator then continues with the
+    /// next window.
     ///
     /// # Panics
     ///
-    /// If there are more windows than `usize` can count: on 32 bit, with tiny windows, in files of many terabytes.
+    /// Panics if the file has more than `usize::MAX` windows. This is possible only on 32-bit systems, with very small
+    /// windows and files of many terabytes.
+    ///
+    /// # Examples
     ///
     /// ```
     /// # use smmap::MapManager;
-    /// // SAFETY: nobody changes or truncates the files of this example.
+    /// // SAFETY: no process changes or truncates the files of this example.
     /// let maps = unsafe { MapManager::builder().build()? };
     /// assert_eq!(maps.open("Cargo.toml")?.windows().len(), 1);
     /// # Ok::<(), smmap::Error>(())
     /// ```
     pub fn windows(&self) -> Windows {
-        let count = usize::try_from(self.geometry().count(self.len())).expect("more windows than can be counted");
+        let count =
+            usize::try_from(self.geometry().count(self.len())).expect("the file has more than usize::MAX windows");
         Windows { file: self.clone(), left: 0..count }
     }
 
-    /// All of one window, for somebody who reads it all.
+    /// Maps one window and reads it ahead, for a caller that reads all of it. Returns an empty lease if the file has
+    /// become shorter than the start of the window.
     pub(crate) fn whole_window(&self, index: u64) -> Result<Lease> {
         let span = self.geometry().span(index, self.len());
         if span.is_empty() {
-            // The file was noticed to have shrunk since.
+            // Another thread noticed that the file is shorter now.
             return Ok(Lease::empty(span.start));
         }
         let region = self.window(index, span.end)?;
