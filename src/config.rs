@@ -1,4 +1,4 @@
-//! What is fixed when a manager is built ([`Config`]), and what may change while it runs ([`Limits`]).
+//! The options that a manager is built with ([`Config`]), and the limits that may change later ([`Limits`]).
 
 use std::sync::PoisonError;
 use std::time::Duration;
@@ -8,83 +8,98 @@ use crate::geometry::Geometry;
 use crate::os;
 use crate::sync::{Mutex, MutexGuard};
 
-/// How much of a file one mapping covers. Fixed when the manager is built.
+/// The part of a file that one mapping covers.
+///
+/// The window is fixed when the manager is built. Choose a window several times as large as the largest record, and a
+/// [budget](Limits::max_mapped_bytes) that holds one window for each reading thread, all regions held by cursors and
+/// leases, and a sixteenth more. Mapped bytes take address space. The memory behind them is the OS's page cache, which
+/// the budget does not limit.
+///
+/// # Examples
 ///
 /// ```
 /// # use smmap::{MapManager, Window};
-/// // SAFETY: nobody changes or truncates the files of this example.
+/// // SAFETY: no process changes or truncates the files of this example.
 /// let maps = unsafe { MapManager::builder().window(Window::Sliding { bytes: 100_000 }).build()? };
 /// assert!(maps.window_bytes().is_some_and(|bytes| bytes >= 100_000 && bytes % 4096 == 0));
 /// # Ok::<(), smmap::Error>(())
 /// ```
-///
-/// How large: several times the largest record. The budget should hold one window for each thread that reads, all that cursors
-/// and leases hold, and a sixteenth more. It limits what is mapped, which is address space; the pages behind it belong to the
-/// system's page cache.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Window {
-    /// Aligned windows of so many bytes, rounded up to the system's mapping granularity (the page; 64 KiB on Windows).
-    /// Python smmap's `SlidingWindowMapManager`.
+    /// Aligned windows of one size. Python smmap's `SlidingWindowMapManager`.
     Sliding {
-        /// Bytes of one window. More than zero.
+        /// Bytes of one window. Must not be 0.
+        ///
+        /// The size is rounded up to a multiple of the mapping granularity: a page, or 64 KiB on Windows. A size above
+        /// `max_mapped_bytes` is reduced to the budget.
         bytes: u64,
     },
-    /// Each file is one window. Python smmap's `StaticWindowMapManager`. For files that fit the budget; of larger ones only
-    /// ranges are mapped. [`Admission`] does not apply: any small read maps the whole file if it can.
+    /// One window for each file. Python smmap's `StaticWindowMapManager`.
+    ///
+    /// For files that fit the budget. Of a larger file only the requested ranges are mapped. [`Admission`] does not
+    /// apply: a small read maps the whole file if the budget can make room for it without waiting.
     WholeFile,
 }
 
 impl Default for Window {
-    /// 16 MiB on 64 bit, 4 MiB on 32 bit.
+    /// Returns sliding windows of 16 MiB, or of 4 MiB on 32-bit systems.
     ///
-    /// By measurement: a scan of 1 GiB, all mapped anew, took this much of the processor's time of one through a map of the
-    /// whole file: 2.27 in windows of 1 MiB, which no large page fits into; 1.13 in 2 MiB, 1.08 in 4, 1.06 in 8, 1.03 in 16,
-    /// 0.99 in 32; and under a budget of 64 MiB 2.52, 1.24, 1.12, 1.06, 1.03, 0.99 (medians by round of 21; 2026-11-21, Linux
-    /// 6.18, ext4, large folios, 2 cores of a virtual machine).
+    /// A sequential scan in windows of 16 MiB takes a few per cent more processor time than one through a mapping of
+    /// the whole file. Windows of 2 MiB take an eighth more. Windows of 1 MiB, into which no large page fits, take more
+    /// than twice as much.
     fn default() -> Self {
         Window::Sliding { bytes: if cfg!(target_pointer_width = "64") { 16 << 20 } else { 4 << 20 } }
     }
 }
 
-/// What happens when a window has to be mapped and everything in the budget is in use.
+/// The outcome of a call that must map while everything in the budget is in use.
 ///
-/// It applies to calls that always map ([`Cursor::window_at`](crate::Cursor::window_at),
-/// [`MappedFile::windows`](crate::MappedFile::windows), large ranges, …). What may copy never waits and never fails for the
-/// budget: it reads. It applies to descriptors as well, in calls that need one and cannot do without. Whatever is chosen, a
-/// mapping larger than the *whole* budget is refused with [`OverBudget`](ErrorKind::OverBudget).
+/// It applies to calls that cannot copy instead, such as [`Cursor::window_at`](crate::Cursor::window_at),
+/// [`MappedFile::windows`](crate::MappedFile::windows) and ranges of more than 256 KiB. A call that may copy neither
+/// waits for the budget nor fails for it: it reads the file. The same rule applies to `max_open_files` when a call
+/// needs a descriptor.
+///
+/// If threads are unmapping other regions at that moment, the call first waits for them, for 20 ms at most. A mapping
+/// larger than the *whole* budget always fails with [`OverBudget`](ErrorKind::OverBudget).
+///
+/// # Examples
 ///
 /// ```
 /// # use smmap::{ErrorKind, MapManager, Overcommit, Window};
-/// // SAFETY: nobody changes or truncates the files of this example.
+/// // SAFETY: no process changes or truncates the files of this example.
 /// let maps = unsafe {
 ///     MapManager::builder().window(Window::Sliding { bytes: 4096 }).max_regions(1).overcommit(Overcommit::Fail).build()?
 /// };
-/// let (this, other) = (maps.open("Cargo.toml")?, maps.open("README.md")?);
-/// this.prefetch(..)?;
-/// let held = this.lease(0..10)?;
-/// assert_eq!(other.cursor().window_at(0).unwrap_err().kind(), ErrorKind::OverBudget);
-/// drop(held);
-/// assert!(other.cursor().window_at(0).is_ok());
+/// let (first, second) = (maps.open("Cargo.toml")?, maps.open("README.md")?);
+/// first.prefetch(..)?;
+/// let lease = first.lease(0..10)?;
+/// assert_eq!(second.cursor().window_at(0).unwrap_err().kind(), ErrorKind::OverBudget);
+/// drop(lease);
+/// assert!(second.cursor().window_at(0).is_ok());
 /// # Ok::<(), smmap::Error>(())
 /// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Overcommit {
-    /// Map all the same. The budget is exceeded by what is pinned and in flight, and [`Stats`](crate::Stats) shows it. What
-    /// other threads are just unmapping is waited for first, for 20 ms at most.
+    /// Map beyond the budget, by as much as clients hold and other threads are mapping.
+    /// [`Stats::overcommits`](crate::Stats::overcommits) counts these mappings.
     #[default]
     Allow,
     /// Fail with [`OverBudget`](ErrorKind::OverBudget).
     Fail,
-    /// Look again, every 2 ms at least, for so long, then fail as [`Fail`](Self::Fail) does. A thread that waits for what
-    /// it holds itself waits in vain: let go of leases first.
+    /// Retry for at least this long, sleeping 2 ms at most between two attempts. Then fail with
+    /// [`OverBudget`](ErrorKind::OverBudget).
+    ///
+    /// A thread that itself holds all of the budget waits in vain: drop leases and release cursors before such a call.
     Wait(Duration),
 }
 
-/// Whether a cold small read is worth a mapping.
+/// The rule for mapping a window on a small read, of 256 KiB at most, that misses.
+///
+/// # Examples
 ///
 /// ```
 /// # use smmap::{Admission, MapManager};
-/// // SAFETY: nobody changes or truncates the files of this example.
+/// // SAFETY: no process changes or truncates the files of this example.
 /// let maps = unsafe { MapManager::builder().admission(Admission::Always).build()? };
 /// maps.open("Cargo.toml")?.read_at(&mut [0; 4], 0)?;
 /// assert_eq!(maps.stats().maps, 1);
@@ -92,24 +107,30 @@ pub enum Overcommit {
 /// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Admission {
-    /// Small ranges (of 256 KiB at most) are read (`pread`) until it pays off to map their window, since a mapping costs as
-    /// much as a dozen small reads or more.
+    /// Read small ranges from the file (`pread`) until a mapping of their window pays off. A mapping costs as much as a
+    /// dozen small reads or more.
     ///
-    /// With room in the budget, that is when the window was touched 8 times lately. (After a call that must map has found no
-    /// room, a sixteenth of each limit is kept for those for a while, of budgets of 16 windows or more.) Without room, it has to
-    /// be touched 32 times more than the one that would have to go for it; or a cursor reads on and on in it, or stays for long.
-    /// Of what a cursor reads of a window without leaving it, each fourth read counts at most.
+    /// If the budget has room, a window is mapped after about 8 recent accesses. If it has no room, the window replaces
+    /// an unused one that was accessed at least 32 times less. The window of a cursor that reads sequentially, or that
+    /// reads one window for long, may replace a more frequently accessed one. Repeated reads of one window by one
+    /// cursor count once in four.
+    ///
+    /// After a call that must map has found no room, a sixteenth of each limit stays free for such calls for a while. A
+    /// limit of fewer than 16 windows or regions keeps none free.
     #[default]
     Adaptive,
-    /// A touch maps its window if that can be had at once, also in the place of a hotter one that nobody uses; else small
-    /// ranges are read all the same.
+    /// Map the window on its first access if the budget can make room for it without waiting. Any unused window may be
+    /// evicted for it, also a more frequently accessed one. If no room can be made, the range is read from the file.
     Always,
 }
 
-/// Whether a file that is open is looked at again: whether it has become longer, shorter, or another.
+/// The checks for changes of a file that is open: a new length, a deletion, or a replacement by rename.
 ///
-/// [`MappedFile::refresh`](crate::MappedFile::refresh) looks at it in any case. For bytes that change under a reader, neither
-/// helps: see [`MapManagerBuilder::build`](crate::MapManagerBuilder::build).
+/// [`MappedFile::refresh`](crate::MappedFile::refresh) and [`MappedFile::verify`](crate::MappedFile::verify) check the
+/// file in any case. No check protects a reader whose bytes change while they are borrowed: see
+/// [`MapManagerBuilder::build`](crate::MapManagerBuilder::build).
+///
+/// # Examples
 ///
 /// ```
 /// # use smmap::{MapManager, Revalidate};
@@ -118,7 +139,7 @@ pub enum Admission {
 /// # let path = directory.path().join("log");
 /// # let mut log = std::fs::File::create(&path).unwrap();
 /// # log.write_all(b"one").unwrap();
-/// // SAFETY: the files of this example are only appended to.
+/// // SAFETY: the file of this example is only appended to.
 /// let maps = unsafe { MapManager::builder().revalidate(Revalidate::Never).build()? };
 /// let file = maps.open(&path)?;
 /// log.write_all(b" two").unwrap();
@@ -129,23 +150,31 @@ pub enum Admission {
 /// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Revalidate {
-    /// Each open of a file that is known takes notice of a new length; a window is not mapped without a look whether the file
-    /// still reaches so far; and the collector looks each second whether files still have their names, to unmap what is
-    /// unused of those that do not. It costs a `stat` for each open and each map: less than a tenth of either.
+    /// Check the length at each open and before each mapping, and check the names once a second.
+    ///
+    /// Opening a file that is already open adopts a new length. A window is mapped only if the file still reaches to
+    /// its end. The collector checks each second whether the known paths still lead to their files, and unmaps the
+    /// unused regions of deleted and replaced files. Each open and each mapping costs one `stat` more, less than a
+    /// tenth of either.
     #[default]
     AtOpen,
-    /// Files keep their length and their names, as immutable segments do. After it was opened, nobody asks the system about a
-    /// file again, but to make sure that a path by which it is reopened leads to the same one. If a file becomes shorter all
-    /// the same, mapped reads past its end fault, where `AtOpen` would often have given an error instead.
+    /// Assume that files keep their length and their names, as immutable segments do.
+    ///
+    /// After a file was opened, the cache checks it again only when it reopens a closed descriptor by a path: the path
+    /// must still lead to the same file. If a file becomes shorter all the same, mapped reads past its end fault, where
+    /// `AtOpen` would often have returned an error.
     Never,
 }
 
-/// The budget: what may be mapped and open at once. May be changed while the cache runs, by
-/// [`set_limits`](crate::MapManager::set_limits).
+/// The budget of a manager: the most that may be mapped and open at one time.
+///
+/// [`set_limits`](crate::MapManager::set_limits) changes it while the manager is in use. No limit may be 0.
+///
+/// # Examples
 ///
 /// ```
 /// # use smmap::MapManager;
-/// // SAFETY: nobody changes or truncates the files of this example.
+/// // SAFETY: no process changes or truncates the files of this example.
 /// let maps = unsafe { MapManager::builder().build()? };
 /// let mut limits = maps.limits();
 /// limits.max_mapped_bytes = 64 << 20;
@@ -156,19 +185,24 @@ pub enum Revalidate {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct Limits {
-    /// Bytes that may be mapped at once, counted in whole pages.
+    /// The most bytes mapped at one time, counted in whole pages. A budget for sliding windows must hold one of them at
+    /// least.
     pub max_mapped_bytes: u64,
-    /// Regions (mapped windows, and mappings of their own for large ranges) that may exist at once.
+    /// The most regions mapped at one time: windows, and the detached regions of large ranges.
     pub max_regions: usize,
-    /// Descriptors that may be open at once. A descriptor that could not be reopened by its path is never given up while
-    /// a handle may need it. A read that may copy reopens its file beyond this limit rather than fail, whatever
-    /// [`Overcommit`] says.
+    /// The most descriptors open at one time.
+    ///
+    /// A descriptor that could not be reopened by a path stays open while a handle of its file exists. A read that may
+    /// copy reopens its file beyond this limit rather than fail, whatever [`Overcommit`] is set to.
     pub max_open_files: usize,
 }
 
 impl Default for Limits {
-    /// What suits this machine: 8 GiB (1 GiB on 32 bit), but no more than half the memory that this process may use; half
-    /// of the system's limit on mappings; half of the soft limit on descriptors.
+    /// Returns limits that suit this process and machine.
+    ///
+    /// - `max_mapped_bytes`: 8 GiB (1 GiB on 32-bit systems), but at most half of the memory that this process may use.
+    /// - `max_regions`: half of the OS's limit on mappings, or 32,768 where the OS has none.
+    /// - `max_open_files`: half of the soft limit on descriptors, or 512 where the OS has none.
     fn default() -> Self {
         let bytes: u64 = if cfg!(target_pointer_width = "64") { 8 << 30 } else { 1 << 30 };
         Self {
@@ -180,6 +214,11 @@ impl Default for Limits {
 }
 
 impl Limits {
+    /// Checks that no limit is 0.
+    ///
+    /// # Errors
+    ///
+    /// Returns [`InvalidConfig`](ErrorKind::InvalidConfig) with the name of the first limit that is 0.
     pub(crate) fn validate(&self) -> Result<()> {
         let zero = [
             (self.max_mapped_bytes == 0, "max_mapped_bytes"),
@@ -187,15 +226,13 @@ impl Limits {
             (self.max_open_files == 0, "max_open_files"),
         ];
         match zero.iter().find(|(is_zero, _)| *is_zero) {
-            Some((_, name)) => {
-                Err(Error::new(ErrorKind::InvalidConfig, format!("{name} is 0: it has to be at least 1")))
-            }
+            Some((_, name)) => Err(Error::new(ErrorKind::InvalidConfig, format!("{name} is 0: set it to at least 1"))),
             None => Ok(()),
         }
     }
 }
 
-/// What a manager was built with, and keeps.
+/// The options of a manager that do not change after it is built.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Config {
     pub(crate) geometry: Geometry,
@@ -205,22 +242,27 @@ pub(crate) struct Config {
 }
 
 impl Window {
-    /// Where the windows of a file lie. One larger than the budget shrinks to it; a budget below the smallest possible
-    /// window is an error.
+    /// Returns the division of files into windows, for a budget of `max_mapped_bytes`.
+    ///
+    /// The size of a window is rounded up to the mapping granularity and then reduced to the budget.
+    ///
+    /// # Errors
+    ///
+    /// Returns [`InvalidConfig`](ErrorKind::InvalidConfig) if a window has 0 bytes, or if the budget is smaller than
+    /// the mapping granularity.
     pub(crate) fn geometry(self, max_mapped_bytes: u64) -> Result<Geometry> {
         let bytes = match self {
             Window::WholeFile => return Ok(Geometry::whole_file()),
             Window::Sliding { bytes } => bytes,
         };
         if bytes == 0 {
-            return Err(Error::new(ErrorKind::InvalidConfig, "a window of 0 bytes: it has to be at least 1"));
+            return Err(Error::new(ErrorKind::InvalidConfig, "the window has 0 bytes: set it to at least 1"));
         }
         let granule = os::mapping_granularity() as u64;
         let budget = max_mapped_bytes / granule * granule;
         if budget == 0 {
-            let message = format!(
-                "max_mapped_bytes is {max_mapped_bytes}: it has to hold at least one window of {granule} bytes"
-            );
+            let message =
+                format!("max_mapped_bytes is {max_mapped_bytes}: set it to at least one window of {granule} bytes");
             return Err(Error::new(ErrorKind::InvalidConfig, message));
         }
         let largest = budget.min(isize::MAX as u64 / granule * granule);
@@ -230,7 +272,7 @@ impl Window {
 
 /// The limits in force, as [`MapManager::limits`](crate::MapManager::limits) reports them.
 ///
-/// No budget decision reads them here: reservations compare with `Budget::limit`, so a lock costs no reader anything.
+/// Budget decisions do not read this value: reservations compare with `Budget::limit`. So the lock delays no reader.
 #[derive(Debug)]
 pub(crate) struct LiveLimits(Mutex<Limits>);
 
@@ -243,17 +285,17 @@ impl LiveLimits {
         *self.lock()
     }
 
-    /// Replaces the limits, then runs `apply` under the same lock.
+    /// Replaces the limits, then calls `apply` while the lock is held.
     ///
-    /// `apply` sets the limits of the budgets. The lock orders concurrent changes, so that `get` and the budgets agree
-    /// once the last change has returned.
+    /// `apply` sets the limits of the budgets. The lock orders concurrent changes, so the last change determines both.
     pub(crate) fn set(&self, limits: Limits, apply: impl FnOnce()) {
         let mut current = self.lock();
         *current = limits;
         apply();
     }
 
-    /// Locks the limits, also after a panic of another thread: `Limits` is `Copy` and always whole.
+    /// Locks the limits. A poisoned lock is recovered: the limits are replaced in one assignment, so they are
+    /// consistent.
     fn lock(&self) -> MutexGuard<'_, Limits> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -268,7 +310,7 @@ mod tests {
     }
 
     #[test]
-    fn windows_round_up_and_shrink_to_the_budget() {
+    fn sliding_window_rounds_up_to_the_granularity_and_shrinks_to_the_budget() {
         let granule = os::mapping_granularity() as u64;
         assert_eq!(window(1, 1 << 30).unwrap(), Some(granule));
         assert_eq!(window(granule + 1, 1 << 30).unwrap(), Some(2 * granule));
@@ -277,7 +319,7 @@ mod tests {
     }
 
     #[test]
-    fn zeros_are_refused_by_name() {
+    fn window_or_limit_of_zero_is_refused_by_name() {
         assert_eq!(window(0, 1 << 30).unwrap_err().kind(), ErrorKind::InvalidConfig);
         assert_eq!(window(1, 1).unwrap_err().kind(), ErrorKind::InvalidConfig);
         let none = Limits { max_mapped_bytes: 1 << 30, max_regions: 1, max_open_files: 0 };
@@ -286,9 +328,18 @@ mod tests {
     }
 
     #[test]
-    fn defaults_are_sensible_here() {
+    fn default_limits_are_valid_and_at_most_8_gib() {
         let limits = Limits::default();
         limits.validate().unwrap();
         assert!(limits.max_mapped_bytes >= 1 << 20 && limits.max_mapped_bytes <= 8 << 30, "{limits:?}");
+    }
+
+    #[test]
+    fn live_limits_after_a_panic_in_apply_return_the_new_limits() {
+        let (old, new) = (Limits::default(), Limits { max_regions: 7, ..Limits::default() });
+        let live = LiveLimits::new(old);
+        let applied = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| live.set(new, || panic!("apply"))));
+        assert!(applied.is_err());
+        assert_eq!(live.get(), new);
     }
 }
