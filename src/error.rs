@@ -1,21 +1,25 @@
-//! [`Error`]: one type, which says what happened, to which file, in which range, and what to do.
+//! [`Error`]: the error type of the crate, with the kind of failure, the file, the byte range and a hint.
 
 use std::borrow::Cow;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::{error, fmt, io};
 
-/// What every fallible call of this crate returns.
+/// A [`Result`](std::result::Result) with the [`Error`] of this crate.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// Why a call failed: [`kind`](Error::kind) for programs, `Display` for people.
+/// The reason why a call failed: [`kind`](Error::kind) for programs, `Display` for people.
 ///
-/// The message names the file and the byte range where they are known, and says what to do where something can be done.
-/// One word in size, so that `Result`s of it stay small.
+/// The message names the file and the byte range if they are known, and the remedy if there is one. The error that the
+/// OS reported is at the end of the message, and is the [`source`](error::Error::source).
+///
+/// An `Error` is one word in size, so that `Result`s stay small. It converts to [`io::Error`].
+///
+/// # Examples
 ///
 /// ```
 /// # use smmap::{ErrorKind, MapManager};
-/// // SAFETY: nobody changes or truncates the files of this example.
+/// // SAFETY: no process changes or truncates the files of this example.
 /// let maps = unsafe { MapManager::builder().build()? };
 /// let error = maps.open("/no/such/file").unwrap_err();
 /// assert_eq!(error.kind(), ErrorKind::Io);
@@ -34,11 +38,13 @@ struct Details {
     source: Option<io::Error>,
 }
 
-/// What kind of failure an [`Error`] is.
+/// The kind of failure of an [`Error`], for programs to match on.
+///
+/// # Examples
 ///
 /// ```
 /// # use smmap::{ErrorKind, MapManager};
-/// // SAFETY: nobody changes or truncates the files of this example.
+/// // SAFETY: no process changes or truncates the files of this example.
 /// let maps = unsafe { MapManager::builder().build()? };
 /// let file = maps.open("Cargo.toml")?;
 /// let past = file.lease(file.len()..file.len() + 1).unwrap_err();
@@ -48,27 +54,28 @@ struct Details {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum ErrorKind {
-    /// The range is reversed, or reaches past the end of the file. Nothing was read.
+    /// The requested range is reversed, or reaches past the end of the file. Nothing was read.
     OutOfBounds,
-    /// The file is shorter than it was when its length was last noticed. [`refresh`](crate::MappedFile::refresh) the
-    /// handle.
+    /// The file is shorter than the length that its handles know. Call [`refresh`](crate::MappedFile::refresh), and
+    /// read no borrowed or leased bytes beyond the new end.
     Truncated,
-    /// The path now leads to another file, and the descriptor of the old one had been closed for `max_open_files`. Open
-    /// the path again.
+    /// The file's descriptor was closed to stay within `max_open_files`, and cannot be reopened: its path now leads to
+    /// another file, or no path of it is known. Open the file again, or raise `max_open_files`.
     Replaced,
-    /// The budget has no room: everything in it is in use by clients, or the mapping is larger than the whole budget; or all
-    /// of `max_open_files` are in use. Drop leases, release cursors, raise the limit, or allow overcommit.
+    /// The budget has no room: clients use all regions or all descriptors in it, or the mapping is larger than the
+    /// whole budget. Drop leases, release cursors, raise the limit, or allow [overcommit](crate::Overcommit).
     OverBudget,
-    /// The system refused a mapping, also after everything unused was unmapped. Raise the limit that the message names, or
+    /// The OS refused a mapping even after all unused regions were unmapped. Raise the limit that the message names, or
     /// lower `max_regions` or `max_mapped_bytes`.
     OutOfMaps,
-    /// Not a regular file with a length of its own: a directory, a pipe, a socket, a device, or a file that is generated
-    /// when it is read.
+    /// The path leads to something other than a regular file with a length: a directory, a pipe, a socket, a device, or
+    /// a file that is generated while it is read, as in `/proc`.
     NotAFile,
-    /// A limit or a window of zero, or a budget too small for the smallest window.
+    /// A limit or the window size is 0, or the budget is smaller than the smallest window.
     InvalidConfig,
-    /// Anything else that the system reported; the [`source`](error::Error::source) is its error. Also for want of
-    /// descriptors: raise the system's limit (`ulimit -n`), or lower `max_open_files`.
+    /// Any other failure that the OS reported. The [`source`](error::Error::source) is the error of the OS.
+    ///
+    /// This includes a lack of descriptors: raise the limit of the process (`ulimit -n`), or lower `max_open_files`.
     Io,
 }
 
@@ -77,39 +84,46 @@ impl Error {
         Self(Box::new(Details { kind, message: message.into(), path: None, range: None, source: None }))
     }
 
-    /// An error of the system, during what `message` says.
+    /// Returns an error of kind [`Io`](ErrorKind::Io). `message` names the operation that failed.
     pub(crate) fn io(message: impl Into<Cow<'static, str>>, source: io::Error) -> Self {
         Self::new(ErrorKind::Io, message).because(source)
     }
 
+    /// Adds the error of the OS.
     pub(crate) fn because(mut self, source: io::Error) -> Self {
         self.0.source = Some(source);
         self
     }
 
+    /// Adds the path of the file.
     pub(crate) fn at(mut self, path: Option<&Path>) -> Self {
         self.0.path = path.map(Path::to_path_buf);
         self
     }
 
+    /// Adds the byte range in the file.
     pub(crate) fn within(mut self, range: Range<u64>) -> Self {
         self.0.range = Some(range);
         self
     }
 
-    /// What kind of failure it is.
+    /// Returns the kind of failure.
     pub fn kind(&self) -> ErrorKind {
         self.0.kind
     }
 
-    /// The file that it happened to: as it was opened, or by another name that is known; `None` if there is none, and for
-    /// what is not about a file.
+    /// Returns the path of the file that the call failed on: the path that it was opened by, or another known path of
+    /// it.
+    ///
+    /// Returns `None` if the file has no known path, or if the failure concerns no file.
     pub fn path(&self) -> Option<&Path> {
         self.0.path.as_deref()
     }
 
-    /// The bytes of the file that it was about: those asked for, or from the start of their window; `start > end` if that is
-    /// what was wrong with them.
+    /// Returns the byte range of the file that the call failed on, if the failure concerns one.
+    ///
+    /// It is the requested range, or it starts at the start of the window. If the requested range was reversed, then
+    /// `start > end`.
     pub fn range(&self) -> Option<Range<u64>> {
         self.0.range.clone()
     }
@@ -151,7 +165,8 @@ impl error::Error for Error {
     }
 }
 
-/// The kind that comes closest; the `Error` itself is inside ([`io::Error::get_ref`]), with path and range.
+/// Converts to the closest [`io::ErrorKind`]. The [`Error`] itself, with path and range, is available by
+/// [`io::Error::get_ref`].
 impl From<Error> for io::Error {
     fn from(error: Error) -> Self {
         let kind = match error.kind() {
@@ -170,14 +185,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn it_is_one_word_and_crosses_threads() {
-        fn crosses<T: Send + Sync + error::Error + 'static>() {}
-        crosses::<Error>();
+    fn error_is_one_word_and_can_be_sent_to_other_threads() {
+        fn requires_send_and_sync<T: Send + Sync + error::Error + 'static>() {}
+        requires_send_and_sync::<Error>();
         assert_eq!(size_of::<Result<()>>(), size_of::<usize>());
     }
 
     #[test]
-    fn it_names_the_file_and_the_range_and_keeps_its_source() {
+    fn error_of_the_os_shows_path_and_range_and_keeps_its_source() {
         let error = Error::io("cannot map", io::Error::from(io::ErrorKind::PermissionDenied))
             .at(Some(Path::new("a/b")))
             .within(3..9);
