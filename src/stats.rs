@@ -1,4 +1,4 @@
-//! Counting without slowing anyone down: sharded relaxed counters inside, a [`Stats`] snapshot outside.
+//! [`Stats`], and the counters behind it: sharded by thread, so that counting a hit writes to no shared cache line.
 
 use std::cell::Cell;
 use std::sync::OnceLock;
@@ -9,14 +9,16 @@ use crossbeam_utils::CachePadded;
 
 use crate::protocol::atomics::ThreadIds;
 
-/// What a cache has done, and holds, at one moment. Made by [`MapManager::stats`](crate::MapManager::stats).
+/// The events of a manager since it was built, and the amounts that it holds now.
 ///
-/// The events are counted from the start of the manager; the amounts are those of the moment. Counters of different
-/// threads are read one after the other, so under load a snapshot is not of one single instant.
+/// [`MapManager::stats`](crate::MapManager::stats) returns it. The counters of different threads are read one after the
+/// other, so under load a snapshot does not describe a single instant.
+///
+/// # Examples
 ///
 /// ```
 /// # use smmap::MapManager;
-/// // SAFETY: nobody changes or truncates the files of this example.
+/// // SAFETY: no process changes or truncates the files of this example.
 /// let maps = unsafe { MapManager::builder().build()? };
 /// let file = maps.open("Cargo.toml")?;
 /// file.prefetch(..)?;
@@ -31,78 +33,89 @@ use crate::protocol::atomics::ThreadIds;
 #[cfg_attr(feature = "serde", serde(default))]
 #[non_exhaustive]
 pub struct Stats {
-    /// Takes of a window that was mapped already. A cursor that goes on reading in its window takes nothing and is not
-    /// counted.
+    /// Accesses of a window that was already mapped. Reads of a cursor inside the window that it holds are not counted.
     pub hits: u64,
-    /// Takes that found the window unmapped; it was then mapped, or read. AddressTable that get a mapping of their own are not
-    /// counted here, only in `maps`.
+    /// Accesses of a window that was not mapped; the window was then mapped, or the range was read from the file.
+    /// Detached regions of large ranges are not counted here, only in `maps`.
     pub misses: u64,
     /// Mappings made.
     pub maps: u64,
-    /// Mappings given back to the system.
+    /// Mappings unmapped.
     pub unmaps: u64,
-    /// AddressTable, or parts of one window, that were read from the file instead of mapped.
+    /// Ranges, or parts of a range in one window, that were read from the file instead of mapped.
     pub copies: u64,
     /// Regions unmapped to make room for others.
     pub evictions: u64,
-    /// Mappings made, or descriptors opened, beyond the limits, because all that was there was in use.
+    /// Mappings made, and descriptors opened, beyond the limits because everything in the budget was in use.
     pub overcommits: u64,
-    /// Bytes mapped, in whole pages, with what is reserved for mappings under way.
+    /// Bytes mapped now, in whole pages, including the bytes reserved for mappings in progress.
     pub mapped_bytes: u64,
-    /// The most that [`mapped_bytes`](Self::mapped_bytes) ever was.
+    /// The highest value of [`mapped_bytes`](Self::mapped_bytes) so far.
     pub peak_mapped_bytes: u64,
-    /// Regions mapped, with those under way.
+    /// Regions mapped now, including mappings in progress.
     pub regions: usize,
-    /// The most that [`regions`](Self::regions) ever was.
+    /// The highest value of [`regions`](Self::regions) so far.
     pub peak_regions: usize,
-    /// Bytes of the regions that leases, cursors and buffers hold, each counted once, in windows or by themselves, and of
-    /// those that the system refused to unmap so far. What a cursor has left by going on is not among them.
+    /// Bytes of the regions that leases, cursors and buffers hold now, and of those that the OS refused to unmap so
+    /// far.
+    ///
+    /// In whole pages. Each region is counted once, whether it is a window or detached. A window that a cursor has left
+    /// for another one is not counted.
     pub pinned_bytes: u64,
-    /// How many regions these are.
+    /// The number of regions counted in [`pinned_bytes`](Self::pinned_bytes).
     pub pinned_regions: usize,
-    /// Descriptors open.
+    /// Descriptors open now.
     pub open_files: usize,
-    /// The most that [`open_files`](Self::open_files) ever was.
+    /// The highest value of [`open_files`](Self::open_files) so far.
     pub peak_open_files: usize,
-    /// Files known: those with handles or with regions.
+    /// Files known now: those with handles or with regions.
     pub files: usize,
 }
 
 impl Stats {
-    /// Hits among all takes, 0.0 to 1.0; 0.0 before the first.
+    /// Returns the ratio of hits to hits and misses, from 0.0 to 1.0. Returns 0.0 before the first access.
+    ///
+    /// # Examples
     ///
     /// ```
     /// assert_eq!(smmap::Stats::default().hit_ratio(), 0.0);
     /// ```
     pub fn hit_ratio(&self) -> f64 {
-        let takes = self.hits + self.misses;
-        if takes == 0 { 0.0 } else { self.hits as f64 / takes as f64 }
+        let accesses = self.hits + self.misses;
+        if accesses == 0 { 0.0 } else { self.hits as f64 / accesses as f64 }
     }
 }
 
-/// What readers do, so often that counting must not make them meet.
+/// An event of a reader's hot path, counted per thread.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Event {
+    /// An access of a mapped window.
     Hit,
-    /// A miss that is to be mapped.
+    /// A miss for which a mapping is attempted.
     Miss,
-    /// A miss that is read, and so a copy: of a touch that counts.
+    /// A miss that is read from the file, so also a copy. The access counts in the window's access frequency.
     Cold,
-    /// The same, of one that does not.
+    /// As `Cold`, for a repeated access, which does not count in the frequency.
     Again,
+    /// A mapping made.
     Map,
-    /// A copy that is none of those.
+    /// A copy that is neither `Cold` nor `Again`.
     Copy,
+    /// A mapping made, or a descriptor opened, beyond the limits.
     Overcommit,
 }
 
 const EVENTS: usize = Event::Overcommit as usize + 1;
 
-/// One counter for each event in each shard. A thread has a shard of its own, where it counts as cheaply as in a variable;
-/// those that are too many share what is there for them.
+/// The counters of all events, in shards of one cache line each.
+///
+/// A thread with a small number has a shard of its own, which it writes with a plain load and store. All other threads
+/// share the shards of the second list.
 #[derive(Debug)]
 pub(crate) struct Counters {
+    /// Shards of one thread each, by the thread's number.
     own: Box<[Shard]>,
+    /// Shards of several threads each. A power of two.
     shared: Box<[Shard]>,
 }
 
@@ -118,31 +131,32 @@ impl Default for Counters {
 }
 
 impl Counters {
-    /// How many there were in this thread's shard before.
+    /// Counts an event. Returns the count of this thread's shard before it.
     #[inline]
     pub(crate) fn count(&self, event: Event) -> u64 {
         let number = this_thread();
         if let Some(shard) = self.own.get(number) {
-            // No other thread writes here, so there is nothing to be done at once.
+            // Relaxed, without a read-modify-write: no other thread writes to this shard.
             let counter = &shard[event as usize];
             let before = counter.load(Ordering::Relaxed);
             counter.store(before + 1, Ordering::Relaxed);
             return before;
         }
-        // Without a panic on the way, also one that never comes: it costs whoever holds something across it.
+        // `get`, not an index: a path that could panic would make callers that hold guards emit cleanup code.
         match self.shared.get(number & (self.shared.len() - 1)) {
             Some(shard) => shard[event as usize].fetch_add(1, Ordering::Relaxed),
             None => 0,
         }
     }
 
+    /// Returns the count of an event over all threads. Concurrent events may be missed.
     pub(crate) fn total(&self, event: Event) -> u64 {
         let shards = self.own.iter().chain(&self.shared);
         shards.map(|shard| shard[event as usize].load(Ordering::Relaxed)).sum()
     }
 }
 
-/// A count of what is seldom, or takes a call of the system anyway: one word for all threads.
+/// A counter that all threads share, for events that are rare or that make a system call anyway.
 #[derive(Debug, Default)]
 pub(crate) struct Tally(AtomicU64);
 
@@ -160,27 +174,31 @@ impl Tally {
     }
 }
 
-/// ThreadIds from here on are of more threads than one.
+/// The first thread number that several threads may share. Smaller numbers belong to one living thread each.
 const OWN: usize = 64;
 
-/// Not looked for yet.
+/// The value of [`NUMBER`] before a thread has a number.
 const UNKNOWN: usize = usize::MAX;
 
-/// Those below [`OWN`]: of threads that live.
+/// The numbers below [`OWN`] that living threads have taken.
 static NUMBERS: OnceLock<ThreadIds> = OnceLock::new();
 
 thread_local! {
+    /// This thread's number.
     static NUMBER: Number = const { Number(Cell::new(UNKNOWN)) };
 }
 
-/// A number of this thread's: a small one that no other has while it lives; or if all of those are taken, some larger one.
+/// Returns this thread's number.
+///
+/// A number below [`OWN`] belongs to this thread alone while the thread lives. If all of these are taken, or if the
+/// thread is ending, the number is [`OWN`] or larger, and other threads may have it too.
 #[inline]
 fn this_thread() -> usize {
-    // While a thread ends, its number may be gone: then it counts among the others.
+    // The access fails while the thread ends, after its number was freed: the thread then uses a shared shard.
     NUMBER.try_with(Number::get).unwrap_or(OWN)
 }
 
-/// What a thread gives back when it ends.
+/// A thread's number, which is free again after the thread has ended.
 struct Number(Cell<usize>);
 
 impl Number {
@@ -214,7 +232,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn nothing_is_lost_between_threads() {
+    fn counters_of_concurrent_threads_lose_no_event() {
         let counters = Counters::default();
         thread::scope(|scope| {
             for _ in 0..100 {
@@ -225,28 +243,28 @@ mod tests {
     }
 
     #[test]
-    fn threads_that_live_at_once_have_numbers_of_their_own_as_far_as_these_go() {
+    fn concurrent_threads_have_distinct_numbers_below_the_bound() {
         const THREADS: usize = OWN + 20;
-        let (all_are_there, counters) = (Barrier::new(THREADS), Counters::default());
+        let (all_started, counters) = (Barrier::new(THREADS), Counters::default());
         let numbers: Vec<_> = thread::scope(|scope| {
             let count = || {
                 let number = this_thread();
-                all_are_there.wait();
+                all_started.wait();
                 (0..1_000).for_each(|_| _ = counters.count(Event::Hit));
                 assert_eq!(this_thread(), number);
                 number
             };
             let threads: Vec<_> = (0..THREADS).map(|_| scope.spawn(count)).collect();
-            threads.into_iter().map(|thread| thread.join().expect("a thread that ends")).collect()
+            threads.into_iter().map(|thread| thread.join().expect("the thread does not panic")).collect()
         });
         let own: HashSet<_> = numbers.iter().filter(|&&number| number < OWN).collect();
-        // Fewer than there are, since other tests' threads have some; and no two the same.
+        // Threads of other tests have taken some of the numbers. The numbers here are distinct.
         assert_eq!(own.len(), numbers.iter().filter(|&&number| number < OWN).count());
         assert_eq!(counters.total(Event::Hit), 1_000 * THREADS as u64);
     }
 
     #[test]
-    fn a_ratio_of_nothing_is_zero() {
+    fn hit_ratio_before_the_first_access_is_zero() {
         assert_eq!(Stats::default().hit_ratio(), 0.0);
         assert_eq!(Stats { hits: 3, misses: 1, ..Stats::default() }.hit_ratio(), 0.75);
     }
