@@ -1,4 +1,6 @@
-//! [`Mapping`]: a span of a file, mapped for reading. I/O without concurrency, and the only user of memmap2.
+//! [`Mapping`]: a span of a file, mapped for reading.
+//!
+//! I/O without concurrency. No other module uses memmap2.
 #![allow(unsafe_code, reason = "unmapping and advice by address")]
 
 use std::fs::File;
@@ -11,66 +13,87 @@ use memmap2::{MmapOptions, MmapRaw};
 use crate::fault_guard;
 use crate::os::{self, Advice};
 
-/// A mapped span of a file. Never empty until it is [unmapped](Self::unmap); dropping it unmaps it as well.
+/// A mapped span of a file. Dropping it unmaps it.
 ///
-/// It keeps no descriptor open, and stays what it is when the file is renamed or deleted.
+/// A mapping has at least one byte until it is [unmapped](Self::unmap). It keeps no descriptor open, and it stays valid
+/// when the file is renamed or deleted.
 #[derive(Debug)]
 pub(crate) struct Mapping {
     address: NonNull<u8>,
-    /// 0 once unmapped.
+    /// 0 after it was unmapped.
     len: usize,
-    /// memmap2's drop does not tell whether the system refused, so where that can happen it is disarmed and we unmap.
+    /// The owner of the mapping where unmapping cannot fail. On Unix it can, and the drop of `MmapRaw` ignores the
+    /// failure, so there `Mapping` calls `munmap` itself.
     #[cfg(not(unix))]
     raw: Option<MmapRaw>,
 }
 
-// SAFETY: a mapping is memory like any other; it belongs to no thread.
+// SAFETY: a mapping belongs to no thread, so any thread may use and unmap it.
 unsafe impl Send for Mapping {}
-// SAFETY: shared, it is only read.
+// SAFETY: all methods that take `&self` only read the mapped bytes.
 unsafe impl Sync for Mapping {}
 
 impl Mapping {
-    /// Maps `len` bytes from `start` on: `len` not 0, `start` a multiple of the mapping granularity, all of it inside the
+    /// Maps `len` bytes of `file`, starting at `start`.
+    ///
+    /// `len` must not be 0, `start` must be a multiple of the mapping granularity, and the range must lie inside the
     /// file.
+    ///
+    /// # Errors
+    ///
+    /// Returns the error of the OS if it refuses the mapping.
     pub(crate) fn map(file: &File, start: u64, len: usize) -> io::Result<Self> {
-        debug_assert!(len > 0 && start % os::mapping_granularity() as u64 == 0, "{len} bytes from {start}");
+        debug_assert!(
+            len > 0 && start % os::mapping_granularity() as u64 == 0,
+            "cannot map {len} bytes at offset {start}"
+        );
         let raw = MmapOptions::new().offset(start).len(len).map_raw_read_only(file)?;
         let Some(address) = NonNull::new(raw.as_mut_ptr()) else {
-            return Err(io::Error::other("the system mapped the file at address 0"));
+            return Err(io::Error::other("the OS mapped the file at address 0"));
         };
-        let mapping = Self::keep(raw, address, len).realign(file, start)?;
+        let mapping = Self::from_raw(raw, address, len).realign(file, start)?;
         fault_guard::protect(mapping.addresses());
         Ok(mapping)
     }
 
     #[cfg(unix)]
-    fn keep(raw: MmapRaw, address: NonNull<u8>, len: usize) -> Self {
+    fn from_raw(raw: MmapRaw, address: NonNull<u8>, len: usize) -> Self {
         std::mem::forget(raw);
         Self { address, len }
     }
 
     #[cfg(not(unix))]
-    fn keep(raw: MmapRaw, address: NonNull<u8>, len: usize) -> Self {
+    fn from_raw(raw: MmapRaw, address: NonNull<u8>, len: usize) -> Self {
         Self { address, len, raw: Some(raw) }
     }
 
-    /// The same, where the system maps large pages as such if it can. It was made just now of `file` from `start` on.
+    /// Moves a new mapping of `file` at `start` to an address at which the OS can map large pages, if there is a better
+    /// one.
+    ///
+    /// # Errors
+    ///
+    /// Returns the error of the OS if it refuses the second mapping. The first one is unmapped then.
     fn realign(mut self, file: &File, start: u64) -> io::Result<Self> {
         let len = std::mem::replace(&mut self.len, 0);
-        // SAFETY: its own address and length, which nobody has been told yet. If that fails it is gone, as `len` says.
+        // SAFETY: the mapping's own address and length, which no other code knows yet. If `realign` fails, the mapping
+        // is unmapped, and `len` is 0.
         let address = unsafe { os::realign(file, start, self.address.as_ptr(), len) }?;
         self.address = NonNull::new(address).unwrap_or(self.address);
         self.len = len;
         Ok(self)
     }
 
-    /// Gives the bytes back to the system. If that is refused, they stay mapped, and it may be tried again.
+    /// Unmaps the bytes. Does nothing if they are already unmapped.
+    ///
+    /// # Errors
+    ///
+    /// Returns the error of the OS if it refuses. The bytes stay mapped then, and the caller may retry.
     pub(crate) fn unmap(&mut self) -> io::Result<()> {
         if self.len > 0 {
-            // First, since afterwards the system may give the addresses to somebody else.
+            // Before unmapping: afterwards the OS may reuse the addresses for another mapping.
             fault_guard::unprotect(self.addresses());
-            // SAFETY: made by `map` and not unmapped yet (`len`). Nothing refers to it: references live at most as long
-            // as a borrow of `self`, and this borrow is exclusive.
+            // SAFETY: the mapping was made by `map` and is not unmapped yet, since `len` is not 0. No reference into it
+            // exists: references live at most as long as a borrow of `self`, and this borrow is exclusive.
             unsafe { os::unmap(self.address.as_ptr(), self.len) }?;
             self.len = 0;
             #[cfg(not(unix))]
@@ -79,60 +102,72 @@ impl Mapping {
         Ok(())
     }
 
+    /// Returns the mapped bytes; 0 after it was unmapped.
     #[inline]
     pub(crate) fn len(&self) -> usize {
         self.len
     }
 
-    /// `bytes` as a length in memory, if there can be one: no mapping is longer than half of the address space.
+    /// Converts `bytes` to a length in memory. Returns `None` above `isize::MAX`, which no mapping exceeds.
     pub(crate) fn addressable(bytes: u64) -> Option<usize> {
         isize::try_from(bytes).ok()?.try_into().ok()
     }
 
-    /// What it takes of the budget: whole pages.
+    /// Returns the bytes that a mapping of `len` bytes takes in the budget: whole pages.
     pub(crate) fn pages(len: usize) -> usize {
         len.next_multiple_of(os::page_size())
     }
 
-    /// Where the bytes are, for as long as `self` is not unmapped.
+    /// Returns the address of the first byte. It is valid until the mapping is unmapped.
     #[inline]
     pub(crate) fn address(&self) -> NonNull<u8> {
         self.address
     }
 
-    /// Of whole pages, as the system maps them.
+    /// Returns the addresses of the whole pages that the OS has mapped.
     fn addresses(&self) -> Range<usize> {
         let start = self.address.as_ptr() as usize;
         start..start + Self::pages(self.len)
     }
 
+    /// Tells the OS how the bytes will be used next. A hint, without effect where the OS does not support it.
     pub(crate) fn advise(&self, advice: Advice) {
-        // SAFETY: a mapping's own address and length.
+        // SAFETY: the mapping's own address and length.
         unsafe { os::advise(self.address.as_ptr(), self.len, advice) };
     }
 
-    /// Has all of it in memory, if its end is not; whether it had to. It was made of `file` from `start` on.
+    /// Reads the bytes from the disk into the page cache, unless their last page is already there.
+    ///
+    /// The mapping must be one of `file` at `start`. Returns `true` if it read. Ignores failures: a later access
+    /// reports them.
     pub(crate) fn read_ahead(&self, file: &File, start: u64) -> bool {
-        // SAFETY: a mapping's own address and length.
+        // SAFETY: the mapping's own address and length.
         unsafe { os::read_ahead(file, start, self.address.as_ptr(), self.len) }
     }
 
-    /// Has the pages of `range` there, which lies inside, without danger: what cannot be had is an error. `false` if the system
-    /// cannot do that.
+    /// Reads and maps the pages of `range`, which must lie inside the mapping, without the risk of SIGBUS.
+    ///
+    /// Returns `false` if the OS does not support it.
+    ///
+    /// # Errors
+    ///
+    /// Returns the error of the OS if a page cannot be read: the file was truncated, or the medium fails.
     pub(crate) fn populate(&self, range: Range<usize>) -> io::Result<bool> {
         debug_assert!(range.start <= range.end && range.end <= self.len);
         let start = range.start - range.start % os::page_size();
-        // SAFETY: from a page of the mapping up to its end at most.
+        // SAFETY: the address is that of a page of the mapping, and the range ends at the mapping's end at most.
         unsafe { os::populate(self.address.as_ptr().wrapping_add(start), range.end - start) }
     }
 
-    /// Whether a hole was found in it, as of about now.
+    /// Returns `true` if a fault was found in the mapping. A concurrent fault may be missed.
     #[inline]
     pub(crate) fn is_faulted(&self) -> bool {
         fault_guard::any_faulted() && fault_guard::faulted_part(self.addresses(), self.addresses()).is_some()
     }
 
-    /// Where holes were found among `len` bytes at `start`, which are part of it: counted from `start`. Ask after reading.
+    /// Returns the faulted range among `len` bytes at `start`, which must lie inside the mapping, relative to `start`.
+    ///
+    /// Returns `None` if there was no fault. Call it after the bytes were read, so that it covers faults of that read.
     #[inline]
     pub(crate) fn faulted_part(&self, start: *const u8, len: usize) -> Option<Range<usize>> {
         let start = start as usize;
@@ -140,17 +175,21 @@ impl Mapping {
         Some(faulted.start - start..faulted.end - start)
     }
 
-    /// Whether `len` bytes at `start`, which are part of it, may reach past the end of a file that was cut short inside a page:
-    /// from there to the end of the page all is zero. Ask after reading. `false` where nobody wants to know.
+    /// Returns `true` if `len` bytes at `start`, which must lie inside the mapping, may reach past the end of a
+    /// truncated file.
+    ///
+    /// After a truncation inside a page, all bytes from the new end to the end of that page are zero, and accesses of
+    /// them raise no signal. Call it after the bytes were read. Returns `false` if the fault guard is not installed.
     #[inline]
     pub(crate) fn may_end_early(&self, start: *const u8, len: usize) -> bool {
         fault_guard::is_installed() && len > 0 && Self::ends_in_zeros(start, len)
     }
 
-    /// Whether some page ends in a zero among these bytes; or, of the page that they end in, all is zero from their last one on.
+    /// Returns `true` if a page that ends among these bytes ends in a zero, or if the last of the bytes and all after
+    /// it in its page are zero.
     fn ends_in_zeros(start: *const u8, len: usize) -> bool {
         let page = os::page_size();
-        // SAFETY: a byte of a page of the mapping that `start` is in: the system maps whole pages.
+        // SAFETY: the byte lies in a page of the mapping that contains `start`, since the OS maps whole pages.
         let is_zero = |at: usize| unsafe { start.wrapping_add(at).read_volatile() } == 0;
         let first_end = page - 1 - (start as usize & (page - 1));
         let mut page_ends = (first_end..).step_by(page);
@@ -164,7 +203,7 @@ impl Mapping {
 
 impl Drop for Mapping {
     fn drop(&mut self) {
-        // Whoever can try again has called `unmap` before; here there is nobody left to tell.
+        // An owner that can retry has called `unmap` before the drop. Here a failure cannot be reported.
         let _ = self.unmap();
     }
 }
@@ -175,7 +214,7 @@ mod tests {
     use std::io::Write;
 
     #[test]
-    fn it_goes_when_told_and_only_once() {
+    fn unmap_of_an_unmapped_mapping_does_nothing() {
         let mut file = tempfile::tempfile().unwrap();
         let granule = os::mapping_granularity();
         file.write_all(&vec![7; granule + 10]).unwrap();
@@ -188,37 +227,37 @@ mod tests {
         mapping.unmap().unwrap();
     }
 
-    /// In memory, where the file system does not look after it itself.
+    /// On tmpfs, which does not itself place mappings at addresses that suit large pages.
     #[test]
     #[cfg(target_os = "linux")]
-    fn large_pages_of_a_file_can_be_mapped_as_such() {
+    fn map_of_large_pages_aligns_the_address_with_the_offset() {
         const LARGE: usize = 2 << 20;
         let Ok(mut file) = tempfile::tempfile_in("/dev/shm") else {
-            eprintln!("SKIPPED: the place of mappings: no file system in memory at /dev/shm");
+            eprintln!("SKIPPED: the alignment of mappings: no tmpfs at /dev/shm");
             return;
         };
         let bytes: Vec<u8> = (0..8 * LARGE).map(|at| (at / 4096) as u8).collect();
         file.write_all(&bytes).unwrap();
-        // All are kept, so that each is in another place: what is just below may be taken, by another thread's test or by chance.
+        // All mappings are kept, so that each has another address. An address may be taken by another test's thread.
         let mut kept = Vec::new();
-        let mut well_placed = |start: usize, len: usize| {
-            // So that the next place is not a good one by chance.
+        let mut is_aligned = |start: usize, len: usize| {
+            // One page, so that the next address is not aligned by chance.
             kept.push(Mapping::map(&file, 0, 1).unwrap());
             let mapping = Mapping::map(&file, start as u64, len).unwrap();
             let address = mapping.address().as_ptr();
             kept.push(mapping);
-            // SAFETY: inside, and the file is nobody else's.
+            // SAFETY: the bytes lie inside the mapping, and no other process has the file.
             let mapped = unsafe { std::slice::from_raw_parts(address, len) };
             assert_eq!(mapped, &bytes[start..start + len]);
             (address as usize).wrapping_sub(start) % LARGE == 0
         };
-        let mut often = |start, len| (0..32).filter(|_| well_placed(start, len)).count();
-        assert!(often(0, 4 * LARGE) > 16, "a window");
-        assert!(often(LARGE + 4096, 3 * LARGE) > 16, "a range");
+        let mut aligned = |start, len| (0..32).filter(|_| is_aligned(start, len)).count();
+        assert!(aligned(0, 4 * LARGE) > 16, "most windows are aligned");
+        assert!(aligned(LARGE + 4096, 3 * LARGE) > 16, "most ranges are aligned");
     }
 
     #[test]
-    fn what_ends_early_is_zero_to_the_end_of_its_page() {
+    fn ends_in_zeros_of_zeros_up_to_the_end_of_a_page_is_true() {
         let page = os::page_size();
         let mut file = tempfile::tempfile().unwrap();
         let mut bytes = vec![1; 2 * page + 100];
@@ -229,14 +268,14 @@ mod tests {
         let ends = |start: usize, end: usize| {
             Mapping::ends_in_zeros(mapping.address().as_ptr().wrapping_add(start), end - start)
         };
-        assert!(!ends(0, 8), "zero, but not what follows it");
+        assert!(!ends(0, 8), "a nonzero byte follows the zero in the page");
         assert!(!ends(0, page - 20) && ends(0, page - 19) && ends(page - 5, page - 4) && ends(page - 1, page));
-        assert!(ends(0, page + 1) && ends(page - 5, 2 * page), "the page in the middle");
-        assert!(!ends(page, 2 * page) && !ends(page, 2 * page + 100), "up to the end");
+        assert!(ends(0, page + 1) && ends(page - 5, 2 * page), "an earlier page ends in a zero");
+        assert!(!ends(page, 2 * page) && !ends(page, 2 * page + 100), "no page ends in a zero, nor do the bytes");
     }
 
     #[test]
-    fn the_budget_counts_whole_pages() {
+    fn pages_of_a_length_round_up_to_whole_pages() {
         let page = os::page_size();
         assert_eq!([1, page, page + 1].map(Mapping::pages), [page, page, 2 * page]);
         assert_eq!(Mapping::addressable(u64::MAX), None);
