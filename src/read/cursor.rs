@@ -17,20 +17,30 @@ const GOING_ON: u64 = 4096;
 /// No window goes on from here.
 const NOWHERE: u64 = u64::MAX - 1;
 
-/// Reads a file as if all of it were mapped, holding one window at a time.
+/// A reader of a file that holds one window at a time, for use by one thread.
 ///
-/// The fast way: as long as it stays inside its window, a read costs what a slice costs, and writes nothing that another
-/// thread can see. When it moves to another window it lets go of the one it holds first. It is for one thread; clone it, or
-/// ask [`MappedFile::cursor`] again, for another (a clone starts at the same position and moves on its own).
+/// A cursor reads a file as if all of it were mapped. It releases its window before it moves to another one. Each
+/// thread needs its own cursor: call [`MappedFile::cursor`] again, or clone one. A clone starts at the same position
+/// and moves independently.
 ///
-/// It has a *position*, which [`Read`], [`BufRead`] and [`Seek`] use and move; [`window_at`](Self::window_at) and
-/// [`slice`](Self::slice) take offsets and leave it alone. `BufRead` gives the bytes of the window without copying.
+/// [`window_at`](Self::window_at) and [`slice`](Self::slice) read at a given offset. [`Read`], [`BufRead`] and [`Seek`]
+/// use and move a *position*, which reads at an offset leave alone. `BufRead` returns the bytes of the window without a
+/// copy.
+///
+/// # Performance
+///
+/// Inside its window, a read costs about as much as a slice, and writes nothing that another thread reads. To enter
+/// another mapped window, the cursor stores to its own hazard record and, until it is saturated, the access frequency of
+/// the window; it does not count itself as a client. The second window allocates 12 KiB, once, if the window size is a
+/// power of two.
+///
+/// # Examples
 ///
 /// ```
 /// use smmap::MapManager;
 /// use std::io::BufRead;
 ///
-/// // SAFETY: nobody changes or truncates the files of this example.
+/// // SAFETY: no process changes or truncates the files of this example.
 /// let maps = unsafe { MapManager::builder().build()? };
 /// let mut cursor = maps.open("Cargo.toml")?.cursor();
 /// assert_eq!(cursor.slice(1..8)?, b"package");
@@ -90,11 +100,13 @@ impl Held {
 }
 
 impl MappedFile {
-    /// A cursor at the start of the file. It holds nothing yet.
+    /// Returns a cursor at the start of the file. It holds no window yet.
+    ///
+    /// # Examples
     ///
     /// ```
     /// # use smmap::MapManager;
-    /// // SAFETY: nobody changes or truncates the files of this example.
+    /// // SAFETY: no process changes or truncates the files of this example.
     /// let maps = unsafe { MapManager::builder().build()? };
     /// let cursor = maps.open("Cargo.toml")?.cursor();
     /// assert_eq!((cursor.position(), maps.stats().regions), (0, 0));
@@ -108,21 +120,34 @@ impl MappedFile {
 }
 
 impl Cursor {
-    /// The bytes from `offset` to the end of its window (or of the file); none at or past the end of the file. Always maps,
-    /// and holds the window until the cursor moves on or is [released](Self::release).
+    /// Returns the bytes from `offset` to the end of its window or of the file, or no bytes if `offset` is at or past
+    /// the end of the file.
     ///
-    /// A cursor that goes on to the next window, at its start, has all of it read in at once, if it is not in memory: on Linux
-    /// the call then returns when it is; elsewhere it is a hint at most.
+    /// The call always maps the window, and never copies. The cursor holds the window until it moves to another, is
+    /// [released](Self::release) or is dropped.
+    ///
+    /// # Performance
+    ///
+    /// If the cursor enters the next window within its first 4 KiB, it asks the OS whether that window is in memory. If
+    /// it is not, on Linux the call reads all of it before it returns. On other Unix systems, the call only advises the
+    /// OS to do so.
     ///
     /// # Errors
     ///
-    /// [`OverBudget`](crate::ErrorKind::OverBudget) if there is no room and [`Overcommit`](crate::Overcommit) says so;
-    /// [`OutOfMaps`](crate::ErrorKind::OutOfMaps); [`Truncated`](crate::ErrorKind::Truncated),
-    /// [`Replaced`](crate::ErrorKind::Replaced), [`Io`](crate::ErrorKind::Io). The cursor then holds nothing.
+    /// After an error, the cursor holds no window.
+    ///
+    /// - [`OverBudget`](crate::ErrorKind::OverBudget) if there is no room and [`Overcommit`](crate::Overcommit) does
+    ///   not allow more.
+    /// - [`OutOfMaps`](crate::ErrorKind::OutOfMaps) if the OS refuses the mapping.
+    /// - [`Truncated`](crate::ErrorKind::Truncated) if the file is now shorter than [`len`](MappedFile::len).
+    /// - [`Replaced`](crate::ErrorKind::Replaced) as in [`MappedFile::refresh`].
+    /// - [`Io`](crate::ErrorKind::Io) for any other error of the OS.
+    ///
+    /// # Examples
     ///
     /// ```
     /// # use smmap::{MapManager, Window};
-    /// // SAFETY: nobody changes or truncates the files of this example.
+    /// // SAFETY: no process changes or truncates the files of this example.
     /// let maps = unsafe { MapManager::builder().window(Window::Sliding { bytes: 4096 }).build()? };
     /// let file = maps.open("src/lib.rs")?;
     /// let (mut cursor, mut at) = (file.cursor(), 0);
@@ -179,18 +204,22 @@ impl Cursor {
         }
     }
 
-    /// Whether bytes that the last call gave were all there: ask after using them, where a file may be cut short at any time.
-    /// What of `range` the cursor does not hold (any more) is not looked at, so ask before the next call. What it can know, and
-    /// costs: see [`Lease::check`](crate::Lease::check).
+    /// Checks that the file had all bytes of `range` when the last call returned them. Call it after using the bytes
+    /// and before the next call, if other processes may truncate the file.
+    ///
+    /// The check covers the part of `range` inside the window that the cursor holds, and passes for the rest.
+    /// [`Lease::check`](crate::Lease::check) says what it can detect and what it costs.
     ///
     /// # Errors
     ///
-    /// [`Truncated`](crate::ErrorKind::Truncated) if the file ends, or ended, before `range` does;
-    /// [`Io`](crate::ErrorKind::Io) if the medium failed.
+    /// Those of [`Lease::check`](crate::Lease::check), such as [`Truncated`](crate::ErrorKind::Truncated) if the file
+    /// ends, or ended, before `range` does, and [`Io`](crate::ErrorKind::Io) if the medium failed.
+    ///
+    /// # Examples
     ///
     /// ```
     /// # use smmap::MapManager;
-    /// // SAFETY: nobody changes or truncates the files of this example.
+    /// // SAFETY: no process changes or truncates the files of this example.
     /// let maps = unsafe { MapManager::builder().build()? };
     /// let mut cursor = maps.open("Cargo.toml")?.cursor();
     /// let is_package = cursor.slice(..9)? == b"[package]";
@@ -274,20 +303,28 @@ impl Cursor {
         }
     }
 
-    /// Exactly the bytes of `range`, in one piece, also where windows meet.
+    /// Returns exactly the bytes of `range`, in one piece, even if they cross windows.
     ///
-    /// At most 256 KiB may be copied, into memory of the cursor's own: if they cross windows; if the window is cold
-    /// ([`Admission`](crate::Admission)); or if it is just being mapped or unmapped. More is always mapped: in its window, or,
-    /// if it crosses windows, by a mapping of its own, made anew for each call.
+    /// A range of at most 256 KiB is copied into a buffer of the cursor in three cases: it crosses windows; its window
+    /// is not mapped and [`Admission`](crate::Admission) does not find that a mapping pays off; or another thread is
+    /// mapping or unmapping the window. A larger range is always mapped. If it crosses windows, it is mapped as a
+    /// detached region, which is unmapped when the cursor leaves it.
+    ///
+    /// # Performance
+    ///
+    /// O(1) inside the window that the cursor holds. A copy is O(bytes). A cursor that moves forward reads ahead as
+    /// described at [`window_at`](Self::window_at).
     ///
     /// # Errors
     ///
-    /// [`OutOfBounds`](crate::ErrorKind::OutOfBounds) if `range` is reversed or reaches past the end; those of
-    /// [`window_at`](Self::window_at), where `OverBudget` is for more than 256 KiB only.
+    /// - [`OutOfBounds`](crate::ErrorKind::OutOfBounds) if `range` is reversed or reaches past the end of the file.
+    /// - Those of [`window_at`](Self::window_at). `OverBudget` and `OutOfMaps` are possible only for more than 256 KiB.
+    ///
+    /// # Examples
     ///
     /// ```
     /// # use smmap::{ErrorKind, MapManager};
-    /// // SAFETY: nobody changes or truncates the files of this example.
+    /// // SAFETY: no process changes or truncates the files of this example.
     /// let maps = unsafe { MapManager::builder().build()? };
     /// let file = maps.open("Cargo.toml")?;
     /// let mut cursor = file.cursor();
@@ -346,11 +383,14 @@ impl Cursor {
         Ok(self.held.get(range.start, range.end))
     }
 
-    /// Lets go of the window that it holds, so that it may be unmapped. The cursor goes on to be usable.
+    /// Releases the window that the cursor holds, so that it may be unmapped, and frees the copy buffer. The cursor
+    /// stays usable.
+    ///
+    /// # Examples
     ///
     /// ```
     /// # use smmap::MapManager;
-    /// // SAFETY: nobody changes or truncates the files of this example.
+    /// // SAFETY: no process changes or truncates the files of this example.
     /// let maps = unsafe { MapManager::builder().build()? };
     /// let mut cursor = maps.open("Cargo.toml")?.cursor();
     /// cursor.window_at(0)?;
@@ -364,12 +404,15 @@ impl Cursor {
         self.scratch = Vec::new();
     }
 
-    /// Where [`Read`] and [`BufRead`] go on. May be past the end of the file.
+    /// Returns the position: the offset of the next byte that [`Read`] and [`BufRead`] return. It may be past the end
+    /// of the file.
+    ///
+    /// # Examples
     ///
     /// ```
     /// # use smmap::MapManager;
     /// # use std::io::Read;
-    /// // SAFETY: nobody changes or truncates the files of this example.
+    /// // SAFETY: no process changes or truncates the files of this example.
     /// let maps = unsafe { MapManager::builder().build()? };
     /// let mut cursor = maps.open("Cargo.toml")?.cursor();
     /// cursor.read_exact(&mut [0; 9]).unwrap();
@@ -380,12 +423,14 @@ impl Cursor {
         self.position
     }
 
-    /// Moves the position; any offset will do.
+    /// Sets the position. Any offset is allowed, even past the end of the file.
+    ///
+    /// # Examples
     ///
     /// ```
     /// # use smmap::MapManager;
     /// # use std::io::Read;
-    /// // SAFETY: nobody changes or truncates the files of this example.
+    /// // SAFETY: no process changes or truncates the files of this example.
     /// let maps = unsafe { MapManager::builder().build()? };
     /// let mut cursor = maps.open("Cargo.toml")?.cursor();
     /// cursor.set_position(1 << 40);
@@ -396,11 +441,13 @@ impl Cursor {
         self.position = position;
     }
 
-    /// The file that it reads.
+    /// Returns the file that the cursor reads.
+    ///
+    /// # Examples
     ///
     /// ```
     /// # use smmap::MapManager;
-    /// // SAFETY: nobody changes or truncates the files of this example.
+    /// // SAFETY: no process changes or truncates the files of this example.
     /// let maps = unsafe { MapManager::builder().build()? };
     /// let cursor = maps.open("Cargo.toml")?.cursor();
     /// assert!(cursor.file().path().is_some_and(|path| path.ends_with("Cargo.toml")));
@@ -411,7 +458,7 @@ impl Cursor {
     }
 }
 
-/// At the same position, and holding nothing.
+/// Returns a cursor at the same position that holds no window.
 impl Clone for Cursor {
     fn clone(&self) -> Self {
         let mut clone = self.file.cursor();
@@ -420,7 +467,8 @@ impl Clone for Cursor {
     }
 }
 
-/// Copies from the windows that are mapped or worth it, and reads the rest; does not fail for the budget.
+/// Copies bytes from mapped windows, and from windows that [`Admission`](crate::Admission) maps; reads the others from
+/// the file. Never fails for lack of room in the budget. One call copies at most up to the end of a window.
 impl Read for Cursor {
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
         let len = self.file.len();
@@ -450,8 +498,11 @@ impl Read for Cursor {
     }
 }
 
-/// Without copying: what is buffered is the rest of the window. It always maps. That bytes which were consumed were not there
-/// (see [`check`](Cursor::check)) is told by the next call that fills the buffer; the end of the file needs one.
+/// Returns the rest of the window as the buffer, without a copy. Always maps the window, as
+/// [`window_at`](Cursor::window_at) does.
+///
+/// `fill_buf` also [checks](Cursor::check) the bytes consumed since its last call, and fails if the file did not have
+/// them. To check the last bytes of the file, call it once more at the end.
 impl BufRead for Cursor {
     fn fill_buf(&mut self) -> io::Result<&[u8]> {
         let consumed = mem::replace(&mut self.filled, self.position)..self.position;
@@ -466,7 +517,7 @@ impl BufRead for Cursor {
     }
 }
 
-/// Past the end is allowed, before the start is an error.
+/// Sets the position. A position past the end of the file is allowed; one before the start is an error.
 impl Seek for Cursor {
     fn seek(&mut self, to: SeekFrom) -> io::Result<u64> {
         let position = match to {
