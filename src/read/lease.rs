@@ -110,7 +110,7 @@ impl Lease {
     /// // SAFETY: no process changes or truncates the files of this example.
     /// let maps = unsafe { MapManager::builder().build()? };
     /// let file = maps.open("Cargo.toml")?;
-    /// assert!(!file.lease(0..9)?.is_mapped(), "a cold small read");
+    /// assert!(!file.lease(0..9)?.is_mapped(), "a small range of an unmapped window is copied");
     /// file.prefetch(..)?;
     /// assert!(file.lease(0..9)?.is_mapped() && !file.lease(9..9)?.is_mapped());
     /// # Ok::<(), smmap::Error>(())
@@ -141,7 +141,7 @@ impl Lease {
     ///
     /// - [`Truncated`](crate::ErrorKind::Truncated) if the file ends, or ended, before the lease does, or if bytes may
     ///   be missing and the manager is gone.
-    /// - [`Io`](crate::ErrorKind::Io) if the medium failed.
+    /// - [`Io`](crate::ErrorKind::Io) if the medium failed, or if bytes may be missing and the file cannot be opened.
     /// - [`Replaced`](crate::ErrorKind::Replaced) if bytes may be missing and the path leads to another file.
     ///
     /// # Examples
