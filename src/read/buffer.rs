@@ -1,4 +1,4 @@
-//! [`Buffer`]: a whole file with the manners of a string.
+//! [`Buffer`]: a whole file, searched and sliced like a byte string.
 
 use std::cmp::Ordering;
 use std::fmt;
@@ -11,20 +11,31 @@ use super::{Cursor, Lease};
 use crate::error::Result;
 use crate::file::MappedFile;
 
-/// The bytes of a whole file of any size, as if they were one slice: single bytes from both ends, slices, searches, lines,
-/// comparisons. One window is held at a time; what lies across windows is found all the same.
+/// The bytes of a whole file of any size, as if they were one slice.
 ///
-/// Python smmap's `SlidingWindowMapBuffer`. Where Python counts from the end with negative numbers, there is
-/// [`get_back`](Self::get_back). Searching is memchr's, and linear for needles no longer than a window.
+/// A buffer returns single bytes from both ends, slices, search results, lines and comparisons. It holds one window at
+/// a time, as a [`Cursor`] does; matches and lines that cross windows are found too. It corresponds to
+/// `SlidingWindowMapBuffer` of Python's smmap; [`get_back`](Self::get_back) replaces Python's negative indexes.
+///
+/// # Performance
+///
+/// Searches use memchr. They are O(bytes) if the needle is no longer than a window; a longer one costs in addition a
+/// copy or mapping of twice its length for each window.
 ///
 /// # Errors
 ///
-/// Each call may fail as [`Cursor::window_at`] does: for the budget where [`Overcommit`](crate::Overcommit) says so, and for
-/// what the system reports; [`slice`](Self::slice) as [`Cursor::slice`] does.
+/// Each call that reads may fail as [`Cursor::window_at`] does: for lack of room, if [`Overcommit`](crate::Overcommit)
+/// does not allow more, and for errors of the OS. [`slice`](Self::slice) and [`get`](Self::get) fail as
+/// [`Cursor::slice`] does.
+///
+/// All calls except `slice` check their own results: with `fault_guard`, they return an error instead of a result that
+/// depends on bytes the file does not have.
+///
+/// # Examples
 ///
 /// ```
 /// # use smmap::MapManager;
-/// // SAFETY: nobody changes or truncates the files of this example.
+/// // SAFETY: no process changes or truncates the files of this example.
 /// let maps = unsafe { MapManager::builder().build()? };
 /// let mut text = maps.open("Cargo.toml")?.buffer();
 /// assert_eq!((text.get(1)?, text.get_back(0)?), (Some(b'p'), Some(b'\n')));
@@ -38,11 +49,13 @@ pub struct Buffer {
 }
 
 impl MappedFile {
-    /// The file as a [`Buffer`]. It holds nothing yet.
+    /// Returns the file as a [`Buffer`]. It holds no window yet.
+    ///
+    /// # Examples
     ///
     /// ```
     /// # use smmap::MapManager;
-    /// // SAFETY: nobody changes or truncates the files of this example.
+    /// // SAFETY: no process changes or truncates the files of this example.
     /// let maps = unsafe { MapManager::builder().build()? };
     /// assert!(maps.open("Cargo.toml")?.buffer().starts_with(b"[package]")?);
     /// # Ok::<(), smmap::Error>(())
@@ -53,11 +66,13 @@ impl MappedFile {
 }
 
 impl Buffer {
-    /// Bytes of the file.
+    /// Returns the length of the file in bytes, as [`MappedFile::len`] does.
+    ///
+    /// # Examples
     ///
     /// ```
     /// # use smmap::MapManager;
-    /// // SAFETY: nobody changes or truncates the files of this example.
+    /// // SAFETY: no process changes or truncates the files of this example.
     /// let maps = unsafe { MapManager::builder().build()? };
     /// let file = maps.open("Cargo.toml")?;
     /// assert_eq!(file.buffer().len(), file.len());
@@ -67,11 +82,13 @@ impl Buffer {
         self.file().len()
     }
 
-    /// Whether the file has no bytes.
+    /// Returns `true` if the file has no bytes.
+    ///
+    /// # Examples
     ///
     /// ```
     /// # use smmap::MapManager;
-    /// // SAFETY: nobody changes or truncates the files of this example.
+    /// // SAFETY: no process changes or truncates the files of this example.
     /// let maps = unsafe { MapManager::builder().build()? };
     /// assert!(!maps.open("Cargo.toml")?.buffer().is_empty());
     /// # Ok::<(), smmap::Error>(())
@@ -80,11 +97,13 @@ impl Buffer {
         self.len() == 0
     }
 
-    /// The file.
+    /// Returns the file that the buffer reads.
+    ///
+    /// # Examples
     ///
     /// ```
     /// # use smmap::MapManager;
-    /// // SAFETY: nobody changes or truncates the files of this example.
+    /// // SAFETY: no process changes or truncates the files of this example.
     /// let maps = unsafe { MapManager::builder().build()? };
     /// assert_eq!(maps.open("Cargo.toml")?.buffer().file().path(), Some("Cargo.toml".as_ref()));
     /// # Ok::<(), smmap::Error>(())
@@ -93,11 +112,13 @@ impl Buffer {
         self.cursor.file()
     }
 
-    /// Lets go of the window that it holds. The buffer goes on to be usable.
+    /// Releases the window that the buffer holds, so that it may be unmapped. The buffer stays usable.
+    ///
+    /// # Examples
     ///
     /// ```
     /// # use smmap::MapManager;
-    /// // SAFETY: nobody changes or truncates the files of this example.
+    /// // SAFETY: no process changes or truncates the files of this example.
     /// let maps = unsafe { MapManager::builder().build()? };
     /// let mut buffer = maps.open("Cargo.toml")?.buffer();
     /// buffer.get(0)?;
@@ -109,11 +130,17 @@ impl Buffer {
         self.cursor.release();
     }
 
-    /// The byte at `index`; `None` past the end.
+    /// Returns the byte at `index`, or `None` if `index` is at or past the end.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Cursor::slice`].
+    ///
+    /// # Examples
     ///
     /// ```
     /// # use smmap::MapManager;
-    /// // SAFETY: nobody changes or truncates the files of this example.
+    /// // SAFETY: no process changes or truncates the files of this example.
     /// let maps = unsafe { MapManager::builder().build()? };
     /// let mut buffer = maps.open("Cargo.toml")?.buffer();
     /// assert_eq!((buffer.get(0)?, buffer.get(u64::MAX)?), (Some(b'['), None));
@@ -129,11 +156,18 @@ impl Buffer {
         Ok(byte)
     }
 
-    /// The byte at `index` from the end, 0 being the last; `None` before the start.
+    /// Returns the byte at `index` counted from the end, where 0 is the last byte, or `None` if the file has too few
+    /// bytes.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Cursor::slice`].
+    ///
+    /// # Examples
     ///
     /// ```
     /// # use smmap::MapManager;
-    /// // SAFETY: nobody changes or truncates the files of this example.
+    /// // SAFETY: no process changes or truncates the files of this example.
     /// let maps = unsafe { MapManager::builder().build()? };
     /// let mut buffer = maps.open("Cargo.toml")?.buffer();
     /// assert_eq!((buffer.get_back(0)?, buffer.get_back(buffer.len())?), (Some(b'\n'), None));
@@ -147,11 +181,19 @@ impl Buffer {
         }
     }
 
-    /// Exactly the bytes of `range`, in one piece: [`Cursor::slice`].
+    /// Returns exactly the bytes of `range`, in one piece, as [`Cursor::slice`] does.
+    ///
+    /// The bytes are not checked: see [`check`](Self::check).
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Cursor::slice`].
+    ///
+    /// # Examples
     ///
     /// ```
     /// # use smmap::MapManager;
-    /// // SAFETY: nobody changes or truncates the files of this example.
+    /// // SAFETY: no process changes or truncates the files of this example.
     /// let maps = unsafe { MapManager::builder().build()? };
     /// assert_eq!(maps.open("Cargo.toml")?.buffer().slice(1..8)?, b"package");
     /// # Ok::<(), smmap::Error>(())
@@ -161,16 +203,19 @@ impl Buffer {
         self.cursor.slice(range)
     }
 
-    /// Whether the bytes that [`slice`](Self::slice) gave last were all there: see [`Cursor::check`]. All other calls of a buffer
-    /// check what they answer by themselves.
+    /// Checks that the file had the bytes that [`slice`](Self::slice) returned last. See [`Cursor::check`].
+    ///
+    /// All other calls of a buffer check their own results.
     ///
     /// # Errors
     ///
-    /// As [`Cursor::check`].
+    /// Those of [`Cursor::check`].
+    ///
+    /// # Examples
     ///
     /// ```
     /// # use smmap::MapManager;
-    /// // SAFETY: nobody changes or truncates the files of this example.
+    /// // SAFETY: no process changes or truncates the files of this example.
     /// let maps = unsafe { MapManager::builder().build()? };
     /// let mut buffer = maps.open("Cargo.toml")?.buffer();
     /// let is_package = buffer.slice(..9)? == b"[package]";
@@ -182,11 +227,17 @@ impl Buffer {
         self.cursor.check(range)
     }
 
-    /// Where `needle` first is. An empty one is at 0.
+    /// Returns the offset of the first match of `needle`, or `None` if there is none. An empty needle matches at 0.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Cursor::window_at`].
+    ///
+    /// # Examples
     ///
     /// ```
     /// # use smmap::MapManager;
-    /// // SAFETY: nobody changes or truncates the files of this example.
+    /// // SAFETY: no process changes or truncates the files of this example.
     /// let maps = unsafe { MapManager::builder().build()? };
     /// let mut buffer = maps.open("Cargo.toml")?.buffer();
     /// assert_eq!((buffer.find(b"package")?, buffer.find(b"no such thing")?), (Some(1), None));
@@ -196,11 +247,20 @@ impl Buffer {
         self.find_from(&Finder::new(needle), 0)
     }
 
-    /// Where `needle` last is. An empty one is at the end.
+    /// Returns the offset of the last match of `needle`, or `None` if there is none. An empty needle matches at the
+    /// end.
+    ///
+    /// The windows are searched from the last to the first.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Cursor::window_at`].
+    ///
+    /// # Examples
     ///
     /// ```
     /// # use smmap::MapManager;
-    /// // SAFETY: nobody changes or truncates the files of this example.
+    /// // SAFETY: no process changes or truncates the files of this example.
     /// let maps = unsafe { MapManager::builder().build()? };
     /// let mut buffer = maps.open("Cargo.toml")?.buffer();
     /// assert_eq!(buffer.rfind(b"\n")?, Some(buffer.len() - 1));
@@ -221,7 +281,7 @@ impl Buffer {
             if let Some(found) = found {
                 return Ok(Some(start + found as u64));
             }
-            // What begins in the windows before and ends in this one or later.
+            // A match can start in an earlier window and end in this one or a later one.
             let border = start.saturating_sub(needed - 1)..start.saturating_add(needed - 1).min(len);
             if start > 0 && border.end - border.start >= needed {
                 let found = finder.rfind(self.cursor.slice(border.clone())?);
@@ -234,11 +294,18 @@ impl Buffer {
         Ok(None)
     }
 
-    /// Everywhere that `needle` is, from the start on, without overlaps. An empty one is everywhere.
+    /// Returns an iterator over the offsets of all matches of `needle`, in order, without overlaps. An empty needle
+    /// matches at every offset.
+    ///
+    /// # Errors
+    ///
+    /// Items fail as [`Cursor::window_at`] does. The iterator ends after an error.
+    ///
+    /// # Examples
     ///
     /// ```
     /// # use smmap::MapManager;
-    /// // SAFETY: nobody changes or truncates the files of this example.
+    /// // SAFETY: no process changes or truncates the files of this example.
     /// let maps = unsafe { MapManager::builder().build()? };
     /// let mut buffer = maps.open("Cargo.toml")?.buffer();
     /// let lines = buffer.find_iter(b"\n").collect::<Result<Vec<_>, _>>()?;
@@ -249,6 +316,7 @@ impl Buffer {
         FindIter { buffer: self, finder: Finder::new(needle), next: Some(0) }
     }
 
+    /// Returns the offset of the first match that starts at `from` or later.
     fn find_from(&mut self, finder: &Finder<'_>, from: u64) -> Result<Option<u64>> {
         let (len, needed) = (self.len(), finder.needle().len() as u64);
         let mut at = from;
@@ -262,7 +330,7 @@ impl Buffer {
             if end == at {
                 return Ok(None);
             }
-            // What begins here and ends in the windows behind.
+            // A match can start in this window and end in a later one.
             let border = end.saturating_sub(needed - 1).max(at)..end.saturating_add(needed - 1).min(len);
             if end < len && border.end - border.start >= needed {
                 let found = finder.find(self.cursor.slice(border.clone())?);
@@ -276,11 +344,17 @@ impl Buffer {
         Ok(None)
     }
 
-    /// Whether the file starts with `bytes`.
+    /// Returns `true` if the file starts with `bytes`.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Cursor::window_at`].
+    ///
+    /// # Examples
     ///
     /// ```
     /// # use smmap::MapManager;
-    /// // SAFETY: nobody changes or truncates the files of this example.
+    /// // SAFETY: no process changes or truncates the files of this example.
     /// let maps = unsafe { MapManager::builder().build()? };
     /// assert!(maps.open("Cargo.toml")?.buffer().starts_with(b"[pack")?);
     /// # Ok::<(), smmap::Error>(())
@@ -289,11 +363,17 @@ impl Buffer {
         Ok(bytes.len() as u64 <= self.len() && self.compare_from(0, bytes)?.is_eq())
     }
 
-    /// Whether the file ends with `bytes`.
+    /// Returns `true` if the file ends with `bytes`.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Cursor::window_at`].
+    ///
+    /// # Examples
     ///
     /// ```
     /// # use smmap::MapManager;
-    /// // SAFETY: nobody changes or truncates the files of this example.
+    /// // SAFETY: no process changes or truncates the files of this example.
     /// let maps = unsafe { MapManager::builder().build()? };
     /// assert!(maps.open("Cargo.toml")?.buffer().ends_with(b"\n")?);
     /// # Ok::<(), smmap::Error>(())
@@ -305,11 +385,17 @@ impl Buffer {
         }
     }
 
-    /// Whether the file is just `bytes`.
+    /// Returns `true` if the file consists of exactly `bytes`. O(1) if the lengths differ.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Cursor::window_at`].
+    ///
+    /// # Examples
     ///
     /// ```
     /// # use smmap::MapManager;
-    /// // SAFETY: nobody changes or truncates the files of this example.
+    /// // SAFETY: no process changes or truncates the files of this example.
     /// let maps = unsafe { MapManager::builder().build()? };
     /// assert!(maps.open("Cargo.toml")?.buffer().equals(&std::fs::read("Cargo.toml").unwrap())?);
     /// # Ok::<(), smmap::Error>(())
@@ -318,12 +404,18 @@ impl Buffer {
         Ok(bytes.len() as u64 == self.len() && self.compare_from(0, bytes)?.is_eq())
     }
 
-    /// How the file compares with `bytes`, as slices compare.
+    /// Compares the file with `bytes` lexicographically, as slices compare.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Cursor::window_at`].
+    ///
+    /// # Examples
     ///
     /// ```
     /// # use smmap::MapManager;
     /// # use std::cmp::Ordering;
-    /// // SAFETY: nobody changes or truncates the files of this example.
+    /// // SAFETY: no process changes or truncates the files of this example.
     /// let maps = unsafe { MapManager::builder().build()? };
     /// let mut buffer = maps.open("Cargo.toml")?.buffer();
     /// assert_eq!((buffer.compare(b"[")?, buffer.compare(b"a")?), (Ordering::Greater, Ordering::Less));
@@ -335,13 +427,13 @@ impl Buffer {
         Ok(order.then(self.len().cmp(&(bytes.len() as u64))))
     }
 
-    /// The bytes from `at` on, as many as `bytes` has, against these.
+    /// Compares `bytes` with the same number of bytes of the file from `at`.
     fn compare_from(&mut self, mut at: u64, mut bytes: &[u8]) -> Result<Ordering> {
         while !bytes.is_empty() {
             let here = self.cursor.window_at(at)?;
             let common = here.len().min(bytes.len());
             if common == 0 {
-                // The file was noticed to have shrunk since.
+                // Another thread noticed that the file is shorter now.
                 return Ok(Ordering::Less);
             }
             let order = here[..common].cmp(&bytes[..common]);
@@ -355,15 +447,22 @@ impl Buffer {
         Ok(Ordering::Equal)
     }
 
-    /// The lines of the file, without their `\n` or `\r\n`, as [`BufRead::lines`](std::io::BufRead::lines) gives them; each
-    /// owned, and in one piece also where windows meet.
+    /// Returns an iterator over the lines of the file, without their `\n` or `\r\n`, as
+    /// [`BufRead::lines`](std::io::BufRead::lines) splits them. Each line is a [`Lease`] in one piece, even if it
+    /// crosses windows.
     ///
-    /// Each is a [`Lease`] that usually pins its whole window: to collect those of a large file is to pin all of it. Windows
-    /// are read in whole, also for their first line. Items fail as [`MappedFile::lease`] does.
+    /// A line usually keeps its whole window mapped, so keeping all lines of a large file keeps all of it mapped. The
+    /// iterator reads whole windows ahead, even for the first line.
+    ///
+    /// # Errors
+    ///
+    /// Items fail as [`Cursor::window_at`] and [`MappedFile::lease`] do. The iterator ends after an error.
+    ///
+    /// # Examples
     ///
     /// ```
     /// # use smmap::MapManager;
-    /// // SAFETY: nobody changes or truncates the files of this example.
+    /// // SAFETY: no process changes or truncates the files of this example.
     /// let maps = unsafe { MapManager::builder().build()? };
     /// let first = maps.open("Cargo.toml")?.buffer().lines().next().unwrap()?;
     /// assert_eq!(first, b"[package]");
@@ -373,12 +472,21 @@ impl Buffer {
         Lines { pieces: Pieces::new(self.file(), b'\n') }
     }
 
-    /// The pieces between the bytes that equal `separator`, as `slice::split` gives them: one more than there are
-    /// separators, so one (and empty) of an empty file. They pin and fail as [`lines`](Self::lines) do.
+    /// Returns an iterator over the pieces of the file between the bytes equal to `separator`, as `slice::split`
+    /// returns them.
+    ///
+    /// There is one piece more than there are separators, so an empty file has one empty piece. Each piece is a
+    /// [`Lease`] that keeps its window mapped, as those of [`lines`](Self::lines) do.
+    ///
+    /// # Errors
+    ///
+    /// Items fail as those of [`lines`](Self::lines) do. The iterator ends after an error.
+    ///
+    /// # Examples
     ///
     /// ```
     /// # use smmap::MapManager;
-    /// // SAFETY: nobody changes or truncates the files of this example.
+    /// // SAFETY: no process changes or truncates the files of this example.
     /// let maps = unsafe { MapManager::builder().build()? };
     /// let pieces = maps.open("Cargo.toml")?.buffer().split(b'\n').collect::<Result<Vec<_>, _>>()?;
     /// assert_eq!((&pieces[0][..], &pieces.last().unwrap()[..]), (&b"[package]"[..], &b""[..]));
@@ -395,17 +503,19 @@ impl fmt::Debug for Buffer {
     }
 }
 
-/// Where a needle is, again and again; made by [`Buffer::find_iter`]. Ends after an error.
+/// An iterator over the matches of a needle. Made by [`Buffer::find_iter`]. Ends after an error.
+///
+/// # Examples
 ///
 /// ```
 /// # use smmap::MapManager;
-/// // SAFETY: nobody changes or truncates the files of this example.
+/// // SAFETY: no process changes or truncates the files of this example.
 /// let maps = unsafe { MapManager::builder().build()? };
 /// let mut buffer = maps.open("Cargo.toml")?.buffer();
 /// assert_eq!(buffer.find_iter(b"[package]").count(), 1);
 /// # Ok::<(), smmap::Error>(())
 /// ```
-#[must_use = "iterators do nothing until they are asked"]
+#[must_use = "iterators are lazy and do nothing unless consumed"]
 pub struct FindIter<'a> {
     buffer: &'a mut Buffer,
     finder: Finder<'a>,
@@ -433,11 +543,13 @@ impl fmt::Debug for FindIter<'_> {
     }
 }
 
-/// The lines of a file; made by [`Buffer::lines`]. Ends after an error.
+/// An iterator over the lines of a file. Made by [`Buffer::lines`]. Ends after an error.
+///
+/// # Examples
 ///
 /// ```
 /// # use smmap::MapManager;
-/// // SAFETY: nobody changes or truncates the files of this example.
+/// // SAFETY: no process changes or truncates the files of this example.
 /// let maps = unsafe { MapManager::builder().build()? };
 /// for line in maps.open("Cargo.toml")?.buffer().lines() {
 ///     assert!(!line?.contains(&b'\n'));
@@ -445,7 +557,7 @@ impl fmt::Debug for FindIter<'_> {
 /// # Ok::<(), smmap::Error>(())
 /// ```
 #[derive(Debug)]
-#[must_use = "iterators do nothing until they are asked"]
+#[must_use = "iterators are lazy and do nothing unless consumed"]
 pub struct Lines {
     pieces: Pieces,
 }
@@ -459,7 +571,7 @@ impl Iterator for Lines {
             Err(error) => return Some(Err(error)),
         };
         Some(Ok(match (piece.ended, &*piece.bytes) {
-            // Behind the last line break there is no further line.
+            // A line break at the end of the file does not start another line.
             (false, []) => return None,
             (true, [.., b'\r']) => piece.bytes.slice(..piece.bytes.len() - 1),
             _ => piece.bytes,
@@ -469,18 +581,20 @@ impl Iterator for Lines {
 
 impl FusedIterator for Lines {}
 
-/// The pieces of a file between separators; made by [`Buffer::split`]. Ends after an error.
+/// An iterator over the pieces of a file between separators. Made by [`Buffer::split`]. Ends after an error.
+///
+/// # Examples
 ///
 /// ```
 /// # use smmap::MapManager;
-/// // SAFETY: nobody changes or truncates the files of this example.
+/// // SAFETY: no process changes or truncates the files of this example.
 /// let maps = unsafe { MapManager::builder().build()? };
 /// let words = maps.open("Cargo.toml")?.buffer().split(b' ').count();
 /// assert_eq!(words, std::fs::read_to_string("Cargo.toml").unwrap().split(' ').count());
 /// # Ok::<(), smmap::Error>(())
 /// ```
 #[derive(Debug)]
-#[must_use = "iterators do nothing until they are asked"]
+#[must_use = "iterators are lazy and do nothing unless consumed"]
 pub struct Split {
     pieces: Pieces,
 }
@@ -495,13 +609,13 @@ impl Iterator for Split {
 
 impl FusedIterator for Split {}
 
-/// What lies between separators, in order. Holds the window that it looks in as a lease, so that a piece inside it costs
-/// one shared write and no look-up.
+/// The iterator behind [`Lines`] and [`Split`]. It holds its window as a lease, so that a piece inside that window
+/// costs one shared write and no lookup.
 #[derive(Debug)]
 struct Pieces {
     file: MappedFile,
     separator: u8,
-    /// Where the next piece starts; `None` at the end.
+    /// The offset where the next piece starts; `None` at the end.
     at: Option<u64>,
     window: Lease,
 }
@@ -509,7 +623,7 @@ struct Pieces {
 #[derive(Debug)]
 struct Piece {
     bytes: Lease,
-    /// Whether a separator ended it, and not the file.
+    /// `true` if a separator ended the piece, `false` if the end of the file did.
     ended: bool,
 }
 
@@ -527,17 +641,18 @@ impl Pieces {
         Some(piece)
     }
 
+    /// Returns the piece that starts at `start`, however many windows it crosses.
     fn piece_at(&mut self, start: u64) -> Result<Piece> {
         let mut at = start;
         while at < self.file.len() {
-            self.look_at(at)?;
+            self.hold_window_of(at)?;
             let here = (at - self.window.offset()) as usize;
             let Some(rest) = self.window.get(here..).filter(|rest| !rest.is_empty()) else { break };
             let found = memchr::memchr(self.separator, rest);
             let len = found.unwrap_or(rest.len());
             let end = at + len as u64;
-            let looked_at = rest.len().min(len + 1);
-            self.file.confirm(self.window.region(), here, looked_at, at)?;
+            let searched = rest.len().min(len + 1);
+            self.file.confirm(self.window.region(), here, searched, at)?;
             if found.is_some() {
                 return Ok(Piece { bytes: self.lease(start..end)?, ended: true });
             }
@@ -546,11 +661,11 @@ impl Pieces {
         Ok(Piece { bytes: self.lease(start..at)?, ended: false })
     }
 
-    /// Holds the window of `at`.
-    fn look_at(&mut self, at: u64) -> Result<()> {
+    /// Holds the window of `at`, if the iterator does not hold it already.
+    fn hold_window_of(&mut self, at: u64) -> Result<()> {
         let end = self.window.offset() + self.window.len() as u64;
         if at < self.window.offset() || at >= end {
-            // The old one goes before the new one is asked for.
+            // Released first, so that the iterator never holds two windows.
             self.window = Lease::default();
             let index = self.file.geometry().index(at);
             self.window = self.file.whole_window(index)?;
@@ -558,6 +673,7 @@ impl Pieces {
         Ok(())
     }
 
+    /// Returns `range` as a part of the held window or, if it starts in an earlier window, as a lease of its own.
     fn lease(&self, range: std::ops::Range<u64>) -> Result<Lease> {
         match range.start.checked_sub(self.window.offset()) {
             Some(start) if range.end <= self.window.offset() + self.window.len() as u64 => {
