@@ -295,7 +295,7 @@ impl Buffer {
     }
 
     /// Returns an iterator over the offsets of all matches of `needle`, in order, without overlaps. An empty needle
-    /// matches at every offset.
+    /// matches at every offset from 0 to the length.
     ///
     /// # Errors
     ///

@@ -30,9 +30,9 @@ const NOWHERE: u64 = u64::MAX - 1;
 /// # Performance
 ///
 /// Inside its window, a read costs about as much as a slice, and writes nothing that another thread reads. To enter
-/// another mapped window, the cursor stores to its own hazard record and, until it is saturated, the access frequency of
-/// the window; it does not count itself as a client. The second window allocates 12 KiB, once, if the window size is a
-/// power of two.
+/// another mapped window, the cursor stores to its own hazard record, and also stores the access frequency of the window
+/// until that is saturated. It does not count itself as a client. The second window allocates 12 KiB, once, if the
+/// window size is a power of two.
 ///
 /// # Examples
 ///
