@@ -29,7 +29,8 @@ use crate::file::MappedFile;
 /// [`Cursor::slice`] does.
 ///
 /// All calls except `slice` check their own results: with `fault_guard`, they return an error instead of a result that
-/// depends on bytes the file does not have.
+/// depends on bytes the file does not have. The iterators check where each piece ends; check the bytes of its lease with
+/// [`Lease::check`] after reading them.
 ///
 /// # Examples
 ///
@@ -205,7 +206,7 @@ impl Buffer {
 
     /// Checks that the file had the bytes that [`slice`](Self::slice) returned last. See [`Cursor::check`].
     ///
-    /// All other calls of a buffer check their own results.
+    /// All other calls of a buffer check their own results, but not the leases they return.
     ///
     /// # Errors
     ///
