@@ -1,9 +1,11 @@
-//! What becomes of a SIGBUS: a hole in one of our mappings is filled with zeros, and whoever met it goes on; all else goes to
-//! whoever was there before.
+//! The handler for SIGBUS of [`fault_guard`](crate::fault_guard).
 //!
-//! What runs in the handler is async-signal-safe: loads and exchanges of atomics, calls that POSIX lists as such, and beside
-//! them `mmap` and `munmap`, which are bare system calls on every system that is supported. The crates that chain handlers
-//! (signal-hook) leave the default action out, and here that has to be as it was: a fault that is not ours ends the process.
+//! If the fault lies in a mapping of this crate, the handler maps zeros over the faulted range and returns, so that the
+//! reader continues. It passes every other SIGBUS on to the handler that was installed before.
+//!
+//! The handler is async-signal-safe. It uses loads and exchanges of atomics and functions that POSIX lists as such. It
+//! also calls `mmap` and `munmap`, which are bare system calls on every supported OS. The crates that chain handlers
+//! (signal-hook) skip the default action. Here the default action must stay possible: a foreign fault ends the process.
 #![allow(unsafe_code, reason = "a signal handler, and mappings at fixed addresses")]
 
 use std::mem::MaybeUninit;
@@ -16,34 +18,40 @@ use libc::{c_int, c_void, siginfo_t};
 use super::page_size;
 use crate::sync::{AtomicUsize, Ordering};
 
-/// Given the address of a fault, the size of a page, and whether the page at an address is gone: what is to be filled; `None` if
-/// the address is not ours.
-pub(crate) type Tear = fn(usize, usize, fn(usize) -> bool) -> Option<Range<usize>>;
+/// A function that notes a fault and returns the range of addresses to fill with zeros.
+///
+/// The arguments are the address of the fault, the page size, and a function that returns `true` if the page at an
+/// address cannot be read. It returns `None` if the address lies in no mapping of this crate.
+pub(crate) type NoteFault = fn(usize, usize, fn(usize) -> bool) -> Option<Range<usize>>;
 
+/// The arguments of the handler, which are set once.
 struct Guard {
-    note_fault: Tear,
+    note_fault: NoteFault,
     page: usize,
 }
 
 static GUARD: OnceLock<Guard> = OnceLock::new();
 
-/// A handler of ours, and whoever was there before it. Several, for when others came on top and ours is put over them: what
-/// they know as the handler before them has to stay what it was, or it would go round in a circle.
-struct Turn {
+/// The state of one of our handlers: the action that it replaced.
+///
+/// There are several handlers, because the guard may be installed again over a handler that another library installed
+/// meanwhile. That library keeps our earlier handler as its previous one, so the earlier handler's own previous one
+/// must not change. Otherwise the two would call each other forever.
+struct Link {
     previous: OnceLock<libc::sigaction>,
-    /// 1 once the previous handler has given itself up: what it leaves is the default.
+    /// 1 after the previous handler has uninstalled itself: then the default action follows.
     is_spent: AtomicUsize,
 }
 
-/// So often the guard can be put on top of others.
-const TURNS: usize = 8;
+/// The number of handlers, so the most times that the guard can be installed over others.
+const LINKS: usize = 8;
 
-static CHAIN: [Turn; TURNS] = [const { Turn { previous: OnceLock::new(), is_spent: AtomicUsize::new(0) } }; TURNS];
+static CHAIN: [Link; LINKS] = [const { Link { previous: OnceLock::new(), is_spent: AtomicUsize::new(0) } }; LINKS];
 
 type Handler = extern "C" fn(c_int, *mut siginfo_t, *mut c_void);
 
-/// A static, so that each has one address.
-static HANDLERS: [Handler; TURNS] = [
+/// Our handlers, one for each link. A static, so that each handler has one address, by which [`is_ours`] knows it.
+static HANDLERS: [Handler; LINKS] = [
     on_sigbus::<0>,
     on_sigbus::<1>,
     on_sigbus::<2>,
@@ -54,34 +62,41 @@ static HANDLERS: [Handler; TURNS] = [
     on_sigbus::<7>,
 ];
 
-/// Where the reserve is: see [`keep_reserve`]. 0: there is none, or it was used.
+/// The address of the reserve (see [`keep_reserve`]), or 0 if there is none.
 static RESERVE: AtomicUsize = AtomicUsize::new(0);
 
-/// Mappings in the reserve. A hole takes two more.
+/// Mappings in the reserve. Filling a faulted range takes two at most.
 const RESERVED: usize = 32;
 
-/// How often a mapping is asked for at the limit before the process is given up.
+/// Attempts to map zeros at the limit of mappings before the process ends.
 const TRIES: usize = 100;
 
-/// Puts the handler in place, for as long as the process lives. Called again, it puts it on top of what came meanwhile. By one
-/// thread at a time.
-pub(crate) fn install(note_fault: Tear) -> io::Result<()> {
+/// Installs the handler for the rest of the process's life. Called again, installs it over handlers that were installed
+/// meanwhile.
+///
+/// The caller makes sure that no two threads call it concurrently.
+///
+/// # Errors
+///
+/// Returns the error of the OS if it refuses, or an error if all [`LINKS`] handlers are in use.
+pub(crate) fn install(note_fault: NoteFault) -> io::Result<()> {
     GUARD.get_or_init(|| Guard { note_fault, page: page_size() });
     keep_reserve();
-    for (turn, handler) in CHAIN.iter().zip(HANDLERS) {
-        let now = disposition()?;
-        if is_ours(&now) {
+    for (link, handler) in CHAIN.iter().zip(HANDLERS) {
+        let current = disposition()?;
+        if is_ours(&current) {
             return Ok(());
         }
-        if turn.previous.set(now).is_ok() {
-            return set_disposition(&our_action(&now, handler));
+        if link.previous.set(current).is_ok() {
+            return set_disposition(&our_action(&current, handler));
         }
     }
-    Err(io::Error::other("other handlers were put over the guard too often"))
+    Err(io::Error::other("the fault guard was installed over other handlers too often: install it after them"))
 }
 
+/// Returns the action that installs `handler` in place of `previous`.
 fn our_action(previous: &libc::sigaction, handler: Handler) -> libc::sigaction {
-    // What the previous handler wanted blocked or restarted it still gets.
+    // The signal mask and the flags for restarts and nesting stay those of the previous handler.
     let mut action = *previous;
     action.sa_sigaction = handler as *const () as libc::sighandler_t;
     action.sa_flags = libc::SA_SIGINFO | libc::SA_ONSTACK | (previous.sa_flags & (libc::SA_RESTART | libc::SA_NODEFER));
@@ -92,50 +107,54 @@ fn is_ours(action: &libc::sigaction) -> bool {
     HANDLERS.iter().any(|&handler| action.sa_sigaction == handler as *const () as libc::sighandler_t)
 }
 
+/// Returns the current action for SIGBUS.
 fn disposition() -> io::Result<libc::sigaction> {
     let mut action = MaybeUninit::<libc::sigaction>::zeroed();
-    // SAFETY: with no new action it only writes the present one, to where it is told.
+    // SAFETY: without a new action, `sigaction` only writes the current one to `action`.
     if unsafe { libc::sigaction(libc::SIGBUS, ptr::null(), action.as_mut_ptr()) } != 0 {
         return Err(io::Error::last_os_error());
     }
-    // SAFETY: it succeeded, so it has written it.
+    // SAFETY: `sigaction` succeeded, so it has written `action`.
     Ok(unsafe { action.assume_init() })
 }
 
 fn set_disposition(action: &libc::sigaction) -> io::Result<()> {
-    // SAFETY: an action that was there before, the default, or ours, which is what a handler with `SA_SIGINFO` has to be.
+    // SAFETY: the action is a previous one, the default, or one with a handler of the signature that `SA_SIGINFO`
+    // requires.
     match unsafe { libc::sigaction(libc::SIGBUS, action, ptr::null_mut()) } {
         0 => Ok(()),
         _ => Err(io::Error::last_os_error()),
     }
 }
 
-extern "C" fn on_sigbus<const TURN: usize>(signal: c_int, info: *mut siginfo_t, context: *mut c_void) {
-    // SAFETY: it says where this thread's own is.
+/// Handles SIGBUS for the link `LINK`, and leaves `errno` as it was.
+extern "C" fn on_sigbus<const LINK: usize>(signal: c_int, info: *mut siginfo_t, context: *mut c_void) {
+    // SAFETY: the function returns the address of this thread's errno.
     let errno = unsafe { errno_location() };
-    // SAFETY: it is there as long as the thread.
+    // SAFETY: the address is valid as long as the thread lives.
     let before = unsafe { errno.read() };
-    // SAFETY: with `SA_SIGINFO`, the system hands over what it knows of the signal.
+    // SAFETY: with `SA_SIGINFO`, the OS passes a valid `siginfo_t`.
     let about = unsafe { &*info };
-    let is_filled = may_be_a_hole(about.si_code) && {
-        // SAFETY: of a fault, the address is known.
+    let is_filled = is_missing_memory(about.si_code) && {
+        // SAFETY: for these codes, the OS sets the address.
         let address = unsafe { about.si_addr() } as usize;
-        GUARD.get().is_some_and(|guard| (guard.note_fault)(address, guard.page, is_gone).is_some_and(fill))
+        GUARD.get().is_some_and(|guard| (guard.note_fault)(address, guard.page, is_unreadable).is_some_and(fill))
     };
     if !is_filled {
-        pass_on(TURN, signal, info, context, is_fault(about.si_code));
+        pass_on(LINK, signal, info, context, is_fault(about.si_code));
     }
     // SAFETY: as above.
     unsafe { errno.write(before) };
 }
 
-/// Whether the access that it comes from happens again when the handler returns. A signal that somebody sent does not.
+/// Returns `true` if an access raised the signal. The access is then repeated when the handler returns. A signal that a
+/// process sent is not repeated.
 fn is_fault(code: c_int) -> bool {
-    code == libc::BUS_ADRALN || may_be_a_hole(code)
+    code == libc::BUS_ADRALN || is_missing_memory(code)
 }
 
-/// Whether it comes from an access to memory that is not there: past the end of the file, or of a bad medium.
-fn may_be_a_hole(code: c_int) -> bool {
+/// Returns `true` if an access of missing memory raised the signal: past the end of the file, or of a failed medium.
+fn is_missing_memory(code: c_int) -> bool {
     #[cfg(any(target_os = "linux", target_os = "android"))]
     if code == libc::BUS_MCEERR_AR {
         return true;
@@ -143,53 +162,56 @@ fn may_be_a_hole(code: c_int) -> bool {
     code == libc::BUS_ADRERR || code == libc::BUS_OBJERR
 }
 
-/// Whether the page at this address, of one of our mappings, cannot be had. Where the system cannot say (it has to be asked
-/// without touching it) the answer is no.
-fn is_gone(page_address: usize) -> bool {
-    // SAFETY: a page of a mapping of ours that a reader holds at this moment.
+/// Returns `true` if the page at this address of one of our mappings cannot be read.
+///
+/// The OS is asked without an access of the page. If it does not support that, returns `false`.
+fn is_unreadable(page_address: usize) -> bool {
+    // SAFETY: the page belongs to a mapping of this crate, and a reader keeps it mapped at this moment.
     unsafe { super::populate(page_address as *mut u8, 1) }.is_err()
 }
 
-/// Lays zeros over a hole. If the system refuses (it is at its limit of mappings) the reserve goes for it.
-fn fill(hole: Range<usize>) -> bool {
-    let lay = || {
-        // SAFETY: part of a mapping of ours (what `Tear` says), of which a reader is just reading: it stays a mapping of the
-        // same length, and whoever unmaps it unmaps this too.
-        let laid = unsafe {
+/// Maps zeros over `faulted`. If the OS refuses, at its limit of mappings, releases the reserve and retries.
+///
+/// Returns `false` if the OS refused every attempt.
+fn fill(faulted: Range<usize>) -> bool {
+    let map_zeros = || {
+        // SAFETY: `NoteFault` returns part of a mapping of this crate, which a reader keeps mapped at this moment. The
+        // addresses stay mapped and readable, and the owner that unmaps the mapping unmaps the zeros with it.
+        let mapped = unsafe {
             libc::mmap(
-                hole.start as *mut c_void,
-                hole.len(),
+                faulted.start as *mut c_void,
+                faulted.len(),
                 libc::PROT_READ,
                 libc::MAP_PRIVATE | libc::MAP_ANON | libc::MAP_FIXED,
                 -1,
                 0,
             )
         };
-        laid != libc::MAP_FAILED
+        mapped != libc::MAP_FAILED
     };
-    if lay() {
+    if map_zeros() {
         return true;
     }
     for _ in 0..TRIES {
         release_reserve();
-        if lay() {
+        if map_zeros() {
             return true;
         }
-        // Another thread may have used the reserve and not yet what it gave back, or be about to give back more.
-        // SAFETY: it only yields.
+        // Another thread may have taken the released mappings, or may be about to release more.
+        // SAFETY: `sched_yield` only yields the processor.
         unsafe { libc::sched_yield() };
     }
-    say(
-        "smmap: fault guard: a file was cut short under its map, and the system has no mapping left to put in its place \
-         (Linux: vm.max_map_count); raise that limit, or lower max_regions\n",
+    print_error(
+        "smmap: fault guard: a file was truncated while it was mapped, and the OS has no mapping left to replace it \
+         (Linux: vm.max_map_count): raise that limit, or lower max_regions\n",
     );
     false
 }
 
-/// To whoever was there before us, who will make of it what he always did.
-fn pass_on(turn: usize, signal: c_int, info: *mut siginfo_t, context: *mut c_void, is_fault: bool) {
-    let Turn { previous, is_spent } = &CHAIN[turn];
-    // Relaxed: whoever finds it spent a moment too late calls a handler once more that would have been called anyway.
+/// Passes the signal on to the previous action of this link: a handler, or the default.
+fn pass_on(link: usize, signal: c_int, info: *mut siginfo_t, context: *mut c_void, is_fault: bool) {
+    let Link { previous, is_spent } = &CHAIN[link];
+    // Relaxed: a thread that misses the store calls the previous handler once more, which is harmless.
     let previous = previous.get().filter(|_| is_spent.load(Ordering::Relaxed) == 0);
     let Some(previous) = previous else { return end(signal, is_fault) };
     match previous.sa_sigaction {
@@ -198,86 +220,94 @@ fn pass_on(turn: usize, signal: c_int, info: *mut siginfo_t, context: *mut c_voi
         libc::SIG_IGN if !is_fault => {}
         libc::SIG_IGN => end(signal, is_fault),
         handler if previous.sa_flags & libc::SA_SIGINFO != 0 => {
-            // SAFETY: it was installed as such.
+            // SAFETY: a handler with `SA_SIGINFO` has this signature.
             let handler = unsafe { mem::transmute::<libc::sighandler_t, Handler>(handler) };
             handler(signal, info, context);
-            stay(turn, previous);
+            restore(link, previous);
         }
         handler => {
-            // SAFETY: it was installed as such.
+            // SAFETY: a handler without `SA_SIGINFO` has this signature.
             let handler = unsafe { mem::transmute::<libc::sighandler_t, extern "C" fn(c_int)>(handler) };
             handler(signal);
-            stay(turn, previous);
+            restore(link, previous);
         }
     }
 }
 
-/// After the previous handler. Rust's own, for one, goes back to the default action and returns, so that the access faults
-/// again and ends the process; ours stays, and knows that the default is what comes next.
-fn stay(turn: usize, previous: &libc::sigaction) {
+/// Installs our handler again if the previous handler has reset the action to the default.
+///
+/// The handler of Rust's runtime does so: it resets the action and returns, so that the access faults again and ends
+/// the process. Our handler stays installed, and notes that the default action follows in this link.
+fn restore(link: usize, previous: &libc::sigaction) {
     let is_default = disposition().is_ok_and(|now| now.sa_sigaction == libc::SIG_DFL);
     if is_default || previous.sa_flags & libc::SA_RESETHAND != 0 {
-        CHAIN[turn].is_spent.store(1, Ordering::Relaxed);
+        CHAIN[link].is_spent.store(1, Ordering::Relaxed);
     }
     if is_default {
-        let _ = set_disposition(&our_action(previous, HANDLERS[turn]));
+        let _ = set_disposition(&our_action(previous, HANDLERS[link]));
     }
 }
 
-/// The default: the process ends. A fault happens again as soon as the handler returns; a signal that was sent does not.
+/// Ends the process by the default action.
+///
+/// A fault is repeated as soon as the handler returns. A signal that a process sent is not, so it is raised again.
 fn end(signal: c_int, is_fault: bool) {
-    // SAFETY: zeros are the default action, with an empty mask and no flags.
+    // SAFETY: a zeroed `sigaction` is valid: the default action, with an empty mask and no flags.
     let action = unsafe { MaybeUninit::<libc::sigaction>::zeroed().assume_init() };
     let _ = set_disposition(&action);
     if !is_fault {
-        // SAFETY: it is delivered as soon as the handler returns, which unblocks it.
+        // SAFETY: `raise` only sends a signal. It is delivered when the handler returns and unblocks it.
         unsafe { libc::raise(signal) };
     }
 }
 
-/// Mappings that a hole may have when there are no others: to cut one out of the middle of a mapping takes two more.
+/// Maps the reserve if there is none: mappings that the handler releases when the OS has no other one left.
 ///
-/// Without the reserve a hole at the system's limit of mappings is filled only if somebody unmaps something just then. So it
-/// is made again after it was used, as soon as that is possible.
+/// Zeros in the middle of a mapping split it, which takes two mappings more. At the OS's limit of mappings, they could
+/// be mapped only if another thread unmapped something at that moment. Each new mapping of this crate calls this
+/// function, so the reserve is replaced soon after it was used.
 pub(crate) fn keep_reserve() {
     if RESERVE.load(Ordering::Relaxed) != 0 || GUARD.get().is_none() {
         return;
     }
     let page = page_size();
-    // SAFETY: a new mapping, wherever the system likes.
+    // SAFETY: a new mapping at an address that the OS chooses.
     let made = unsafe {
         libc::mmap(ptr::null_mut(), RESERVED * page, libc::PROT_NONE, libc::MAP_PRIVATE | libc::MAP_ANON, -1, 0)
     };
     if made == libc::MAP_FAILED {
         return;
     }
-    // Every other page is of another kind, so that the system does not make one mapping of them all.
+    // Every other page has another protection, so that the OS counts each page as one mapping.
     let is_made = (1..RESERVED).step_by(2).all(|odd| {
-        // SAFETY: a page of the mapping just made.
+        // SAFETY: the page belongs to the mapping just made.
         unsafe { libc::mprotect((made as usize + odd * page) as *mut c_void, page, libc::PROT_READ) == 0 }
     });
-    // Release: pairs with the Acquire in `release_reserve`, so that what is given back has been made.
+    // Release: pairs with the Acquire swap in `release_reserve`, so that the thread that unmaps the reserve sees it
+    // complete.
     if !is_made || RESERVE.compare_exchange(0, made as usize, Ordering::Release, Ordering::Relaxed).is_err() {
-        // SAFETY: the mapping just made, of which nobody knows.
+        // SAFETY: the mapping was just made, and no other thread knows its address.
         unsafe { libc::munmap(made, RESERVED * page) };
     }
 }
 
+/// Unmaps the reserve, if there is one.
 fn release_reserve() {
-    // Acquire: pairs with the Release in `keep_reserve`.
+    // Acquire: pairs with the Release exchange in `keep_reserve`.
     let reserve = RESERVE.swap(0, Ordering::Acquire);
     let Some(Guard { page, .. }) = GUARD.get().filter(|_| reserve != 0) else { return };
-    // SAFETY: the reserve, which is nobody else's since the exchange.
+    // SAFETY: the swap made this thread the only owner of the reserve.
     let is_refused = unsafe { libc::munmap(reserve as *mut c_void, RESERVED * page) } != 0;
     if is_refused {
-        // Its first and its last page may be one with their neighbours by now, and to cut them off takes more.
-        // SAFETY: as above.
+        // The OS may have merged its first and last page with neighbouring mappings, and splitting these takes
+        // mappings. SAFETY: as above, without these two pages.
         let _ = unsafe { libc::munmap((reserve + page) as *mut c_void, (RESERVED - 2) * page) };
     }
 }
 
-fn say(message: &str) {
-    // SAFETY: `write` reads the message.
+/// Writes a message to standard error, without a lock.
+fn print_error(message: &str) {
+    // SAFETY: `write` reads the bytes of the message.
     let _ = unsafe { libc::write(libc::STDERR_FILENO, message.as_ptr().cast(), message.len()) };
 }
 
