@@ -1,59 +1,67 @@
-//! Feature `fault-guard` (Unix): a file that is cut short under its map, or a medium that fails, is an error and not the end of
-//! the process.
+//! Feature `fault-guard` (Unix): reads of a truncated file or a failed medium return errors instead of ending the
+//! process.
 //!
-//! Where the bytes behind a mapping are gone, touching them raises SIGBUS. After [`install`], a handler looks whether the
-//! address belongs to a region of this crate; if so, it notes that the region is *torn*, lays zeros over the hole, and lets the
-//! reader go on. Whoever asks afterwards is told, so that no zero is taken for data:
+//! An access of mapped bytes that the file no longer has, or that the medium cannot read, raises SIGBUS. The default
+//! action of SIGBUS ends the process. After [`install`], a handler checks whether the address belongs to a region of
+//! this crate. If so, it marks the region as *faulted*, maps zeros over the faulted range, and lets the reader
+//! continue. A later check reports the fault, so that the program does not take the zeros for data:
 //!
-//! | what reads | is told |
+//! | bytes read by | are checked by |
 //! |---|---|
-//! | [`read_at`](crate::MappedFile::read_at), `read_exact_at`, `Read` of a [`Cursor`](crate::Cursor), whatever copies | by itself: it reads from the file instead, or gives the error of that |
-//! | [`Buffer`](crate::Buffer): `get`, searches, comparisons, where the pieces of an iterator end | by itself: each answer is checked before it is given |
-//! | [`Lease`](crate::Lease), also of [`Windows`](crate::Windows), [`Lines`](crate::Lines), [`Split`](crate::Split) | by [`Lease::check`](crate::Lease::check), after reading |
-//! | `&[u8]` of a cursor or a buffer | by [`Cursor::check`](crate::Cursor::check), [`Buffer::check`](crate::Buffer::check), after reading |
-//! | `BufRead` of a cursor | by the next call that fills the buffer |
+//! | [`read_at`](crate::MappedFile::read_at), `read_exact_at`, `Read` of a [`Cursor`](crate::Cursor), and all other copies | the call itself: it reads from the file instead, or returns the error of that read |
+//! | [`Buffer`](crate::Buffer): `get`, searches, comparisons, the ends of the pieces of an iterator | the call itself, before it returns |
+//! | [`Lease`](crate::Lease), also from [`Windows`](crate::Windows), [`Lines`](crate::Lines), [`Split`](crate::Split) | [`Lease::check`](crate::Lease::check), called after reading |
+//! | `&[u8]` of a cursor or a buffer | [`Cursor::check`](crate::Cursor::check), [`Buffer::check`](crate::Buffer::check), called after reading |
+//! | `BufRead` of a cursor | the next call that fills the buffer |
 //!
-//! The error is [`Truncated`](crate::ErrorKind::Truncated), or [`Io`](crate::ErrorKind::Io) if the file still reaches so far. A
-//! torn region is given to nobody else: it is unmapped when its last client lets go (within a second or two, if there is none),
-//! and the window is mapped anew for whoever asks. Only what cannot be read is filled (Linux 5.14; elsewhere page by page), so
-//! who reads beside a bad sector reads what is there.
+//! The error is [`Truncated`](crate::ErrorKind::Truncated), or [`Io`](crate::ErrorKind::Io) if the file still reaches
+//! that far. New readers do not get a faulted region: the next access maps the window again. The faulted region is
+//! unmapped when its last client is dropped, or within a second or two if it has none. The handler fills only the pages
+//! that cannot be read, so a reader beside a bad sector still reads the data there. (On Linux before 5.14 and on other
+//! systems, it fills page by page.)
 //!
-//! A file that ends inside a page has zeros behind its end, up to the end of the page, and no signal comes: there the *length*
-//! says it. What copies asks for it (a system call) only where its bytes end in zeros, and everything after them in that page
-//! is zero too: other bytes were there. `check` asks always. With [`Revalidate::Never`](crate::Revalidate::Never) nobody asks.
+//! A file that ends inside a page has zeros from its end to the end of that page, and accesses of these raise no
+//! signal. There the *length* of the file tells. A copying call asks for the length, by one system call, only if its
+//! bytes end in zeros and all bytes after them in the page are zero too. `check` always asks for it. With
+//! [`Revalidate::Never`](crate::Revalidate::Never), neither asks.
 //!
-//! # What it does not do
+//! # Limitations
 //!
-//! - The promise made to [`build`](crate::MapManagerBuilder::build) stays what it is. Bytes that turn to zeros under a `&[u8]`
-//!   are bytes that change; where files may be cut short at any time, prefer what copies.
-//! - A file that is cut short inside a page, and grows over that again before anybody asks, cannot be told from one that was not:
-//!   zeros that were read in between are not noticed.
-//! - In a system call that is handed mapped bytes (`write` from a lease), the call fails with EFAULT instead.
-//! - A thread that blocks SIGBUS is not guarded: the system ends the process.
-//! - A fault that is not ours, and a SIGBUS that somebody sent, goes to the handler that was there before, or ends the process
-//!   as it always did. (That handler now runs on the thread's alternate stack, if it has one.) A handler that is installed later
-//!   and does not call the one before it takes the guard off: then install the guard again, after it. That works seven times.
-//! - What a child of `fork` maps is not guarded there, also by a manager of its own; what it was born with is.
-//! - If the system has no mapping left for the zeros (a reserve is kept for that), the process ends with a message that says
-//!   so.
+//! - The promise made to [`build`](crate::MapManagerBuilder::build) still holds. Bytes that turn to zeros under a
+//!   `&[u8]` are bytes that change. If files may be truncated at any time, prefer calls that copy.
+//! - A file that is truncated inside a page and grows over that place again before a check cannot be told from an
+//!   unchanged one. Zeros that were read in between are not reported.
+//! - A system call that is passed faulted bytes (`write` from a lease) fails with EFAULT; the handler is not called.
+//! - A thread that blocks SIGBUS is not guarded: the OS ends the process.
+//! - A fault outside this crate's regions, and a SIGBUS that a process sent, goes to the previously installed handler,
+//!   or ends the process as before. That handler now runs on the thread's alternate stack, if the thread has one.
+//! - A handler that is installed later and does not call the previous one disables the guard. Call [`install`] again
+//!   after it. That works seven times.
+//! - In a child of `fork`, new mappings are not guarded, not even those of a new manager. Inherited mappings are.
+//! - If the OS has no mapping left for the zeros, and the reserve for that case is used up, the process ends with a
+//!   message that names the limit to raise.
 //!
-//! Cost: a hit loads two words that hardly ever change, and a copy looks at its last byte: 4 instructions beside 25 for a slice in
-//! a cursor's window, 15 beside 158 for a lease, 49 beside 257 for `read_at` of 64 bytes (`valgrind --tool=callgrind`, x86-64,
-//! Rust 1.95, 2026-11-21). Each map and unmap notes its range in a table. A hole that is met costs 5 to 8 times the fault of a
-//! page that is there, some 10 µs, and no more for 10,000 regions than for 100 (`cargo bench --bench fault_guard --features
-//! fault-guard -- ratios`).
+//! # Performance
+//!
+//! A hit loads two words that seldom change, and a copy also reads its last byte: a few per cent of a lease's time, and
+//! a sixth of the instructions of a short slice or `read_at`. Each mapping and each unmapping updates a table of
+//! address ranges. A fault costs several times as much as a page fault on a present page, about ten microseconds,
+//! independent of the number of regions. The benchmark is `cargo bench --bench fault_guard --features fault-guard --
+//! ratios`.
+//!
+//! # Examples
 //!
 //! ```no_run
 //! use smmap::{ErrorKind, MapManager};
 //!
 //! smmap::fault_guard::install()?;
-//! // SAFETY: nobody changes the file; should it be cut short, what was read of it is not used before it was checked.
+//! // SAFETY: no process changes the file. If it is truncated, `check` reports that before the program uses the bytes.
 //! let maps = unsafe { MapManager::builder().build()? };
 //! let lease = maps.open("shared/log")?.lease(..)?;
 //! let sum: u64 = lease.iter().map(|&byte| u64::from(byte)).sum();
 //! match lease.check() {
 //!     Ok(()) => println!("{sum}"),
-//!     Err(error) if error.kind() == ErrorKind::Truncated => println!("it was cut short meanwhile"),
+//!     Err(error) if error.kind() == ErrorKind::Truncated => println!("the file was truncated"),
 //!     Err(error) => return Err(error),
 //! }
 //! # Ok::<(), smmap::Error>(())
@@ -66,9 +74,10 @@ use crate::error::{Error, Result};
 use crate::os::{self, Process};
 use crate::protocol::address_table::AddressTable;
 
-/// Of all managers: a process has one handler.
+/// The mappings of all managers: a process has one handler.
 static RANGES: OnceLock<Known> = OnceLock::new();
 
+/// The table of mappings, and the process that may write to it.
 struct Known {
     ranges: AddressTable,
     process: Process,
@@ -76,12 +85,17 @@ struct Known {
 
 static IS_INSTALLED: OnceLock<()> = OnceLock::new();
 
-/// Puts the handler for SIGBUS in place, for the rest of the process's life. Once is enough, from any thread, before or after
-/// managers are built; again does no harm, and puts it back on top of handlers that were installed meanwhile.
+/// Installs the handler for SIGBUS, for the rest of the process's life.
+///
+/// One call is enough, from any thread, before or after managers are built. Another call does nothing if the handler is
+/// still installed. If another handler was installed meanwhile, it installs the guard over that handler; this works
+/// seven times.
 ///
 /// # Errors
 ///
-/// [`Io`](crate::ErrorKind::Io) if the system refuses.
+/// Returns [`Io`](crate::ErrorKind::Io) if the OS refuses, or if the guard was installed over other handlers too often.
+///
+/// # Examples
 ///
 /// ```
 /// smmap::fault_guard::install()?;
@@ -96,8 +110,9 @@ pub fn install() -> Result<()> {
     Ok(())
 }
 
-/// Makes a mapping known, before anybody reads there. Not in a child of `fork`, for want of the table's lock: somebody may have
-/// it who is not there any more.
+/// Adds a new mapping to the table, before any reader gets its address.
+///
+/// Does nothing in a child of `fork`: a thread that does not exist in the child may have held the table's lock.
 pub(crate) fn protect(mapping: Range<usize>) {
     let known = RANGES.get_or_init(|| Known { ranges: AddressTable::default(), process: Process::this() });
     if known.process.is_this() {
@@ -106,25 +121,30 @@ pub(crate) fn protect(mapping: Range<usize>) {
     }
 }
 
-/// Forgets it, when nobody does any more. In a child of `fork` it stays known, for the same reason.
+/// Removes a mapping from the table, after its last reader and before it is unmapped.
+///
+/// Does nothing in a child of `fork`, for the reason given at [`protect`].
 pub(crate) fn unprotect(mapping: Range<usize>) {
     if let Some(known) = RANGES.get().filter(|known| known.process.is_this()) {
         known.ranges.remove(mapping);
     }
 }
 
-/// Whether any mapping is torn, as of about now.
+/// Returns `true` if any mapping is faulted. A concurrent fault may be missed.
 #[inline]
 pub(crate) fn any_faulted() -> bool {
     RANGES.get().is_some_and(|known| known.ranges.any_faulted())
 }
 
-/// Where holes were found among `bytes` of a mapping. Ask after reading.
+/// Returns the addresses of the faulted part of `bytes`, which lie in `mapping`; `None` if there is none.
+///
+/// Call it after the bytes were read, so that it covers faults of that read.
 #[inline]
 pub(crate) fn faulted_part(mapping: Range<usize>, bytes: Range<usize>) -> Option<Range<usize>> {
     RANGES.get()?.ranges.faulted_part(mapping, bytes)
 }
 
+/// Returns `true` after [`install`] has succeeded once.
 #[inline]
 pub(crate) fn is_installed() -> bool {
     IS_INSTALLED.get().is_some()

@@ -1,4 +1,4 @@
-//! Without the feature, or its system: nothing is known of holes, and nothing is asked.
+//! `fault_guard` without the feature or on an unsupported OS: no faults are known, and no checks are made.
 
 use std::ops::Range;
 
