@@ -1,14 +1,14 @@
-//! The platform, in one room: the same functions for each system, chosen once, here.
+//! The interface to the OS: the same functions on each system, selected at compile time.
 //!
-//! I/O without concurrency. The file to edit for a port is the one of the system; what it has to offer is what
-//! `unix.rs` does. `libc` and `windows-sys` are named nowhere else.
+//! I/O without concurrency. A port writes one file with the functions of `unix.rs`. Apart from `sync::barrier`, no
+//! other module uses `libc` or `windows-sys`.
 
 #[cfg_attr(unix, path = "unix.rs")]
 #[cfg_attr(windows, path = "windows.rs")]
 mod system;
 
 #[cfg(not(any(unix, windows)))]
-compile_error!("smmap runs on Unix and on Windows; for another system, `src/os/` is what a port has to write");
+compile_error!("smmap supports Unix and Windows: to port it to another system, add a file to `src/os/`");
 
 #[cfg(all(unix, feature = "fault-guard"))]
 pub(crate) mod sigbus;
@@ -24,36 +24,40 @@ pub(crate) use system::{
     stat_path, unmap,
 };
 
-/// What the system says of a file, as far as the cache looks at it.
+/// The metadata of a file that the cache uses.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Stat {
-    /// The file system it is in, and its number there.
+    /// The device of the file system; `inode` is the file's number on it.
     pub(crate) device: u64,
     pub(crate) inode: u64,
-    /// When it was made, where that is known: tells a file from a later one that was given its number.
+    /// The time of creation, if the file system records it. It tells a file from a later one with the same inode
+    /// number.
     pub(crate) born: Option<SystemTime>,
     pub(crate) len: u64,
     pub(crate) modified: Option<SystemTime>,
-    /// Moves on with each change of bytes or attributes, where the system keeps such a time, and nobody can set it back.
+    /// The time of the last change of bytes or attributes, in seconds and nanoseconds, where the OS records it.
+    /// Programs cannot set it.
     pub(crate) changed: Option<(i64, i64)>,
-    /// How many names it has; 0 once it is deleted.
+    /// The number of hard links; 0 after the file was deleted.
     pub(crate) links: u64,
-    /// Permissions and owners, or whatever else a system lets be changed beside the bytes.
+    /// Permissions and owners on Unix; the file attributes on Windows.
     pub(crate) attributes: [u32; 3],
     pub(crate) kind: Kind,
 }
 
+/// The type of a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {
     File,
-    /// What it is instead.
+    /// Not a regular file; the text names the type for error messages.
     Other(&'static str),
 }
 
-/// The process that something was made in.
+/// The process in which a value was created.
 ///
-/// A child of `fork` has it too, but none of the other threads: what one of them had locked at that moment stays locked
-/// there. So what is dropped in another process than its own does without locks, and waits for nobody.
+/// A child of `fork` inherits the memory, but only the thread that forked. A lock that another thread held at that
+/// moment stays locked in the child forever. So a value that is dropped in another process than its own must not lock
+/// or wait.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Process(u32);
 
@@ -62,21 +66,28 @@ impl Process {
         Self(std::process::id())
     }
 
+    /// Returns `true` if the calling process is the one in which the value was created.
     pub(crate) fn is_this(self) -> bool {
         self.0 == std::process::id()
     }
 }
 
-/// What a mapping will be used for next.
+/// The way in which a mapping will be used next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Advice {
-    /// Soon: read ahead, in the background.
+    /// It will be accessed soon: the OS may read it in the background.
     WillNeed,
-    /// All of it, from the start on, after [`read_ahead`].
+    /// All of it will be accessed soon, from the start on. For use after [`read_ahead`], which does this work on Linux.
     Sequential,
 }
 
-/// Fills `buf` from `offset` on: fewer bytes only at the end of the file.
+/// Reads into `buf`, starting at `offset` in the file. Returns the number of bytes read.
+///
+/// It is less than `buf.len()` only at the end of the file. Interrupted reads are retried.
+///
+/// # Errors
+///
+/// Returns the error of the OS. The content of `buf` is then unspecified.
 #[inline]
 pub(crate) fn read_fully_at(file: &std::fs::File, mut buf: &mut [u8], mut offset: u64) -> io::Result<usize> {
     let mut total = 0;
