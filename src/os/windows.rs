@@ -1,4 +1,4 @@
-//! Windows.
+//! The functions of [`os`](super) on Windows.
 #![allow(unsafe_code, reason = "system calls that std does not offer")]
 
 use std::fs::{File, OpenOptions};
@@ -21,13 +21,14 @@ use windows_sys::Win32::System::SystemInformation::{GetSystemInfo, GlobalMemoryS
 
 use super::{Advice, Kind, Stat};
 
+/// Returns the page size and the allocation granularity.
 fn system_info() -> (usize, usize) {
     static INFO: OnceLock<(usize, usize)> = OnceLock::new();
     *INFO.get_or_init(|| {
         let mut info = MaybeUninit::<SYSTEM_INFO>::uninit();
-        // SAFETY: it writes one `SYSTEM_INFO` to where it is told, and cannot fail.
+        // SAFETY: `GetSystemInfo` writes one `SYSTEM_INFO` to the pointer, and cannot fail.
         unsafe { GetSystemInfo(info.as_mut_ptr()) };
-        // SAFETY: written above.
+        // SAFETY: `GetSystemInfo` has initialised `info`.
         let info = unsafe { info.assume_init() };
         (info.dwPageSize as usize, info.dwAllocationGranularity as usize)
     })
@@ -37,12 +38,14 @@ pub(crate) fn page_size() -> usize {
     system_info().0
 }
 
-/// Where in a file a mapping may start: at multiples of this.
+/// Returns the granularity of mappings: a mapping starts at a multiple of it in the file.
 pub(crate) fn mapping_granularity() -> usize {
     system_info().1
 }
 
-/// Opens for reading; others may still write, rename and delete. A directory opens too, to be refused by its kind.
+/// Opens a file for reading. Other processes may write, rename and delete it meanwhile.
+///
+/// Directories can be opened too: the caller refuses them by their kind.
 pub(crate) fn open(path: &Path) -> io::Result<File> {
     OpenOptions::new()
         .read(true)
@@ -51,7 +54,7 @@ pub(crate) fn open(path: &Path) -> io::Result<File> {
         .open(path)
 }
 
-/// Whether `file` was opened for reading. Not asked here: the first read tells.
+/// Returns `true`. Windows is not asked: the first read fails if `file` was not opened for reading.
 pub(crate) fn is_readable(_file: &File) -> io::Result<bool> {
     Ok(true)
 }
@@ -61,11 +64,11 @@ pub(crate) fn stat(file: &File) -> io::Result<Stat> {
     // SAFETY: the handle is open as long as `file` is borrowed.
     let is_disk = unsafe { GetFileType(handle) } == FILE_TYPE_DISK;
     let mut info = MaybeUninit::<BY_HANDLE_FILE_INFORMATION>::zeroed();
-    // SAFETY: it writes one `BY_HANDLE_FILE_INFORMATION` to where it is told.
+    // SAFETY: `GetFileInformationByHandle` writes one `BY_HANDLE_FILE_INFORMATION` to the pointer.
     if is_disk && unsafe { GetFileInformationByHandle(handle, info.as_mut_ptr()) } == 0 {
         return Err(io::Error::last_os_error());
     }
-    // SAFETY: a structure of integers, for which zeros are a value.
+    // SAFETY: all zeros are a valid value of this structure of integers.
     let info = unsafe { info.assume_init() };
     let wide = |high: u32, low: u32| u64::from(high) << 32 | u64::from(low);
     Ok(Stat {
@@ -89,7 +92,7 @@ pub(crate) fn stat_path(path: &Path) -> io::Result<Stat> {
     stat(&open(path)?)
 }
 
-/// From 100 ns since 1601.
+/// Converts a time in units of 100 ns since 1601. Returns `None` for a time before 1970.
 fn time(time: FILETIME) -> Option<SystemTime> {
     const TO_1970: u64 = 11_644_473_600;
     let ticks = u64::from(time.dwHighDateTime) << 32 | u64::from(time.dwLowDateTime);
@@ -97,7 +100,7 @@ fn time(time: FILETIME) -> Option<SystemTime> {
     Some(SystemTime::UNIX_EPOCH + since_1601.checked_sub(Duration::from_secs(TO_1970))?)
 }
 
-/// Moves the file's own position too, which nobody else uses: the descriptor is the cache's.
+/// Reads at an offset. It also moves the position of the handle, which no other code uses.
 pub(crate) fn read_at(file: &File, buf: &mut [u8], offset: u64) -> io::Result<usize> {
     match file.seek_read(buf, offset) {
         // ERROR_HANDLE_EOF
@@ -106,45 +109,45 @@ pub(crate) fn read_at(file: &File, buf: &mut [u8], offset: u64) -> io::Result<us
     }
 }
 
-/// Nothing to do by hand: the mapping's owner gives it back, and that is not refused.
+/// Does nothing: the drop of `MmapRaw` unmaps the mapping, and Windows does not refuse that.
 ///
 /// # Safety
 ///
-/// None; `unsafe` because it is elsewhere.
+/// No requirements; `unsafe` for the same signature as on other systems.
 pub(crate) unsafe fn unmap(_address: *mut u8, _len: usize) -> io::Result<()> {
     Ok(())
 }
 
-/// Mappings lie at multiples of 64 KiB, and there is no asking for more.
+/// Returns the address unchanged: Windows aligns mappings to 64 KiB and offers no other alignment.
 ///
 /// # Safety
 ///
-/// None; `unsafe` because it is elsewhere.
+/// No requirements; `unsafe` for the same signature as on other systems.
 pub(crate) unsafe fn realign(_file: &File, _start: u64, address: *mut u8, _len: usize) -> io::Result<*mut u8> {
     Ok(address)
 }
 
-/// Nothing: there is no such advice that would be cheap.
+/// Does nothing: Windows has no cheap advice of this kind.
 ///
 /// # Safety
 ///
-/// None; `unsafe` because it is elsewhere.
+/// No requirements; `unsafe` for the same signature as on other systems.
 pub(crate) unsafe fn advise(_address: *mut u8, _len: usize, _advice: Advice) {}
 
-/// Cannot be done here.
+/// Returns `false`: Windows cannot read the pages of a mapping without accessing them.
 ///
 /// # Safety
 ///
-/// None; `unsafe` because it is elsewhere.
+/// No requirements; `unsafe` for the same signature as on other systems.
 pub(crate) unsafe fn populate(_address: *mut u8, _len: usize) -> io::Result<bool> {
     Ok(false)
 }
 
-/// Not done here.
+/// Returns `false`: not implemented on Windows.
 ///
 /// # Safety
 ///
-/// None; `unsafe` because it is elsewhere.
+/// No requirements; `unsafe` for the same signature as on other systems.
 pub(crate) unsafe fn read_ahead(_file: &File, _start: u64, _address: *mut u8, _len: usize) -> bool {
     false
 }
@@ -170,18 +173,18 @@ pub(crate) fn descriptor_limit() -> Option<usize> {
 }
 
 pub(crate) fn memory_limit() -> Option<u64> {
-    // SAFETY: a structure of integers, for which all zeroes is a value.
+    // SAFETY: all zeros are a valid value of this structure of integers.
     let mut status: MEMORYSTATUSEX = unsafe { std::mem::zeroed() };
     status.dwLength = size_of::<MEMORYSTATUSEX>() as u32;
-    // SAFETY: it fills the structure, whose length it was told.
+    // SAFETY: `GlobalMemoryStatusEx` fills the structure, whose length is set.
     let succeeded = unsafe { GlobalMemoryStatusEx(&mut status) } != 0;
     succeeded.then_some(status.ullTotalPhys.min(status.ullTotalVirtual))
 }
 
 pub(crate) fn map_limit_hint() -> String {
-    "this process may be out of address space; lower max_mapped_bytes or max_regions".to_owned()
+    "this process may be out of address space: lower max_mapped_bytes or max_regions".to_owned()
 }
 
 pub(crate) fn descriptor_limit_hint() -> String {
-    "this process may have too many handles; lower max_open_files".to_owned()
+    "this process may have too many handles: lower max_open_files".to_owned()
 }
