@@ -23,7 +23,7 @@
 //! A file that ends inside a page has zeros from its end to the end of that page, and accesses of these raise no
 //! signal. There the *length* of the file tells. A copying call asks for the length, by one system call, only if its
 //! bytes end in zeros and all bytes after them in the page are zero too. `check` always asks for it. With
-//! [`Revalidate::Never`](crate::Revalidate::Never), neither asks.
+//! [`Revalidate::Never`](crate::Revalidate::Never), neither asks, unless a fault was found.
 //!
 //! # Limitations
 //!
@@ -43,11 +43,11 @@
 //!
 //! # Performance
 //!
-//! A hit loads two words that seldom change, and a copy also reads its last byte: a few per cent of a lease's time, and
-//! a sixth of the instructions of a short slice or `read_at`. Each mapping and each unmapping updates a table of
-//! address ranges. A fault costs several times as much as a page fault on a present page, about ten microseconds,
-//! independent of the number of regions. The benchmark is `cargo bench --bench fault_guard --features fault-guard --
-//! ratios`.
+//! A hit loads two words that seldom change, and a copy also reads its last byte. That adds about a sixth to the
+//! instructions of a short `slice`, a tenth to those of a lease, and a fifth to those of a small `read_at`. Each
+//! mapping and each unmapping updates a table of address ranges. A fault costs several times as much as a page fault on
+//! a present page, about ten microseconds, independent of the number of regions. The benchmark is `cargo bench --bench
+//! fault_guard --features fault-guard -- ratios`.
 //!
 //! # Examples
 //!
