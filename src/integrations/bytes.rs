@@ -1,14 +1,16 @@
-//! Feature `bytes`: a [`Lease`] as [`Bytes`].
+//! Feature `bytes`: the conversion of a [`Lease`] to [`Bytes`].
 
 use bytes::Bytes;
 
 use crate::Lease;
 
-/// Without copying: the `Bytes` own the lease, and their clones and slices share it.
+/// Converts without copying: the `Bytes` own the lease, and their clones and slices share it.
+///
+/// # Examples
 ///
 /// ```
 /// # use smmap::MapManager;
-/// // SAFETY: nobody changes or truncates the files of this example.
+/// // SAFETY: no process changes or truncates the files of this example.
 /// let maps = unsafe { MapManager::builder().build()? };
 /// let lease = maps.open("Cargo.toml")?.lease(..9)?;
 /// let address = lease.as_ptr();

@@ -1,5 +1,6 @@
-//! Guests: traits of other crates for our types, each in its own file, behind a feature of its crate's name. They use the
-//! public API and what the readers offer each other, nothing below.
+//! Implementations of traits of other crates, each in its own file, behind a feature with the name of the crate.
+//!
+//! They use only the public API and `whole_window` of the readers.
 
 #[cfg(feature = "bytes")]
 mod bytes;

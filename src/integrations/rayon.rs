@@ -8,39 +8,47 @@ use rayon::iter::{IndexedParallelIterator, IntoParallelIterator, ParallelIterato
 
 use crate::{Lease, MappedFile, Result};
 
-/// The windows of a file, in parallel; made by [`MappedFile::par_windows`].
+/// A parallel iterator over the windows of a file, created by [`MappedFile::par_windows`].
 ///
-/// Each is mapped by the thread that reads it, when it reads it. Within the budget that takes one window for each thread. No
-/// thread holds more than one window back from the others ([`with_min_len`](IndexedParallelIterator::with_min_len) says
-/// otherwise): a window is work enough to be handed over by itself, and the last ones are shared by all.
+/// The thread that processes a window maps it. So the budget must hold one window for each thread. Each window is a
+/// separate task, and a thread that has finished takes windows from the others.
+/// [`with_min_len`](IndexedParallelIterator::with_min_len) sets the least number of windows of one task.
+///
+/// # Examples
 ///
 /// ```
 /// use rayon::prelude::*;
 /// # use smmap::MapManager;
-/// // SAFETY: nobody changes or truncates the files of this example.
+/// // SAFETY: no process changes or truncates the files of this example.
 /// let maps = unsafe { MapManager::builder().build()? };
 /// let bytes: usize = maps.open("Cargo.toml")?.par_windows().map(|window| window.map_or(0, |bytes| bytes.len())).sum();
 /// assert_eq!(bytes as u64, std::fs::metadata("Cargo.toml").unwrap().len());
 /// # Ok::<(), smmap::Error>(())
 /// ```
 #[derive(Clone)]
-#[must_use = "iterators do nothing until they are asked"]
+#[must_use = "iterators are lazy and do nothing unless consumed"]
 pub struct ParWindows {
     file: MappedFile,
     windows: Range<usize>,
 }
 
 impl MappedFile {
-    /// The windows of the file, as an indexed parallel iterator of [`Lease`]s.
+    /// Returns an indexed parallel iterator over the windows of the file, each as a [`Lease`].
     ///
-    /// # Errors, panics
+    /// # Errors
     ///
-    /// As [`windows`](Self::windows).
+    /// Each item fails as those of [`windows`](Self::windows) do.
+    ///
+    /// # Panics
+    ///
+    /// Panics as [`windows`](Self::windows) does.
+    ///
+    /// # Examples
     ///
     /// ```
     /// use rayon::prelude::*;
     /// # use smmap::MapManager;
-    /// // SAFETY: nobody changes or truncates the files of this example.
+    /// // SAFETY: no process changes or truncates the files of this example.
     /// let maps = unsafe { MapManager::builder().build()? };
     /// assert_eq!(maps.open("Cargo.toml")?.par_windows().len(), 1);
     /// # Ok::<(), smmap::Error>(())
@@ -53,8 +61,8 @@ impl MappedFile {
 impl ParWindows {
     fn leases(self) -> impl IndexedParallelIterator<Item = Result<Lease>> {
         let Self { file, windows } = self;
-        // Left to itself, rayon goes on splitting only while somebody is idle: who began with a quarter of a file keeps all of
-        // that, though others have nothing left to do.
+        // Without a maximum length, rayon splits a task only while another thread is idle. A thread that began with a
+        // quarter of the file would then keep all of it, although other threads become idle later.
         windows.into_par_iter().with_max_len(1).map(move |index| file.whole_window(index as u64))
     }
 }
