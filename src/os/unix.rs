@@ -1,4 +1,4 @@
-//! Linux, macOS, the BSDs.
+//! The functions of [`os`](super) on Unix: Linux, macOS, the BSDs.
 #![allow(unsafe_code, reason = "system calls that std does not offer")]
 
 use std::fs::{self, File, Metadata, OpenOptions};
@@ -22,17 +22,19 @@ pub(crate) fn page_size() -> usize {
     })
 }
 
-/// Where in a file a mapping may start: at multiples of this.
+/// Returns the granularity of mappings: a mapping starts at a multiple of it in the file.
 pub(crate) fn mapping_granularity() -> usize {
     page_size()
 }
 
-/// Opens for reading. Does not wait for the other end of a pipe, and does not make a terminal the process's own.
+/// Opens a file for reading.
+///
+/// Does not wait for the other end of a pipe, and does not make a terminal the controlling one.
 pub(crate) fn open(path: &Path) -> io::Result<File> {
     OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY).open(path)
 }
 
-/// Whether `file` was opened for reading.
+/// Returns `true` if `file` was opened for reading.
 pub(crate) fn is_readable(file: &File) -> io::Result<bool> {
     // SAFETY: `F_GETFL` only reads, and the descriptor is open as long as `file` is borrowed.
     let flags = unsafe { libc::fcntl(file.as_raw_fd(), libc::F_GETFL) };
@@ -84,98 +86,111 @@ fn from_metadata(metadata: &Metadata) -> Stat {
 
 #[inline]
 pub(crate) fn read_at(file: &File, buf: &mut [u8], offset: u64) -> io::Result<usize> {
-    // Beyond what the system can express there is no file.
+    // No file reaches past the largest offset of the OS.
     if i64::try_from(offset).is_err() {
         return Ok(0);
     }
     file.read_at(buf, offset)
 }
 
-/// Gives a mapping back. It can be refused: when the system has merged it with its neighbours, taking it out makes one
-/// mapping more, which may be one too many.
+/// Unmaps a mapping.
+///
+/// # Errors
+///
+/// Returns the error of the OS if it refuses. If the OS has merged the mapping with its neighbours, removing it from
+/// the middle makes one mapping more, which may exceed the limit.
 ///
 /// # Safety
 ///
-/// `address` and `len` are those of one mapping that nothing refers to any more.
+/// `address` and `len` must be those of one mapping into which no reference exists.
 pub(crate) unsafe fn unmap(address: *mut u8, len: usize) -> io::Result<()> {
-    // SAFETY: the caller's promise.
+    // SAFETY: by the contract of this function.
     match unsafe { libc::munmap(address.cast(), len) } {
         0 => Ok(()),
         _ => Err(io::Error::last_os_error()),
     }
 }
 
-/// What the page tables of most machines can map by one entry, or keep by one in their caches.
+/// The size of a large page: most processors map it by one page table entry, or cache it as one in the TLB.
 #[cfg(any(target_os = "linux", target_os = "android"))]
 const LARGE_PAGE: usize = 2 << 20;
 
-/// Where a mapping should lie that was put at `address` and is of the file from `start` on, so that large pages of the file
-/// can be mapped as such: at the same distance from a border of large pages as in the file. `None` if it does already, or has
-/// no such page in it.
+/// Returns a better address for a mapping at `address`, of a file at `start`, so that the OS can map large pages.
+///
+/// The OS can do so if the address and the file offset have the same distance from a multiple of [`LARGE_PAGE`].
+/// Returns `None` if that holds already, or if the range contains no whole large page.
 #[cfg(any(target_os = "linux", target_os = "android"))]
-fn better_place(address: usize, start: u64, len: usize) -> Option<usize> {
+fn better_address(address: usize, start: u64, len: usize) -> Option<usize> {
     let (page, at) = (LARGE_PAGE, start as usize % LARGE_PAGE);
     let has_large_page = at.next_multiple_of(page) - at + page <= len;
     let off = address.wrapping_sub(at) % page;
     (has_large_page && off != 0).then(|| address.checked_sub(off)).flatten()
 }
 
-/// Maps once more what has just been mapped, if another place suits large pages better; and gives the address where it is now.
-/// If that fails, nothing is mapped any more.
+/// Moves a new mapping to an address at which the OS can map large pages. Returns its address.
 ///
-/// Some file systems look after that themselves (ext4 does); others do not, such as overlayfs, which containers stand on: there
-/// a sum over warm data in large folios, vectorized, took 1.6 × as long where it was not done by hand (87 to 102 ms for 1 GiB
-/// against 53 to 63; 2026-11-21, Linux 6.18). The system fills its address space from the top, so just below is most likely
-/// free; if it is not, the mapping goes wherever the system wants to have it. The next window then fits below this one.
+/// Some file systems place mappings so themselves (ext4); others do not (overlayfs, on which containers run). There a
+/// scan of warm data takes about half as long again without this function. The OS fills the address space from the top,
+/// so the range just below is most likely free. If it is not, the OS chooses another address. The next window then fits
+/// below this one.
+///
+/// # Errors
+///
+/// Returns the error of the OS if it refuses the second mapping. The first one is unmapped then.
 ///
 /// # Safety
 ///
-/// `address` and `len` are those of a mapping of `file` from `start` on that nothing refers to.
+/// `address` and `len` must be those of a mapping of `file` at `start` into which no reference exists.
 #[cfg(any(target_os = "linux", target_os = "android"))]
 pub(crate) unsafe fn realign(file: &File, start: u64, address: *mut u8, len: usize) -> io::Result<*mut u8> {
-    let Some(better) = better_place(address as usize, start, len) else { return Ok(address) };
-    // First, so that there are never two. A mapping that the system does not take back stays as good as it is.
-    // SAFETY: the caller's promise.
+    let Some(better) = better_address(address as usize, start, len) else { return Ok(address) };
+    // Unmapped first, so that there are never two mappings. If the OS refuses to unmap, the mapping stays as it is.
+    // SAFETY: by the contract of this function.
     if unsafe { unmap(address, len) }.is_err() {
         return Ok(address);
     }
     let offset = libc::off64_t::try_from(start).map_err(|_| io::ErrorKind::InvalidInput)?;
     let (protection, flags, file) = (libc::PROT_READ, libc::MAP_SHARED, file.as_raw_fd());
-    // SAFETY: without `MAP_FIXED` the address is a wish, and what is mapped there stays.
+    // SAFETY: without `MAP_FIXED` the address is a hint, so no existing mapping is replaced.
     let mapped = unsafe { libc::mmap64(better as *mut libc::c_void, len, protection, flags, file, offset) };
     if mapped == libc::MAP_FAILED { Err(io::Error::last_os_error()) } else { Ok(mapped.cast()) }
 }
 
-/// There is nothing to gain here, as far as is known.
+/// Returns the address unchanged: no benefit is known on this OS.
 ///
 /// # Safety
 ///
-/// None; `unsafe` because it is elsewhere.
+/// No requirements; `unsafe` for the same signature as on other systems.
 #[cfg(not(any(target_os = "linux", target_os = "android")))]
 pub(crate) unsafe fn realign(_file: &File, _start: u64, address: *mut u8, _len: usize) -> io::Result<*mut u8> {
     Ok(address)
 }
 
-/// A hint; that a system does not know it is no error.
+/// Gives the OS a hint about the use of a mapping. Failures are ignored.
 ///
 /// # Safety
 ///
-/// `address` and `len` lie within one mapping of a file, `address` at a page.
+/// The range must lie within one mapping of a file, and `address` must be a multiple of the page size.
 pub(crate) unsafe fn advise(address: *mut u8, len: usize, advice: Advice) {
     let will_need = || {
-        // SAFETY: the caller's promise; advice changes no byte.
+        // SAFETY: by the contract of this function; advice changes no byte.
         let _ = unsafe { libc::madvise(address.cast(), len, libc::MADV_WILLNEED) };
     };
     match advice {
         Advice::WillNeed => will_need(),
-        // What was not there has been read in.
+        // `read_ahead` has already read the missing pages.
         Advice::Sequential if cfg!(target_os = "linux") => {}
         Advice::Sequential => will_need(),
     }
 }
 
-/// Has the pages there, as touching them would, but reports one that cannot be had. `false`: this system cannot do that, or
-/// not now (Linux can since 5.14).
+/// Reads and maps the pages of a range, as accesses would, but returns an error instead of raising SIGBUS.
+///
+/// Returns `false` if the OS does not support it (Linux does since 5.14), or cannot do it now.
+///
+/// # Errors
+///
+/// Returns the error of the OS if a page cannot be read.
 ///
 /// # Safety
 ///
@@ -183,13 +198,13 @@ pub(crate) unsafe fn advise(address: *mut u8, len: usize, advice: Advice) {
 pub(crate) unsafe fn populate(address: *mut u8, len: usize) -> io::Result<bool> {
     #[cfg(any(target_os = "linux", target_os = "android"))]
     {
-        // SAFETY: the caller's promise; it changes no byte.
+        // SAFETY: by the contract of this function; the call changes no byte.
         if unsafe { libc::madvise(address.cast(), len, libc::MADV_POPULATE_READ) } == 0 {
             return Ok(true);
         }
         let error = io::Error::last_os_error();
         match error.raw_os_error() {
-            // Past the end of the file, or of a bad medium.
+            // The page is past the end of the file, or the medium failed.
             Some(libc::EFAULT | libc::EHWPOISON | libc::EIO) => Err(error),
             _ => Ok(false),
         }
@@ -201,55 +216,58 @@ pub(crate) unsafe fn populate(address: *mut u8, len: usize) -> io::Result<bool> 
     }
 }
 
-/// Bytes read by one call of [`read_through`].
+/// Bytes per system call of [`read_through`].
 #[cfg(target_os = "linux")]
 const READ_CHUNK: usize = 1 << 20;
 
-/// Has `len` bytes of a file from `start` on, which are mapped at `address`, in the system's page cache, if the last of them
-/// is not there; whether it had to. A hint: what cannot be read is left for those to find out who read it.
+/// Reads `len` bytes of `file` at `start`, which are mapped at `address`, into the page cache.
+///
+/// Does nothing if the last page is already there. Returns `true` if it read. Failures are ignored: later accesses
+/// report them.
+///
+/// The check uses `mincore`. A read that must not wait (`RWF_NOWAIT`) would answer too, but would start to read at that
+/// place.
 ///
 /// # Safety
 ///
-/// As for [`advise`]. (A read that must not wait would tell as well what is there, but begins to read at that place.)
+/// As for [`advise`].
 #[cfg(target_os = "linux")]
 pub(crate) unsafe fn read_ahead(file: &File, start: u64, address: *mut u8, len: usize) -> bool {
     let Some(last) = len.checked_sub(1) else { return false };
     let mut is_there = 1;
-    // SAFETY: the page of the mapping's last byte, and a byte to tell of one page.
+    // SAFETY: the address is that of the mapping's last page, and `mincore` writes one byte for one page.
     let asked = unsafe { libc::mincore(address.wrapping_add(last - last % page_size()).cast(), 1, &mut is_there) };
-    // To who may not know, all is said to be there.
+    // For files that the process may not write, Linux reports all pages as present.
     if asked != 0 || is_there & 1 == 1 {
         return false;
     }
-    // SAFETY: the caller's promise.
+    // SAFETY: by the contract of this function.
     if !unsafe { populate_by_large_pages(address, len) } {
         read_through(file, start..start + len as u64);
     }
     true
 }
 
-/// Reads a mapping in by its faults, two large pages at a time and one more ahead; whether that was done, to the end.
+/// Reads a mapping into the page cache by large pages. Returns `true` if it read all of it.
 ///
-/// For a touch, and for [`populate`], the system reads as far as the disk is set to (128 KiB often), and for `MADV_WILLNEED`
-/// with the smallest pages, which make each later map dearer. But a mapping that wants large pages it reads by those, whatever
-/// the disk is set to, as far ahead as a long read would, and without the copy that costs a long read most of its time. The
-/// wish is taken back at once: who reads here and there, when the pages have gone again, is not to have 4 MiB read for each
-/// byte. (They are not mapped as large ones then, until this is asked for again.)
+/// On an access, and for [`populate`], the OS reads only as far as the disk's read-ahead setting, often 128 KiB. For
+/// `MADV_WILLNEED` it uses the smallest pages, which make each later mapping dearer. For a mapping with `MADV_HUGEPAGE`
+/// it reads by large pages, whatever the disk's setting, and without the copy of a `read`. This takes about half the
+/// processor time of [`read_through`].
 ///
-/// Measured on 512 MiB in windows of 16 MiB, against `read` of 1 MiB: 0.16 × its processor time and 0.7 × its time, where
-/// [`read_through`] takes 0.34 × and 0.7 to 0.8 ×; with a disk set to 128 KiB 0.13 × and 0.7 × against 0.4 × and 0.75 ×
-/// (2026-11-21; Linux 6.18, ext4, 2 virtual cores that had other work, the best tenth of the rounds).
+/// The advice is reverted at once. Otherwise a random access after the pages were evicted would read 4 MiB for one
+/// byte. (The pages are not mapped as large ones until the advice is given again.)
 ///
 /// # Safety
 ///
 /// As for [`advise`].
 #[cfg(target_os = "linux")]
 unsafe fn populate_by_large_pages(address: *mut u8, len: usize) -> bool {
-    // Of less, it would read more than was asked for.
+    // For a shorter range, the OS would read more than requested.
     if len < 2 * LARGE_PAGE || !reads_ahead_by_large_pages() {
         return false;
     }
-    // SAFETY: the caller's promise; advice changes no byte.
+    // SAFETY: by the contract of this function; advice changes no byte.
     if unsafe { libc::madvise(address.cast(), len, libc::MADV_HUGEPAGE) } != 0 {
         return false;
     }
@@ -260,25 +278,26 @@ unsafe fn populate_by_large_pages(address: *mut u8, len: usize) -> bool {
     is_done
 }
 
-/// Whether the system reads a file by large pages for a mapping that wants them: Linux since 5.18. (`MADV_POPULATE_READ` is
-/// older, so it does not tell.)
+/// Returns `true` if the OS reads files by large pages for mappings with `MADV_HUGEPAGE`: Linux since 5.18.
+///
+/// Support of `MADV_POPULATE_READ` is older, so it does not prove this.
 #[cfg(target_os = "linux")]
 fn reads_ahead_by_large_pages() -> bool {
     static DOES: OnceLock<bool> = OnceLock::new();
     *DOES.get_or_init(|| {
         let mut name = mem::MaybeUninit::<libc::utsname>::zeroed();
-        // SAFETY: `uname` writes one `utsname` to where it is told.
+        // SAFETY: `uname` writes one `utsname` to the pointer.
         if unsafe { libc::uname(name.as_mut_ptr()) } != 0 {
             return false;
         }
-        // SAFETY: it succeeded, so it has written it.
+        // SAFETY: the call succeeded, so it has initialised the value.
         let name = unsafe { name.assume_init() };
         let release: Vec<u8> = name.release.iter().map(|&byte| byte as u8).take_while(|&byte| byte != 0).collect();
         is_release_at_least(&release, (5, 18))
     })
 }
 
-/// Whether the name of a release, such as `6.1.0-18-amd64`, is of this version or a later one.
+/// Returns `true` if the name of a release, such as `6.1.0-18-amd64`, is that of `version` or a later one.
 #[cfg(target_os = "linux")]
 fn is_release_at_least(release: &[u8], version: (u32, u32)) -> bool {
     let mut numbers = release.split(|byte| !byte.is_ascii_digit()).map_while(|digits| {
@@ -289,13 +308,12 @@ fn is_release_at_least(release: &[u8], version: (u32, u32)) -> bool {
     (major, minor) >= version
 }
 
-/// Reads a span of a file for nobody, as far as it goes.
+/// Reads a span of a file and discards the bytes, to bring them into the page cache. Stops at the first failure.
 ///
-/// By large reads, although nobody wants a copy: the system reads as far ahead as it is asked for, and goes on with ever larger
-/// pages.
+/// Large reads make the OS read as far ahead as requested, by ever larger pages.
 #[cfg(target_os = "linux")]
 fn read_through(file: &File, span: Range<u64>) {
-    // All of it goes to the same few pages, which stay in the processor's cache.
+    // All parts are the same few pages, which stay in the processor's cache.
     let mut scratch = [0_u8; 16 << 10];
     let part = libc::iovec { iov_base: scratch.as_mut_ptr().cast(), iov_len: scratch.len() };
     let parts = [part; READ_CHUNK / (16 << 10)];
@@ -304,7 +322,7 @@ fn read_through(file: &File, span: Range<u64>) {
     while let Some(offset) = at(next).filter(|_| next < span.end) {
         let len = (span.end - next).min(READ_CHUNK as u64) as usize;
         let count = len.div_ceil(scratch.len()) as libc::c_int;
-        // SAFETY: each part is the scratch, which nobody looks at.
+        // SAFETY: each part is the scratch buffer, whose content is not used.
         match unsafe { libc::preadv(file.as_raw_fd(), parts.as_ptr(), count, offset) } {
             read @ 1.. => next += read as u64,
             _ => break,
@@ -312,38 +330,39 @@ fn read_through(file: &File, span: Range<u64>) {
     }
 }
 
-/// Not done here.
+/// Returns `false`: not implemented on this OS.
 ///
 /// # Safety
 ///
-/// None; `unsafe` because it is elsewhere.
+/// No requirements; `unsafe` for the same signature as on other systems.
 #[cfg(not(target_os = "linux"))]
 pub(crate) unsafe fn read_ahead(_file: &File, _start: u64, _address: *mut u8, _len: usize) -> bool {
     false
 }
 
-/// Whether the system refused a mapping for want of room: of mappings, of address space, of locked memory.
+/// Returns `true` if the OS refused a mapping at a limit: of mappings, of address space, or of locked memory.
 pub(crate) fn is_out_of_maps(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::ENOMEM | libc::EAGAIN))
 }
 
-/// Whether the system refused a descriptor: of this process (EMFILE), or of all (ENFILE).
+/// Returns `true` if the OS refused a descriptor at the limit of the process (EMFILE) or of the system (ENFILE), or had
+/// no memory for it.
 pub(crate) fn is_out_of_descriptors(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE | libc::ENOMEM | libc::EAGAIN))
 }
 
-/// How many mappings a process may have, where that is a number.
+/// Returns the limit on mappings of a process, or `None` if the OS does not report one.
 pub(crate) fn map_limit() -> Option<usize> {
     fs::read_to_string("/proc/sys/vm/max_map_count").ok()?.trim().parse().ok()
 }
 
 fn soft_limit(resource: RlimitResource) -> Option<u64> {
     let mut limit = mem::MaybeUninit::<libc::rlimit>::uninit();
-    // SAFETY: `getrlimit` writes one `rlimit` to where it is told.
+    // SAFETY: `getrlimit` writes one `rlimit` to the pointer.
     if unsafe { libc::getrlimit(resource, limit.as_mut_ptr()) } != 0 {
         return None;
     }
-    // SAFETY: it succeeded, so it has written it.
+    // SAFETY: the call succeeded, so it has initialised the value.
     let limit = unsafe { limit.assume_init() };
     #[allow(clippy::unnecessary_cast, reason = "rlim_t is not u64 everywhere")]
     (limit.rlim_cur != libc::RLIM_INFINITY).then_some(limit.rlim_cur as u64)
@@ -354,12 +373,13 @@ type RlimitResource = libc::__rlimit_resource_t;
 #[cfg(not(all(target_os = "linux", target_env = "gnu")))]
 type RlimitResource = libc::c_int;
 
-/// How many descriptors this process may have open.
+/// Returns the soft limit on descriptors of this process, or `None` if it is unlimited or unknown.
 pub(crate) fn descriptor_limit() -> Option<usize> {
     soft_limit(libc::RLIMIT_NOFILE).map(|limit| usize::try_from(limit).unwrap_or(usize::MAX))
 }
 
-/// How much memory this process may use: the machine's, or less if its control group or its limits say so.
+/// Returns the bytes of memory that this process may use: the least of physical memory, control group and address space
+/// limits.
 pub(crate) fn memory_limit() -> Option<u64> {
     // SAFETY: `sysconf` only reads.
     let pages = unsafe { libc::sysconf(libc::_SC_PHYS_PAGES) };
@@ -367,13 +387,13 @@ pub(crate) fn memory_limit() -> Option<u64> {
     [physical, control_group_limit(), soft_limit(libc::RLIMIT_AS)].into_iter().flatten().min()
 }
 
-/// The smallest memory limit on the way from this process's control group up to the root; version 2, or else version 1.
+/// Returns the smallest memory limit from this process's control group up to the root, in version 2 or version 1.
 fn control_group_limit() -> Option<u64> {
     let groups = fs::read_to_string("/proc/self/cgroup").ok()?;
     groups
         .lines()
         .filter_map(|line| {
-            // hierarchy-ID:controllers:path; version 2 has no controllers here.
+            // The format is hierarchy-ID:controllers:path. In version 2, the list of controllers is empty.
             let mut fields = line.splitn(3, ':').skip(1);
             let (controllers, group) = (fields.next()?, Path::new(fields.next()?.trim_start_matches('/')));
             let (root, file) = if controllers.is_empty() {
@@ -383,7 +403,7 @@ fn control_group_limit() -> Option<u64> {
             } else {
                 return None;
             };
-            // Inside a container the path may not exist below the mount; then the mount's own root speaks.
+            // Inside a container the path may not exist below the mount. Then the limit of the mount's root applies.
             group
                 .ancestors()
                 .filter_map(|group| fs::read_to_string(root.join(group).join(file)).ok()?.trim().parse::<u64>().ok())
@@ -392,10 +412,10 @@ fn control_group_limit() -> Option<u64> {
         .min()
 }
 
-/// Which limit on mappings was hit, and how to raise it.
+/// Returns a hint for an error message: the limit on mappings, and how to raise it.
 pub(crate) fn map_limit_hint() -> String {
-    // Line by line: where a mapping is refused, so may be the memory for a list of all of them. And the names of files
-    // need not be text.
+    // Read line by line: when the OS refuses a mapping, it may also refuse the memory for the whole list. Lines are
+    // bytes, since names of files need not be UTF-8.
     let lines = |list| BufReader::new(list).split(b'\n').map_while(Result::ok);
     let held = File::open("/proc/self/maps").map(|list| lines(list).count());
     let mut hint = match (held, map_limit()) {
@@ -410,7 +430,7 @@ pub(crate) fn map_limit_hint() -> String {
     hint + "; raise the limit that was hit, or lower max_mapped_bytes or max_regions"
 }
 
-/// Which limit on descriptors was hit, and how to raise it.
+/// Returns a hint for an error message: the limit on descriptors, and how to raise it.
 pub(crate) fn descriptor_limit_hint() -> String {
     let limit = descriptor_limit().map_or_else(|| "unlimited".to_owned(), |limit| limit.to_string());
     format!("this process may have {limit} descriptors (ulimit -n); raise that, or lower max_open_files")
@@ -420,44 +440,44 @@ pub(crate) fn descriptor_limit_hint() -> String {
 pub(crate) mod tests {
     use super::*;
 
-    /// What the page cache holds of a file.
+    /// Helpers that inspect and drop a file's pages in the page cache.
     #[cfg(target_os = "linux")]
     pub(crate) mod page_cache {
         use super::*;
         use crate::mapping::Mapping;
 
-        /// A file of so many bytes, all of them in memory. It has no name.
+        /// Returns an unlinked file of `len` bytes, all in the page cache.
         pub(crate) fn file_of(len: usize) -> File {
             let file = tempfile::NamedTempFile::new().unwrap();
             fs::write(file.path(), vec![7; len]).unwrap();
             open(file.path()).unwrap()
         }
 
-        /// Writes the file back and drops its pages; `false`, said aloud, where they do not go.
+        /// Writes the file back and drops its pages. Returns `false`, with a message, if the file system keeps them.
         pub(crate) fn drop_pages(file: &File) -> bool {
             file.sync_all().unwrap();
-            // SAFETY: advice about a descriptor that is open.
+            // SAFETY: the descriptor is open, and advice changes no byte.
             assert_eq!(unsafe { libc::posix_fadvise(file.as_raw_fd(), 0, 0, libc::POSIX_FADV_DONTNEED) }, 0);
             let is_gone = !pages(file).contains(&true);
             if !is_gone {
-                eprintln!("SKIPPED: reading in of what is cold: this file system keeps its pages");
+                eprintln!("SKIPPED: read-ahead of cold pages: this file system keeps its pages");
             }
             is_gone
         }
 
-        /// Which pages of a file, which is not empty, are there.
+        /// Returns for each page of a nonempty file whether it is in the page cache.
         pub(crate) fn pages(file: &File) -> Vec<bool> {
             let len = file.metadata().unwrap().len() as usize;
             let mapping = Mapping::map(file, 0, len).unwrap();
             let mut pages = vec![0; len.div_ceil(page_size())];
-            // SAFETY: all of a mapping, and a byte for each of its pages.
+            // SAFETY: the range is one mapping, and `pages` has one byte for each of its pages.
             assert_eq!(unsafe { libc::mincore(mapping.address().as_ptr().cast(), len, pages.as_mut_ptr()) }, 0);
             pages.into_iter().map(|page| page & 1 == 1).collect()
         }
     }
 
     #[test]
-    fn this_machine_has_limits_that_make_sense() {
+    fn limits_of_this_machine_are_plausible() {
         assert!(page_size() >= 4096);
         assert!(memory_limit().is_none_or(|bytes| bytes > 16 << 20));
         assert!(descriptor_limit().is_none_or(|limit| limit > 8));
@@ -466,21 +486,21 @@ pub(crate) mod tests {
 
     #[test]
     #[cfg(target_os = "linux")]
-    fn a_better_place_is_as_far_from_a_large_page_as_in_the_file() {
+    fn better_address_has_the_offset_of_the_file_in_a_large_page() {
         const PAGE: usize = LARGE_PAGE;
         let at = 64 * PAGE;
-        assert_eq!(better_place(at, 0, PAGE), None, "well placed");
-        assert_eq!(better_place(at + 4096, 0, PAGE), Some(at));
-        assert_eq!(better_place(at + 4096, 0, PAGE - 1), None, "no large page in it");
-        assert_eq!(better_place(at + 4096, 4096, 2 * PAGE - 4096), None, "well placed");
-        assert_eq!(better_place(at, 4096, 2 * PAGE - 4096), Some(at - PAGE + 4096));
-        assert_eq!(better_place(at, 4096, 2 * PAGE - 4097), None, "no large page in it");
-        assert_eq!(better_place(4096, 8192, 4 * PAGE), None, "nothing is below");
+        assert_eq!(better_address(at, 0, PAGE), None, "aligned already");
+        assert_eq!(better_address(at + 4096, 0, PAGE), Some(at));
+        assert_eq!(better_address(at + 4096, 0, PAGE - 1), None, "no whole large page in the range");
+        assert_eq!(better_address(at + 4096, 4096, 2 * PAGE - 4096), None, "aligned already");
+        assert_eq!(better_address(at, 4096, 2 * PAGE - 4096), Some(at - PAGE + 4096));
+        assert_eq!(better_address(at, 4096, 2 * PAGE - 4097), None, "no whole large page in the range");
+        assert_eq!(better_address(4096, 8192, 4 * PAGE), None, "no address below");
     }
 
     #[test]
     #[cfg(target_os = "linux")]
-    fn mappings_are_counted_whatever_their_files_are_called() {
+    fn map_limit_hint_with_a_file_name_that_is_not_text_counts_mappings() {
         use crate::mapping::Mapping;
         use std::ffi::OsStr;
         use std::os::unix::ffi::OsStrExt;
@@ -495,11 +515,11 @@ pub(crate) mod tests {
     #[test]
     #[cfg(target_os = "linux")]
     fn read_ahead_of_cold_pages_reads_all_and_of_warm_pages_reads_nothing() {
-        // By a read, and by large pages.
+        // The first length is read by `read_through`, the second by large pages.
         for len in [3 * READ_CHUNK + 123, 5 * LARGE_PAGE + 123] {
             let file = page_cache::file_of(len);
             let mapping = crate::mapping::Mapping::map(&file, 0, len).unwrap();
-            assert!(!mapping.read_ahead(&file, 0), "just written");
+            assert!(!mapping.read_ahead(&file, 0), "the pages were just written");
             if !page_cache::drop_pages(&file) {
                 return;
             }
@@ -521,10 +541,10 @@ pub(crate) mod tests {
         read_through(&file, u64::MAX - 1..u64::MAX);
     }
 
-    /// Or each byte that somebody reads there later, when its page has gone, would take two large ones to be read.
+    /// Otherwise a later access of an evicted page would read two large pages.
     #[test]
     #[cfg(target_os = "linux")]
-    fn no_wish_for_large_pages_is_left() {
+    fn read_ahead_leaves_no_huge_page_advice() {
         let file = page_cache::file_of(4 * LARGE_PAGE);
         let mapping = crate::mapping::Mapping::map(&file, 0, 4 * LARGE_PAGE).unwrap();
         if !page_cache::drop_pages(&file) {
@@ -540,7 +560,7 @@ pub(crate) mod tests {
 
     #[test]
     #[cfg(target_os = "linux")]
-    fn releases_are_compared_by_their_numbers() {
+    fn is_release_at_least_compares_numbers() {
         for (release, is_at_least) in [
             ("5.18.0", true),
             ("5.17.9-arch1", false),
@@ -558,7 +578,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn what_was_opened_for_writing_only_cannot_be_read() {
+    fn is_readable_of_a_file_opened_for_writing_is_false() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("file");
         let file = File::create(&path).unwrap();
@@ -567,7 +587,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn an_offset_beyond_the_possible_reads_nothing() {
+    fn read_at_beyond_the_largest_offset_reads_nothing() {
         let file = open(Path::new("/proc/self/exe")).unwrap();
         assert_eq!(read_at(&file, &mut [0], u64::MAX).unwrap(), 0);
     }
