@@ -68,7 +68,8 @@ impl Default for Window {
 /// # use smmap::{ErrorKind, MapManager, Overcommit, Window};
 /// // SAFETY: no process changes or truncates the files of this example.
 /// let maps = unsafe {
-///     MapManager::builder().window(Window::Sliding { bytes: 4096 }).max_regions(1).overcommit(Overcommit::Fail).build()?
+///     let builder = MapManager::builder().window(Window::Sliding { bytes: 4096 }).max_regions(1);
+///     builder.overcommit(Overcommit::Fail).build()?
 /// };
 /// let (first, second) = (maps.open("Cargo.toml")?, maps.open("README.md")?);
 /// first.prefetch(..)?;

@@ -122,7 +122,7 @@ impl Error {
 
     /// Returns the byte range of the file that the call failed on, if the failure concerns one.
     ///
-    /// It is the requested range, or it starts at the start of the window. If the requested range was reversed, then
+    /// This is the requested range, or a range from the start of the window. If the requested range was reversed, then
     /// `start > end`.
     pub fn range(&self) -> Option<Range<u64>> {
         self.0.range.clone()

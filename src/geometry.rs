@@ -159,7 +159,7 @@ pub(crate) fn resolve_usize(range: &impl RangeBounds<usize>, len: usize) -> Rang
     match resolve(&wide, len as u64) {
         // Lossless: both are at most `len`.
         Ok(range) => range.start as usize..range.end as usize,
-        Err(Range { start, end }) => panic!("range {start}..{end} is out of bounds of a lease of {len} bytes"),
+        Err(Range { start, end }) => panic!("cannot slice {start}..{end} of a lease of {len} bytes"),
     }
 }
 
@@ -240,7 +240,7 @@ mod tests {
     }
 
     #[test]
-    #[should_panic(expected = "range 8..8 is out of bounds of a lease of 7 bytes")]
+    #[should_panic(expected = "cannot slice 8..8 of a lease of 7 bytes")]
     fn resolve_usize_of_a_range_past_the_end_panics() {
         resolve_usize(&(8..), 7);
     }

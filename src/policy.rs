@@ -70,7 +70,7 @@ const PERIOD_WINDOWS: usize = 16;
 
 /// The exclusive upper bound, in bytes, of the gap between one read and the next in a sequential run.
 ///
-/// The same bound applies to the distance between the start of a window and the first read in it, when a cursor enters
+/// This bound also applies to the distance between the start of a window and the first read in it, when a cursor enters
 /// the following window.
 pub(crate) const SEQUENTIAL_SLACK: u64 = 4096;
 
@@ -244,7 +244,7 @@ pub(crate) fn under_pressure(count: u8) -> bool {
 
 /// Returns the part of `limit` that stays free under pressure, so that required mappings seldom have to evict.
 ///
-/// It is a sixteenth of `limit`, rounded down to whole windows of `window` units. It is 0 for a limit of fewer than
+/// This is a sixteenth of `limit`, rounded down to whole windows of `window` units. It is 0 for a limit of fewer than
 /// sixteen windows, and if `window` is 0.
 pub(crate) fn headroom(limit: usize, window: usize) -> usize {
     (limit / 16).checked_div(window).unwrap_or(0) * window

@@ -83,7 +83,7 @@ pub(crate) enum Advice {
 
 /// Reads into `buf`, starting at `offset` in the file. Returns the number of bytes read.
 ///
-/// It is less than `buf.len()` only at the end of the file. Interrupted reads are retried.
+/// The number is less than `buf.len()` only at the end of the file. Interrupted reads are retried.
 ///
 /// # Errors
 ///
