@@ -5,12 +5,13 @@ use std::ops::{Range, RangeBounds};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use crate::cache::region::{RegionRef, Suspect, View};
-use crate::cache::{Cache, CachedFile, Change, Collector, Effort};
+use crate::cache::region::{Region, RegionBytes, RegionRef};
+use crate::cache::{Acquired, Cache, CachedFile, Change, Collector, Need};
 use crate::error::{Error, ErrorKind, Result};
 use crate::geometry::{self, Geometry};
 use crate::os::Advice;
 use crate::policy::Access;
+use crate::protocol::slot::Slot;
 
 /// Owned by each manager, file, cursor, buffer and iterator, but by no lease. The collector thread holds the cache
 /// weakly, so the cache shuts down with the last of these owners.
@@ -105,7 +106,7 @@ impl MappedFile {
     /// ```
     #[inline]
     pub fn len(&self) -> u64 {
-        self.handle.file.entry.len()
+        self.handle.file.len()
     }
 
     /// Returns `true` if the file has no bytes, as the cache knows its [length](Self::len).
@@ -272,7 +273,7 @@ impl MappedFile {
     /// ```
     pub fn verify(&self, range: impl RangeBounds<u64>) -> Result<()> {
         let range = self.resolve(&range)?;
-        self.cache().verify(self.cached(), range.clone()).map_err(|error| self.explain(error, range))
+        self.cache().verify(self.cached(), range.clone()).map_err(|error| self.named(error.within(range)))
     }
 
     /// Maps the windows of `range` and asks the OS to read them ahead, without waiting for these reads.
@@ -306,36 +307,16 @@ impl MappedFile {
         let in_bytes = self.geometry().window_bytes().map_or(1, |bytes| (budget.max_mapped_bytes / bytes).max(1));
         let windows = in_bytes.min(budget.max_regions as u64);
         for (window, piece) in self.geometry().pieces(range).take(usize::try_from(windows).unwrap_or(usize::MAX)) {
-            self.window(window, piece.end)?.advise(Advice::WillNeed);
+            if let Some(region) = self.window(window, piece.end)?.region() {
+                region.mapping().advise(Advice::WillNeed);
+            }
         }
         Ok(())
     }
 }
 
-/// What the readers on the floor above build on.
+/// For the readers in `read/`: calls of the cache, with errors that name the file.
 impl MappedFile {
-    /// Copies from a region, which `at` is the offset in, of what is at `offset` in the file.
-    pub(crate) fn copy_from(&self, region: &impl View, at: usize, offset: u64, buf: &mut [u8]) -> Result<()> {
-        let end = offset + buf.len() as u64;
-        self.cache().copy_from(self.cached(), region, at, offset, buf).map_err(|error| self.explain(error, offset..end))
-    }
-
-    /// Whether `len` bytes from `at` on, of a region that was read as the file from `offset` on, were all there. Asks the
-    /// system only if they may not have been.
-    #[inline]
-    pub(crate) fn confirm(&self, region: &impl View, at: usize, len: usize, offset: u64) -> Result<()> {
-        match region.doubt(at, len) {
-            Suspect::None => Ok(()),
-            doubt => self.check(offset, &region.bytes()[at..at + len], doubt),
-        }
-    }
-
-    #[cold]
-    fn check(&self, offset: u64, bytes: &[u8], doubt: Suspect) -> Result<()> {
-        let range = offset..offset + bytes.len() as u64;
-        self.cache().check(self.cached(), offset, bytes, doubt).map_err(|error| self.explain(error, range))
-    }
-
     #[inline]
     pub(crate) fn cache(&self) -> &Cache {
         &self.handle.shared.cache
@@ -351,7 +332,7 @@ impl MappedFile {
         &self.cache().config().geometry
     }
 
-    /// `range` as two offsets, if it lies inside the file.
+    /// Returns `range` as two offsets, or an error if it does not lie inside the file.
     #[inline]
     pub(crate) fn resolve(&self, range: &impl RangeBounds<u64>) -> Result<Range<u64>> {
         geometry::resolve(range, self.len()).map_err(|range| self.out_of_bounds(range))
@@ -364,61 +345,85 @@ impl MappedFile {
         } else {
             format!("the range reaches past the end of the file, which has {} bytes", self.len())
         };
-        self.explain(Error::new(ErrorKind::OutOfBounds, message), range)
+        self.named(Error::new(ErrorKind::OutOfBounds, message).within(range))
     }
 
-    /// Says where it happened.
+    /// Adds the file's path to an error: the one that this handle was opened by, or another known name.
     #[cold]
-    pub(crate) fn explain(&self, error: Error, range: Range<u64>) -> Error {
-        let name = self.handle.file.entry.names().into_iter().next();
-        error.at(self.path().or(name.as_deref())).within(range)
+    pub(crate) fn named(&self, error: Error) -> Error {
+        let name = self.handle.file.names().into_iter().next();
+        error.at(self.path().or(name.as_deref()))
     }
 
-    /// The region of a window, mapped if it was not, up to `end` (an offset in the file) at least.
+    /// Decides how a range is served that was no hit: see [`Cache::acquire`].
+    #[inline]
+    pub(crate) fn acquire(&self, slot: &Slot<Region>, range: &Range<u64>, need: Need) -> Result<Acquired> {
+        self.cache().acquire(self.cached(), slot, range, need).map_err(|error| self.named(error))
+    }
+
+    /// Returns the region of a window that is mapped up to `end`, an offset in the file. Maps the window if it is not.
     pub(crate) fn window(&self, window: u64, end: u64) -> Result<RegionRef> {
         let start = self.geometry().start(window);
-        match self.cache().hit(self.cached(), window, end - start, Access::Counted) {
-            Ok(client) => Ok(RegionRef::new(client)),
-            Err(_) => self.demanded_window(window, end),
+        let slot = match self.cache().lookup(self.cached(), window, end - start, Access::Counted) {
+            Ok(client) => return Ok(RegionRef::new(client)),
+            Err(slot) => slot,
+        };
+        match self.acquire(slot, &(start..end), Need::Window)? {
+            Acquired::Region { region, .. } => Ok(region),
+            Acquired::ReadFile => unreachable!("a window is required, and `acquire` returned no error"),
         }
     }
 
-    /// The same for one that was no hit a moment ago.
-    pub(crate) fn demanded_window(&self, window: u64, end: u64) -> Result<RegionRef> {
-        match self.missed_window(window, end, self.cache().demand())? {
-            Some(region) => Ok(region),
-            None => unreachable!("a mapping was wanted, and no error given"),
+    /// Copies the bytes from `at` on of a region, which are those of the file from `offset` on.
+    pub(crate) fn copy_from(
+        &self,
+        region: Option<&Region>,
+        bytes: &RegionBytes,
+        at: usize,
+        offset: u64,
+        buf: &mut [u8],
+    ) -> Result<()> {
+        let end = offset + buf.len() as u64;
+        let copied = self.cache().copy_from(self.cached(), region, bytes, at, offset, buf);
+        copied.map_err(|error| self.named(error.within(offset..end)))
+    }
+
+    /// Returns an error if `bytes` are suspect, and are not those of the file from `offset` on. `region` is the one that they are
+    /// part of, or `None` for a copy, which was checked when it was made.
+    #[inline]
+    pub(crate) fn validate(&self, region: Option<&Region>, offset: u64, bytes: &[u8]) -> Result<()> {
+        match region {
+            Some(region) => region.validate_suspect(offset, bytes).map_err(|error| self.named(error)),
+            None => Ok(()),
         }
     }
 
-    /// The same, or `None` if it is to be read.
-    pub(crate) fn window_if_worth(&self, window: u64, end: u64, touch: Access) -> Result<Option<RegionRef>> {
-        let start = self.geometry().start(window);
-        match self.cache().hit(self.cached(), window, end - start, touch) {
-            Ok(client) => Ok(Some(RegionRef::new(client))),
-            Err(slot) => match self.cache().worth(self.cached(), slot, window, touch) {
-                Some(effort) => self.missed_window(window, end, effort),
-                None => Ok(None),
-            },
-        }
-    }
-
-    /// A window that was no hit a moment ago.
-    pub(crate) fn missed_window(&self, window: u64, end: u64, effort: Effort) -> Result<Option<RegionRef>> {
-        let start = self.geometry().start(window);
-        self.cache().miss(self.cached(), window, end - start, effort).map_err(|error| self.explain(error, start..end))
-    }
-
-    /// Reads from the file, not from a mapping.
+    /// Fills `buf` from the file.
     #[inline]
     pub(crate) fn read(&self, offset: u64, buf: &mut [u8]) -> Result<()> {
         let end = offset + buf.len() as u64;
-        self.cache().read(self.cached(), offset, buf).map_err(|error| self.explain(error, offset..end))
+        self.cache().read(self.cached(), offset, buf).map_err(|error| self.named(error.within(offset..end)))
     }
 
-    /// Fills `buf` with `range`, from what is mapped or worth it, and from the file.
+    /// Fills `buf` with `range`: from mapped windows, and from the file.
     pub(crate) fn copy(&self, range: Range<u64>, buf: &mut [u8]) -> Result<()> {
-        self.cache().copy(self.cached(), range.clone(), buf).map_err(|error| self.explain(error, range))
+        let copied = self.cache().copy(self.cached(), range.clone(), buf);
+        copied.map_err(|error| self.named(error.within(range)))
+    }
+
+    /// Replaces the content of `bytes` by `range`, for which [`acquire`](Self::acquire) returned [`Acquired::ReadFile`].
+    pub(crate) fn copy_into(&self, range: Range<u64>, bytes: &mut Vec<u8>) -> Result<()> {
+        // Only bytes that were not there before are filled with zeros, because the read replaces all of them.
+        let len = (range.end - range.start) as usize;
+        if bytes.len() != len {
+            bytes.resize(len, 0);
+        }
+        if self.geometry().is_in_one(&range) {
+            // The range's only window was looked up already.
+            self.read(range.start, bytes)
+        } else {
+            self.copy(range, bytes)
+        }
     }
 }
 

@@ -1,8 +1,9 @@
-//! [`Collector`]: the thread in the background. The only place that spawns a thread.
+//! [`Collector`]: the background thread of a cache. The only place that starts a thread.
 //!
-//! Where readers had to evict lately, it keeps some room free below the limits, so that they seldom have to; it unmaps in
-//! small batches; it tries again what the system refused; and every second it looks after files that nobody can reach any
-//! more, whose unused regions go. It holds the cache weakly: when the last handle goes, it is told to stop, and joined.
+//! After a required mapping had to evict, the collector keeps a part of each limit free, so that readers rarely evict. It unmaps
+//! in small batches and tries the deferred list again. Each second it examines files, and unmaps unused regions of those that
+//! were deleted or replaced. The collector holds the cache weakly: when the last handle is dropped, the thread is stopped and
+//! joined.
 
 use std::io;
 use std::sync::{Arc, Weak};
@@ -16,117 +17,112 @@ use crate::protocol::wake_event::{WakeEvent, Woken};
 use crate::sync::epoch;
 use crate::sync::thread::{self, JoinHandle};
 
-/// Between two looks at what became of the files.
-const LOOK: Duration = Duration::from_secs(1);
+/// The time between two passes over the files.
+const PASS_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Between two looks whether there are files.
-const IDLE: Duration = Duration::from_secs(10);
+/// The time between two wake-ups while the cache has no files.
+const IDLE_INTERVAL: Duration = Duration::from_secs(10);
 
-/// Files looked at in one go; the next go continues.
-const LOOKS_MAX: usize = 1024;
+/// Files examined in one pass. The next pass continues with the next file.
+const FILES_PER_PASS: usize = 1024;
 
-/// The running thread, and how to end it.
+/// The running thread, and the event that stops it.
 #[derive(Debug)]
 pub(crate) struct Collector {
-    signal: Arc<WakeEvent>,
+    wake_event: Arc<WakeEvent>,
     thread: Option<JoinHandle<()>>,
-    /// A child of `fork` has no such thread and must not wait for it.
+    /// A child of `fork` has no such thread, and must not wait for it.
     process: Process,
 }
 
 impl Collector {
     pub(crate) fn start(cache: &Arc<Cache>) -> io::Result<Self> {
-        let signal = Arc::clone(&cache.signal);
+        let wake_event = Arc::clone(&cache.wake_event);
         let thread = thread::Builder::new().name("smmap-collector".to_owned()).spawn({
-            let (cache, signal) = (Arc::downgrade(cache), Arc::clone(&signal));
-            move || run(&cache, &signal)
+            let (cache, wake_event) = (Arc::downgrade(cache), Arc::clone(&wake_event));
+            move || run(&cache, &wake_event)
         })?;
-        Ok(Self { signal, thread: Some(thread), process: Process::this() })
+        Ok(Self { wake_event, thread: Some(thread), process: Process::this() })
     }
 }
 
 impl Drop for Collector {
-    /// Stops the thread and waits for its end.
+    /// Stops the thread and joins it.
     fn drop(&mut self) {
         let Some(thread) = self.thread.take() else { return };
         if !self.process.is_this() {
-            // There is no such thread here; to let go of its handle would be to detach whoever has its number by now.
+            // Dropping the handle would detach a thread that does not exist here, or another one with the same number.
             std::mem::forget(thread);
             return;
         }
-        self.signal.stop();
-        // On the thread itself (the epoch runs what other crates deferred, and that may own the last handle) there is nobody
-        // to wait for.
+        self.wake_event.stop();
+        // The collector thread itself may drop the last handle: the epoch runs what other crates deferred there. It cannot join
+        // itself.
         if thread.thread().id() != thread::current().id() {
-            // If it panicked, the message is out already, and the readers have done its work since.
+            // If the thread panicked, its message is printed already, and readers have done its work since.
             let _ = thread.join();
         }
     }
 }
 
-fn run(cache: &Weak<Cache>, signal: &WakeEvent) {
-    let mut round = Round { next: 0, last: Instant::now() };
-    let mut at_most = Some(IDLE);
-    while signal.sleep(at_most) != Woken::Stop {
+fn run(cache: &Weak<Cache>, wake_event: &WakeEvent) {
+    let mut pass = Pass { next: 0, last: Instant::now() };
+    let mut at_most = Some(IDLE_INTERVAL);
+    while wake_event.sleep(at_most) != Woken::Stop {
         let Some(cache) = cache.upgrade() else { return };
         cache.trim();
-        if round.last.elapsed() >= LOOK {
-            round.look(&cache, LOOKS_MAX);
+        if pass.last.elapsed() >= PASS_INTERVAL {
+            pass.examine(&cache, FILES_PER_PASS);
             epoch::flush();
         }
-        // Without files there is nothing to look after; the first one wakes, unless two are the first at once.
-        at_most = Some(if cache.registry.len() > 0 { LOOK } else { IDLE });
+        // The first file wakes the collector, unless two threads open the first file at once.
+        at_most = Some(if cache.registry.len() > 0 { PASS_INTERVAL } else { IDLE_INTERVAL });
     }
 }
 
-/// The tour of the files.
-struct Round {
+/// The position of the collector in the list of files.
+struct Pass {
     next: usize,
     last: Instant,
 }
 
-impl Round {
-    /// Looks after `at_most` files, from where the last look ended.
-    fn look(&mut self, cache: &Cache, at_most: usize) {
+impl Pass {
+    /// Examines `at_most` files, from the end of the pass before.
+    fn examine(&mut self, cache: &Cache, at_most: usize) {
         self.last = Instant::now();
         let files = cache.registry.files();
         for file in files.iter().cycle().skip(self.next).take(files.len().min(at_most)) {
-            if cache.signal.is_stopped() {
+            if cache.wake_event.is_stopped() {
                 return;
             }
-            cache.look_after(file);
+            cache.examine(file);
         }
         self.next = (self.next + at_most) % files.len().max(1);
     }
 }
 
 impl Cache {
-    /// Unmaps what is unused of a file that no known path leads to any more, and what a hole was found in; closes a descriptor
-    /// that nobody needs.
-    fn look_after(&self, file: &CachedFile) {
-        if file.entry.handles.count() == 0 {
-            self.close_unneeded(file);
-        }
+    /// Unmaps unused regions of a file that was deleted or replaced, and those in which a fault was found.
+    fn examine(&self, file: &CachedFile) {
         if fault_guard::any_faulted() {
-            // As long as one is there, all readers have to look more closely.
-            file.entry.slots().windows.for_each_from(0, |_, slot| self.drain_if_faulted(slot));
+            // While any region has a fault, each reader has to check its own.
+            file.windows().for_each_from(0, |_, slot| self.drain_if_faulted(slot));
         }
         if self.config.revalidate == Revalidate::AtOpen && is_gone(file) {
             let _transit = self.regions.budget.enter_transit();
-            let mut token = Vec::new();
-            file.entry.slots().windows.for_each_from(0, |_, slot| token.extend(slot.retire()));
-            self.regions.reclaim_all(token);
+            let mut tokens = Vec::new();
+            file.windows().for_each_from(0, |_, slot| tokens.extend(slot.retire()));
+            self.regions.reclaim_all(tokens);
         }
     }
 }
 
-/// Whether the file was deleted or replaced: no name that is known leads there; or it never had one, and has none now.
+/// Returns `true` if the file was deleted or replaced: no known name leads to it, or it never had a name and has no link.
 fn is_gone(file: &CachedFile) -> bool {
-    if !file.entry.names().is_empty() {
-        return !file.entry.is_reachable();
+    if !file.names().is_empty() {
+        return !file.is_reachable();
     }
-    let descriptor = file.entry.slots().descriptor.take();
-    descriptor.is_ok_and(|descriptor| os::stat(descriptor.get()).is_ok_and(|stat| stat.links == 0))
+    file.descriptor.get().is_some_and(|open| os::stat(open.file()).is_ok_and(|stat| stat.links == 0))
 }
 
 #[cfg(test)]
@@ -138,7 +134,7 @@ mod tests {
     use std::fs;
 
     #[test]
-    fn the_next_look_goes_on_where_the_last_one_ended() {
+    fn pass_continues_after_the_last_examined_file() {
         let config = Config {
             geometry: Geometry::whole_file(),
             overcommit: Overcommit::Fail,
@@ -153,18 +149,18 @@ mod tests {
                 let path = directory.path().join(number.to_string());
                 fs::write(&path, "bytes").unwrap();
                 let file = cache.open(&path).unwrap();
-                assert!(cache.miss(&file, 0, 5, cache.demand()).is_ok_and(|region| region.is_some()));
+                cache.map_window(&file, 0, 5);
                 file
             })
             .collect();
-        let mut round = Round { next: 0, last: Instant::now() };
-        round.look(&cache, 8);
-        assert_eq!(cache.stats().regions, 12, "the paths lead to them");
+        let mut pass = Pass { next: 0, last: Instant::now() };
+        pass.examine(&cache, 8);
+        assert_eq!(cache.stats().regions, 12, "the paths still lead to the files");
         directory.close().unwrap();
 
-        round.look(&cache, 8);
+        pass.examine(&cache, 8);
         assert_eq!(cache.stats().regions, 4);
-        round.look(&cache, 8);
+        pass.examine(&cache, 8);
         assert_eq!(cache.stats().regions, 0);
         assert_eq!(cache.stats().open_files, open_handles.len());
         cache.shut_down();

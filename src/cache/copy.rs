@@ -1,15 +1,15 @@
-//! Reading without keeping a mapping: from what is mapped where it is, from the file where that is cheaper.
+//! Reading without keeping a mapping: from a mapped window if there is one, from the file otherwise.
 //!
-//! It never waits for room and never fails for the budget, and it never forms a reference to mapped bytes.
+//! A copy never waits for room, never fails for the budget, and never forms a reference to mapped bytes.
 
 use std::fs::File;
 use std::ops::Range;
 use std::sync::Arc;
 
-use super::evict::Effort;
 use super::load::truncated;
-use super::{Cache, CachedFile};
-use crate::cache::region::{RegionRef, Suspect, View};
+use super::region::{Region, RegionBytes, RegionRef};
+use super::validate::Suspect;
+use super::{Acquired, Cache, CachedFile, Need};
 use crate::config::Revalidate;
 use crate::error::{Error, Result};
 use crate::os;
@@ -17,23 +17,25 @@ use crate::policy::Access;
 use crate::stats::Event;
 
 impl Cache {
-    /// Fills `buf` with `range` of the file: of the same length, and inside it.
+    /// Fills `buf` with `range` of the file. Both have the same length; `range` is inside the file.
     pub(crate) fn copy(&self, file: &Arc<CachedFile>, range: Range<u64>, mut buf: &mut [u8]) -> Result<()> {
         debug_assert_eq!(range.end - range.start, buf.len() as u64);
         let geometry = &self.config.geometry;
         for (window, piece) in geometry.pieces(range) {
             let (part, rest) = buf.split_at_mut((piece.end - piece.start) as usize);
             let start = geometry.start(window);
-            // Not by way of one call that is both: what that returned would pass through memory, and cost a half more.
-            let region = match self.hit(file, window, piece.end - start, Access::Counted) {
+            let region = match self.lookup(file, window, piece.end - start, Access::Counted) {
                 Ok(client) => Some(RegionRef::new(client)),
-                Err(slot) => match self.worth(file, slot, window, Access::Counted) {
-                    Some(effort) => self.miss(file, window, piece.end - start, effort)?,
-                    None => None,
+                Err(slot) => match self.acquire(file, slot, &piece, Need::Optional(Access::Counted))? {
+                    Acquired::Region { region, .. } => Some(region),
+                    Acquired::ReadFile => None,
                 },
             };
             match region {
-                Some(region) => self.copy_from(file, &region, (piece.start - start) as usize, piece.start, part)?,
+                Some(region) => {
+                    let at = (piece.start - start) as usize;
+                    self.copy_from(file, region.region(), region.bytes(), at, piece.start, part)?;
+                }
                 None => self.read(file, piece.start, part)?,
             }
             buf = rest;
@@ -41,42 +43,48 @@ impl Cache {
         Ok(())
     }
 
-    /// Fills `buf` with what is in `region` from `at` on, and in the file from `offset` on.
+    /// Fills `buf` with the bytes from `at` on of a region, which are those of the file from `offset` on. Suspect bytes are read
+    /// from the file instead.
     #[inline]
     pub(crate) fn copy_from(
         &self,
         file: &Arc<CachedFile>,
-        region: &impl View,
+        region: Option<&Region>,
+        bytes: &RegionBytes,
         at: usize,
         offset: u64,
         buf: &mut [u8],
     ) -> Result<()> {
-        region.copy_to(at, buf);
-        match region.doubt(at, buf.len()) {
-            Suspect::None => Ok(()),
-            Suspect::Zeros if self.config.revalidate == Revalidate::Never => Ok(()),
-            // Zeros may stand in the place of what is not there: the file knows.
-            Suspect::Zeros | Suspect::Faulted(_) => {
+        let source = bytes.copy_to(at, buf);
+        let Some(region) = region else { return Ok(()) };
+        match region.suspect(source, buf.len()) {
+            None => Ok(()),
+            Some(Suspect::Zeros) if self.config.revalidate == Revalidate::Never => Ok(()),
+            Some(Suspect::Zeros | Suspect::Faulted(_)) => {
                 self.stats.count(Event::Copy);
                 self.read(file, offset, buf)
             }
         }
     }
 
-    /// Fills `buf` from the file. Who decides to do so counts it.
+    /// Fills `buf` from the file. The caller has counted the copy.
     #[inline]
     pub(crate) fn read(&self, file: &Arc<CachedFile>, offset: u64, buf: &mut [u8]) -> Result<()> {
-        let descriptor = match self.open_descriptor_of(file) {
-            Some(descriptor) => descriptor,
-            None => self.descriptor(file, Effort::Force)?,
-        };
-        read_exact_at(descriptor.get(), buf, offset, file.entry.len())
+        match &*file.descriptor.borrow() {
+            Some(open) => read_exact_at(open.file(), buf, offset, file.len()),
+            None => self.reopen_and_read(file, offset, buf),
+        }
+    }
+
+    #[cold]
+    fn reopen_and_read(&self, file: &Arc<CachedFile>, offset: u64, buf: &mut [u8]) -> Result<()> {
+        read_exact_at(self.descriptor(file, None)?.file(), buf, offset, file.len())
     }
 }
 
-/// Fills `buf` from `offset` on, of a file that was so `long` before.
+/// Fills `buf` from `offset` on. Returns an error if the file, whose last known length is `known_len`, ends before.
 #[inline]
-pub(super) fn read_exact_at(file: &File, buf: &mut [u8], offset: u64, long: u64) -> Result<()> {
+pub(super) fn read_exact_at(file: &File, buf: &mut [u8], offset: u64, known_len: u64) -> Result<()> {
     let read = os::read_fully_at(file, buf, offset).map_err(|error| Error::io("cannot read", error))?;
-    if read < buf.len() { Err(truncated(offset + read as u64, long)) } else { Ok(()) }
+    if read < buf.len() { Err(truncated(offset + read as u64, known_len)) } else { Ok(()) }
 }

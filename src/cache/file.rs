@@ -1,26 +1,28 @@
-//! [`FileEntry`]: one file: its identity, its length, the names that lead to it, and its slots.
+//! [`CachedFile`]: one file of a cache: its identity, length and names, the slots of its windows, and its descriptor.
 
 use std::cmp::Ordering;
-use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::PoisonError;
+use std::sync::{Arc, PoisonError, Weak};
 use std::time::SystemTime;
+use std::{fmt, io};
 
-use super::region::{Descriptor, Region};
+use super::Cache;
+use super::descriptors::DescriptorCell;
+use super::region::Region;
 use crate::os::{self, Stat};
 use crate::protocol::atomics::{FencedU64, UserCount};
 use crate::protocol::radix_table::RadixTable;
-use crate::protocol::slot::Slot;
+use crate::protocol::slot::{Drain, Slot};
 use crate::sync::epoch::EpochBox;
 use crate::sync::{Mutex, MutexGuard};
 
-/// Names kept for each file, the newest: a descriptor that was closed is reopened by the first that still leads to it.
+/// Names kept for each file, the newest first. A closed descriptor is reopened by the first name that still leads to the file.
 const NAMES_MAX: usize = 4;
 
-/// A file's identity: that of the *opened* file, never of a path. The same through every name, link and descriptor.
+/// The identity of an *opened* file, never of a path: the same through each name, link and descriptor.
 ///
-/// Device and inode number; and the time of birth where the file system knows it, because inode numbers are given out
-/// again as soon as nobody holds the file.
+/// Device and inode number, and the time of birth where the file system knows it, because the OS reuses an inode number as
+/// soon as no process holds the file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct FileKey {
     device: u64,
@@ -34,22 +36,25 @@ impl From<&Stat> for FileKey {
     }
 }
 
-#[derive(Debug)]
-pub(crate) struct FileEntry {
+/// A file of a cache. Its handles keep it, and so does each of its regions (rule 5 of the protocol). The registry holds it
+/// weakly.
+pub(crate) struct CachedFile {
     key: FileKey,
     len: FencedU64,
-    /// What the file was like when it was last looked at.
+    /// The result of the newest `stat`.
     noticed: Mutex<Stat>,
     names: Mutex<Vec<PathBuf>>,
-    /// Opens that are still held.
-    pub(crate) handles: UserCount,
-    /// Mappings that are in no slot.
-    pub(crate) detached: UserCount,
-    /// Evictors look at these without holding the file, so they are freed through the epoch.
-    slots: EpochBox<Slots>,
+    /// Handles of the file. With the last one the descriptor closes; mapped windows stay.
+    pub(super) handles: UserCount,
+    /// Detached regions of the file.
+    pub(super) detached: UserCount,
+    /// An evicting thread looks at slots without holding the file, so the table is freed through the epoch.
+    windows: EpochBox<RadixTable<Slot<Region>>>,
+    pub(super) descriptor: DescriptorCell,
+    pub(super) cache: Weak<Cache>,
 }
 
-/// What became of a file's content since it was last looked at.
+/// The change of a file's content between two looks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Content {
     Same,
@@ -60,8 +65,8 @@ pub(crate) enum Content {
 
 impl Content {
     fn since(before: &Stat, now: &Stat) -> Self {
-        // The time of modification can be set to any value, also back; the time of change cannot, but it moves on for other
-        // reasons too. Those that can be told from a change of the bytes are.
+        // Any process can set the time of modification back. No process can set the time of change, but other events than a
+        // write move it on as well; those that `stat` can tell from a write are excluded here.
         let has_other_attributes = before.links != now.links || before.attributes != now.attributes;
         match now.len.cmp(&before.len) {
             Ordering::Greater => Self::Grown,
@@ -73,15 +78,8 @@ impl Content {
     }
 }
 
-/// Where a file's mappings and its descriptor stand.
-#[derive(Debug, Default)]
-pub(crate) struct Slots {
-    pub(crate) windows: RadixTable<Slot<Region>>,
-    pub(crate) descriptor: Slot<Descriptor>,
-}
-
-impl FileEntry {
-    pub(crate) fn new(key: FileKey, stat: &Stat) -> Self {
+impl CachedFile {
+    pub(super) fn new(key: FileKey, stat: &Stat, cache: &Arc<Cache>) -> Self {
         Self {
             key,
             len: FencedU64::new(stat.len),
@@ -89,34 +87,43 @@ impl FileEntry {
             names: Mutex::default(),
             handles: UserCount::default(),
             detached: UserCount::default(),
-            slots: EpochBox::new(Slots::default()),
+            windows: EpochBox::new(RadixTable::default()),
+            descriptor: DescriptorCell::default(),
+            cache: Arc::downgrade(cache),
         }
     }
 
-    pub(crate) fn key(&self) -> FileKey {
+    pub(super) fn key(&self) -> FileKey {
         self.key
     }
 
-    /// Bytes of the file, as last noticed.
+    /// Returns the length of the file in bytes, as last noticed.
     #[inline]
     pub(crate) fn len(&self) -> u64 {
         self.len.load()
     }
 
-    /// The same, for somebody who is going to map a window whose slot is his: whoever changes the length afterwards finds
-    /// that slot and drains it.
-    pub(crate) fn len_to_map(&self) -> u64 {
+    /// Returns the length for a loader, which already owns a slot in LOADING. A thread that publishes a new length afterwards
+    /// finds that slot and drains it.
+    pub(super) fn len_to_map(&self) -> u64 {
         self.len.load_after_fence()
     }
 
+    /// Returns the slots of the file's windows.
     #[inline]
-    pub(crate) fn slots(&self) -> &Slots {
-        &self.slots
+    pub(super) fn windows(&self) -> &RadixTable<Slot<Region>> {
+        &self.windows
     }
 
-    /// Takes notice of what `look` sees. If the length changed, `drain` is called with the smaller of the two, once the new
-    /// one is published: what is mapped from there on is out of date. One at a time, looking included, so that what was seen
-    /// before never takes the place of what was seen later.
+    /// Drains each window from index `first` on.
+    pub(super) fn drain_from(&self, first: u64, mut each: impl FnMut(Drain<Region>)) {
+        self.windows.for_each_from(first, |_, slot| each(slot.drain()));
+    }
+
+    /// Records the result of `look`, and returns it with the change since the last one.
+    ///
+    /// If the length changed, `drain` is called with the smaller of both lengths, after the new length was published: regions
+    /// from there on are out of date. The lock covers `look`, so that an older result never replaces a newer one.
     pub(crate) fn notice(
         &self,
         look: impl FnOnce() -> io::Result<Stat>,
@@ -133,8 +140,8 @@ impl FileEntry {
         Ok((content, stat))
     }
 
-    /// Learns a name that led here. Names are kept absolute, the newest first.
-    pub(crate) fn remember(&self, name: &Path) {
+    /// Adds a name that led to the file, made absolute, in front of the others.
+    pub(super) fn add_name(&self, name: &Path) {
         let name = std::path::absolute(name).unwrap_or_else(|_| name.to_path_buf());
         let mut names = unpoisoned(&self.names);
         names.retain(|known| *known != name);
@@ -142,18 +149,34 @@ impl FileEntry {
         names.truncate(NAMES_MAX);
     }
 
-    /// The names that are known to have led here, the newest first.
+    /// Returns the names that are known to have led to the file, the newest first.
     pub(crate) fn names(&self) -> Vec<PathBuf> {
         unpoisoned(&self.names).clone()
     }
 
-    /// Whether one of its names leads here now. Asks the system.
-    pub(crate) fn is_reachable(&self) -> bool {
+    /// Returns `true` if one of the file's names leads to it now. One `stat` for each name.
+    pub(super) fn is_reachable(&self) -> bool {
         self.names().iter().any(|name| os::stat_path(name).is_ok_and(|stat| FileKey::from(&stat) == self.key))
     }
 }
 
-/// What these locks protect is whole after every step, so a panic elsewhere does not spoil it.
+impl Drop for CachedFile {
+    fn drop(&mut self) {
+        // In a child of `fork` the registry may be locked for ever. The dead entry stays there, and the next open of the file
+        // replaces it.
+        if let Some(cache) = self.cache.upgrade().filter(|cache| cache.process.is_this()) {
+            cache.registry.remove(&self.key, self);
+        }
+    }
+}
+
+impl fmt::Debug for CachedFile {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("CachedFile").field("key", &self.key).field("len", &self.len()).finish_non_exhaustive()
+    }
+}
+
+/// The data under these locks is consistent after each step, so a panic in another thread does not spoil it.
 fn unpoisoned<T>(lock: &Mutex<T>) -> MutexGuard<'_, T> {
     lock.lock().unwrap_or_else(PoisonError::into_inner)
 }

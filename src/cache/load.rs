@@ -1,85 +1,79 @@
-//! The miss: is it worth mapping, begin, make room, map, publish. Nothing is mapped anywhere else.
+//! Mapping a window or a range: begin the load, make room, map, publish. Nothing is mapped anywhere else.
 //!
-//! One thread loads a window; the others read meanwhile, if they may, or wait for it and for nothing else. What cannot
-//! stand in its slot (a range across windows; a window whose slot is still held by an older mapping that drains) is
-//! mapped *detached*: for its clients alone, inside the budget, in no table.
+//! One thread loads a window. Meanwhile other threads read the file if they may, or wait for that loader and for nothing else.
+//! A range across windows has no slot, nor has a window whose slot an older, draining region still holds. Those are mapped
+//! *detached*: for their clients alone, inside the budget, in no table.
 
+use std::io;
 use std::ops::Range;
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
-use std::{fs, io};
 
 use super::backoff::Backoff;
-use super::evict::{Effort, Refused, Room, TRANSIT_MAX};
-use super::file::FileKey;
-use super::{Cache, CachedFile, cannot_look};
-use crate::cache::region::{DescriptorRef, Region, RegionRef, View};
-use crate::config::{Admission, Revalidate};
+use super::descriptors::OpenFile;
+use super::open::cannot_stat;
+use super::region::{Region, RegionRef};
+use super::room::{Patience, Refused, Room, RoomPolicy, TRANSIT_MAX};
+use super::{Cache, CachedFile, TICKS};
+use crate::config::Revalidate;
 use crate::error::{Error, ErrorKind, Result};
 use crate::mapping::Mapping;
-use crate::os::{self, Kind};
-use crate::policy::{self, Access};
-use crate::protocol::budget::{InTransit, Reservation};
+use crate::os;
+use crate::protocol::budget::Reservation;
 use crate::protocol::slot::{Loading, Phase, Slot, SlotRef};
 use crate::stats::Event;
 
-/// How long to wait for a slot to be given up by an older mapping, or by an evictor that sleeps, before mapping beside it.
+/// The longest wait for a slot that an older region or a sleeping evicting thread still holds. Then the window is mapped
+/// detached.
 const DRAIN_MAX: Duration = Duration::from_millis(5);
 
-/// Misses that make the policy's time go on together.
-const STRIDE: u64 = 16;
-
 impl Cache {
-    /// The region of a window that was no [`hit`](Self::hit) a moment ago, up to `end` bytes into it at least.
+    /// Returns the region of a window that is mapped up to `end`, relative to its start, and maps the window if it is not.
     ///
-    /// How far to go for it, [`worth`](Self::worth) says; or it has to be. `None`: it is not to be had at once, and who may
-    /// read reads. Never an error for want of room then.
+    /// Returns `None` if `policy` is not [`RoomPolicy::Required`] and the window is not available at once. The caller then reads
+    /// the file; the copy is counted here. Want of room is never an error then.
     #[cold]
-    pub(crate) fn miss(
+    pub(super) fn load_window(
         &self,
         file: &Arc<CachedFile>,
+        slot: &Slot<Region>,
         window: u64,
         end: u64,
-        effort: Effort,
+        policy: RoomPolicy,
     ) -> Result<Option<RegionRef>> {
-        let slot = file.entry.slots().windows.at(window);
-        if self.stats.count(Event::Miss) % STRIDE == 0 {
+        if self.stats.count(Event::Miss) % TICKS == 0 {
             self.tick();
         }
-        // What is waited for another loader counts towards what may be waited for room.
-        let (mut patience, mut for_drain) = (Backoff::new(), Backoff::new());
+        // The wait for another loader counts towards the wait for room.
+        let (mut patience, mut for_drain) = (Patience::new(), Backoff::new());
         let mapped = loop {
             let state = match slot.take() {
                 Ok(client) => {
                     let region = RegionRef::new(client);
-                    if region.len() as u64 >= end && !region.is_faulted() {
+                    if region.len() as u64 >= end && !is_faulted(&region) {
                         break region;
                     }
                     drop(region);
                     self.drain_if_faulted(slot);
-                    // The tail of a file that has grown since. Whoever noticed that drains it, in a moment.
+                    // Otherwise it is the old tail of a file that has grown. The thread that noticed it is about to drain it.
                     slot.snapshot()
                 }
                 Err(state) => state,
             };
             match slot.begin_load() {
-                Ok(loading) => match self.load(file, loading, window, effort, &mut patience)? {
+                Ok(loading) => match self.load(file, loading, window, policy, &mut patience)? {
                     Some(region) => break region,
                     None => return Ok(self.read_instead()),
                 },
-                // It may be the reader itself who has just left it.
+                // This thread's cursor may have been the last reader of the draining region.
                 Err(now) if now.is_draining() && self.regions.retry_deferred() > 0 => {}
-                Err(_) if !effort.is_demand() => return Ok(self.read_instead()),
-                Err(_) if state.phase() == Phase::Loading && !state.is_draining() => patience.pause(),
+                Err(_) if !policy.is_required() => return Ok(self.read_instead()),
+                Err(_) if state.phase() == Phase::Loading && !state.is_draining() => patience.for_room.pause(),
                 Err(_) if for_drain.pause_within(DRAIN_MAX) => {}
-                Err(_) => {
-                    let span = self.config.geometry.span(window, file.entry.len());
-                    break self.detached(file, span)?;
-                }
+                Err(_) => break self.map_detached(file, self.config.geometry.span(window, file.len()))?,
             }
         };
-        // Somebody may have noticed, since the caller looked, that the file is shorter.
+        // Another thread may have noticed, since the caller checked the range, that the file is shorter.
         let start = self.config.geometry.start(window);
         if (mapped.len() as u64) < end {
             return Err(truncated(start + mapped.len() as u64, start + end));
@@ -87,293 +81,141 @@ impl Cache {
         Ok(Some(mapped))
     }
 
-    /// What is neither mapped nor to be had is read.
     fn read_instead(&self) -> Option<RegionRef> {
         self.stats.count(Event::Copy);
         None
     }
 
-    /// What is done for who must have it.
-    pub(crate) fn demand(&self) -> Effort {
-        Effort::Demand(self.config.overcommit)
-    }
-
-    /// The policy's time goes on with the touches of what is not mapped: by [`STRIDE`] of them at once, so that those who read
-    /// do not meet at its clock.
-    #[cold]
-    fn tick(&self) {
-        let limit = self.regions.budget.limit();
-        let window = self.config.geometry.window_bytes();
-        let in_bytes = window.map_or(1, |bytes| limit.bytes as u64 / bytes);
-        let has_room = self.has_room(window.unwrap_or(0) as usize);
-        self.regions.tick(STRIDE as u32, in_bytes.min(limit.items as u64) as usize, has_room);
-    }
-
-    /// How far to go for it that a small range of a window is mapped, which was no [`hit`](Self::hit) a moment ago. `None`: it
-    /// is to be read, and has been counted as a miss that is.
-    #[inline]
-    pub(crate) fn worth(&self, file: &CachedFile, slot: &Slot<Region>, window: u64, touch: Access) -> Option<Effort> {
-        let is_whole = self.config.geometry.window_bytes().is_none();
-        let admission = if is_whole { Admission::Always } else { self.config.admission };
-        let credit = self.regions.credit(slot);
-        if policy::admits_with_room(admission, touch, credit) {
-            let effort = self.worth_of_one(file, window, admission, touch, credit);
-            if effort.is_some() {
-                return effort;
-            }
-        }
-        if touch != Access::Counted {
-            self.stats.count(Event::Again);
-        } else if self.stats.count(Event::Cold) % STRIDE == 0 {
-            self.tick();
-        }
-        None
-    }
-
-    /// The same for one that is worth mapping where there is room.
-    #[cold]
-    fn worth_of_one(
-        &self,
-        file: &CachedFile,
-        window: u64,
-        admission: Admission,
-        touch: Access,
-        credit: u8,
-    ) -> Option<Effort> {
-        let span = self.config.geometry.span(window, file.entry.len());
-        let pages = Mapping::addressable(span.end - span.start).map_or(usize::MAX, Mapping::pages);
-        if self.has_room(pages) {
-            return Some(Effort::Spare);
-        }
-        policy::admits_over_victim(admission, touch, credit, self.regions.admission_threshold()).map(Effort::Duel)
-    }
-
-    /// Maps a window into its slot. Whatever goes wrong, dropping `loading` leaves the slot vacant.
+    /// Maps a window into its slot. On an error, dropping `loading` leaves the slot vacant.
     fn load(
         &self,
         file: &Arc<CachedFile>,
         loading: Loading<'_, Region>,
         window: u64,
-        effort: Effort,
-        patience: &mut Backoff,
+        policy: RoomPolicy,
+        patience: &mut Patience,
     ) -> Result<Option<RegionRef>> {
-        // Not before the slot is ours: whoever changes the length drains the slot afterwards.
-        let span = self.config.geometry.span(window, file.entry.len_to_map());
-        let mapped = self.map(file, span, effort, patience, |mapping, reservation| {
-            self.regions.admit(loading, mapping, reservation, Arc::clone(file) as _)
+        // The length is read after `begin_load`: a thread that changes it later drains the slot.
+        let span = self.config.geometry.span(window, file.len_to_map());
+        let mapped = self.map(file, span, policy, patience, |mapping, reservation| {
+            self.regions.publish(loading, mapping, reservation, file)
         });
         match mapped {
             Ok(region) => Ok(Some(region)),
-            Err(Unmapped::NoRoom(..) | Unmapped::NoMaps(..)) if !effort.is_demand() => Ok(None),
-            Err(unmapped) => Err(self.explain(unmapped)),
+            Err(NotMapped::NoRoom(..) | NotMapped::NoMaps(..)) if !policy.is_required() => Ok(None),
+            Err(not_mapped) => Err(self.explain(not_mapped)),
         }
     }
 
     /// Maps `span` for its clients alone.
-    pub(crate) fn detached(&self, file: &Arc<CachedFile>, span: Range<u64>) -> Result<RegionRef> {
+    pub(super) fn map_detached(&self, file: &Arc<CachedFile>, span: Range<u64>) -> Result<RegionRef> {
         let granule = os::mapping_granularity() as u64;
         let start = span.start / granule * granule;
-        let mapped = self.map(file, start..span.end, self.demand(), &mut Backoff::new(), |mapping, reservation| {
-            file.entry.detached.enter();
-            self.regions.admit_detached(mapping, reservation, Arc::clone(file) as _)
+        let policy = RoomPolicy::Required(self.config.overcommit);
+        let mapped = self.map(file, start..span.end, policy, &mut Patience::new(), |mapping, reservation| {
+            file.detached.enter();
+            self.regions.publish_detached(mapping, reservation, file)
         });
-        let region = mapped.map_err(|unmapped| self.explain(unmapped))?;
+        let region = mapped.map_err(|not_mapped| self.explain(not_mapped))?;
         let len = region.len();
         Ok(region.narrow((span.start - start) as usize..len))
     }
 
-    /// Descriptor, length, room, mapping; then `publish`.
+    /// Gets the descriptor, the length, the room and the mapping of `span`, and publishes the mapping.
     fn map(
         &self,
         file: &Arc<CachedFile>,
         span: Range<u64>,
-        effort: Effort,
-        patience: &mut Backoff,
+        policy: RoomPolicy,
+        patience: &mut Patience,
         publish: impl FnOnce(Mapping, Reservation) -> SlotRef<Region>,
-    ) -> Result<RegionRef, Unmapped> {
-        // Who may read instead needs the descriptor for that, and does not wait for it.
-        let descriptor = self.descriptor(file, if effort.is_demand() { effort } else { Effort::Force })?;
-        // A mapping beyond the end would fault when it is touched.
+    ) -> Result<RegionRef, NotMapped> {
+        // An optional mapping needs the descriptor for its copy as well, and does not wait for it.
+        let overcommit = match policy {
+            RoomPolicy::Required(overcommit) => Some(overcommit),
+            RoomPolicy::Free | RoomPolicy::Colder(_) => None,
+        };
+        let descriptor = self.descriptor(file, overcommit)?;
+        // A touch of a mapping beyond the end of the file would fault.
         let len = match self.config.revalidate {
-            Revalidate::AtOpen => os::stat(descriptor.get()).map_err(cannot_look)?.len,
-            Revalidate::Never => file.entry.len(),
+            Revalidate::AtOpen => os::stat(descriptor.file()).map_err(cannot_stat)?.len,
+            Revalidate::Never => file.len(),
         };
         if len < span.end || span.is_empty() {
-            return Err(truncated(len, file.entry.len()).into());
+            return Err(truncated(len, file.len()).into());
         }
         let bytes = span.end - span.start;
-        let Some(len) = Mapping::addressable(bytes) else { return Err(Unmapped::NoRoom(Refused::TooLarge, bytes)) };
+        let Some(len) = Mapping::addressable(bytes) else { return Err(NotMapped::NoRoom(Refused::TooLarge, bytes)) };
 
         let mut transit = self.regions.budget.enter_transit();
         let pages = Mapping::pages(len);
-        if effort.is_demand() && !self.has_room(pages) {
+        if policy.is_required() && !self.has_room(pages) {
             self.regions.note_pressure();
         }
-        let room = self.regions.make_room(&mut transit, pages, effort, patience);
-        let Room { reservation, over } = room.map_err(|refused| Unmapped::NoRoom(refused, pages as u64))?;
+        let room = self.regions.make_room(&mut transit, pages, policy, patience);
+        let Room { reservation, over } = room.map_err(|refused| NotMapped::NoRoom(refused, pages as u64))?;
         if over {
             self.stats.count(Event::Overcommit);
         }
-        let mapping = self.map_or_collect(&descriptor, span.start, len, effort)?;
+        let mapping = self.map_or_collect(&descriptor, span.start, len, policy)?;
         self.stats.count(Event::Map);
         let region = RegionRef::new(publish(mapping, reservation));
         drop(transit);
 
         if self.is_room_low() {
-            self.signal.wake();
+            self.wake_event.wake();
         }
         Ok(region)
     }
 
-    /// Asks the system for a mapping; if it refuses for want of room, gives back everything unused and asks once more.
+    /// Asks the OS for a mapping. If the OS has no room, unmaps each unused region and asks again.
     ///
-    /// Where a mapping has to be, it goes on so for a short time: other threads may be unmapping at this moment what they
-    /// won, or have mapped at once what was given back, and are done with it already.
+    /// A required mapping is tried for [`TRANSIT_MAX`]: other threads may be unmapping what they have won, or may have mapped
+    /// what was unmapped here.
     fn map_or_collect(
         &self,
-        descriptor: &DescriptorRef,
+        descriptor: &OpenFile,
         start: u64,
         len: usize,
-        effort: Effort,
-    ) -> Result<Mapping, Unmapped> {
-        let mut wait = Backoff::new();
+        policy: RoomPolicy,
+    ) -> Result<Mapping, NotMapped> {
+        let mut backoff = Backoff::new();
         let mut is_first = true;
         loop {
-            let error = match Mapping::map(descriptor.get(), start, len) {
+            let error = match Mapping::map(descriptor.file(), start, len) {
                 Ok(mapping) => return Ok(mapping),
                 Err(error) => error,
             };
             if !os::is_out_of_maps(&error) && !os::is_out_of_descriptors(&error) {
                 return Err(Error::io("cannot map", error).into());
             }
-            // Who may read instead does so, and leaves what is mapped to those who use it.
-            if !effort.is_demand() || !(is_first || wait.pause_within(TRANSIT_MAX)) {
-                return Err(Unmapped::NoMaps(error, len));
+            // A caller that may read the file instead leaves the mapped regions to their users.
+            if !policy.is_required() || !(is_first || backoff.pause_within(TRANSIT_MAX)) {
+                return Err(NotMapped::NoMaps(error, len));
             }
             is_first = false;
             self.collect();
         }
     }
 
-    /// A client of the file's descriptor, if it is open.
-    #[inline]
-    pub(super) fn open_descriptor_of(&self, file: &CachedFile) -> Option<DescriptorRef> {
-        let slot = &file.entry.slots().descriptor;
-        let client = slot.take().ok()?;
-        self.descriptors.touch(slot);
-        Some(client)
-    }
-
-    /// A client of the file's descriptor, which is reopened if it was given up.
     #[cold]
-    pub(super) fn descriptor(&self, file: &Arc<CachedFile>, effort: Effort) -> Result<DescriptorRef> {
-        let slot = &file.entry.slots().descriptor;
-        let mut wait = Backoff::new();
-        loop {
-            if let Some(client) = self.open_descriptor_of(file) {
-                return Ok(client);
-            }
-            // Before the slot is this thread's: it may have to wait, and others are not to wait for it.
-            let reservation = self.reserve_descriptor(effort)?;
-            match slot.begin_load() {
-                Ok(loading) => {
-                    let descriptor = self.reopen(file)?;
-                    return Ok(self.descriptors.admit(loading, descriptor, reservation, Arc::clone(file) as _));
-                }
-                // Somebody else is reopening it, or closing it.
-                Err(_) => {
-                    drop(reservation);
-                    wait.pause();
-                }
-            }
-        }
-    }
-
-    /// Opens the first of the file's names that still leads to it.
-    pub(super) fn reopen(&self, file: &Arc<CachedFile>) -> Result<fs::File> {
-        let mut failed =
-            Error::new(ErrorKind::Replaced, "its descriptor was given up, and it has no name to open it by");
-        for name in file.entry.names() {
-            let (descriptor, stat) = match self.open_descriptor(&name) {
-                Ok(descriptor) => {
-                    let stat = os::stat(&descriptor).map_err(cannot_look)?;
-                    (descriptor, stat)
-                }
-                Err(error) => {
-                    failed = error;
-                    continue;
-                }
-            };
-            if stat.kind == Kind::File && FileKey::from(&stat) == file.entry.key() {
-                return Ok(descriptor);
-            }
-            let message = "the path leads to another file by now, and the descriptor of the old one was given up for \
-                           max_open_files; open the path again, or raise max_open_files";
-            failed = Error::new(ErrorKind::Replaced, message);
-        }
-        Err(failed)
-    }
-
-    /// Opens a path; if the system refuses for want of descriptors, closes one that is unused and tries again, until none is
-    /// left; then unmaps everything unused and tries once more.
-    ///
-    /// One at a time: what was closed and is then taken by others in this process could not be opened again.
-    pub(super) fn open_descriptor(&self, path: &Path) -> Result<fs::File> {
-        let mut is_last_try = false;
-        loop {
-            let error = match os::open(path) {
-                Ok(file) => return Ok(file),
-                Err(error) => error,
-            };
-            if !os::is_out_of_descriptors(&error) {
-                return Err(Error::io("cannot open", error));
-            }
-            if is_last_try {
-                let message = format!("cannot open, with nothing unused left; {}", os::descriptor_limit_hint());
-                return Err(Error::io(message, error));
-            }
-            match self.descriptors.victim() {
-                Some(token) => drop(self.descriptors.reclaim(token)),
-                None => {
-                    self.collect();
-                    is_last_try = true;
-                }
-            }
-        }
-    }
-
-    pub(super) fn reserve_descriptor(&self, effort: Effort) -> Result<Reservation> {
-        let mut transit: InTransit<'_> = self.descriptors.budget.enter_transit();
-        let room = self.descriptors.make_room(&mut transit, 0, effort, &mut Backoff::new());
-        if let Ok(Room { over: true, .. }) = &room {
-            self.stats.count(Event::Overcommit);
-        }
-        room.map(|room| room.reservation).map_err(|_| {
-            let limit = self.descriptors.budget.limit().items;
-            let message =
-                format!("all {limit} descriptors of max_open_files are in use or could not be reopened; raise it");
-            Error::new(ErrorKind::OverBudget, message)
-        })
-    }
-
-    #[cold]
-    fn explain(&self, unmapped: Unmapped) -> Error {
-        match unmapped {
-            Unmapped::NoRoom(Refused::TooLarge, bytes) => self.too_large(bytes),
-            Unmapped::NoRoom(Refused::AllPinned, bytes) => self.all_pinned(bytes),
-            Unmapped::NoMaps(error, len) => {
+    fn explain(&self, not_mapped: NotMapped) -> Error {
+        match not_mapped {
+            NotMapped::NoRoom(Refused::TooLarge, bytes) => self.too_large(bytes),
+            NotMapped::NoRoom(Refused::AllPinned, bytes) => self.all_pinned(bytes),
+            NotMapped::NoMaps(error, len) => {
                 let hint = os::map_limit_hint();
-                let message = format!("the system refused a mapping of {len} bytes, with nothing unused left; {hint}");
+                let message = format!("the OS refused a mapping of {len} bytes, with nothing unused left: {hint}");
                 Error::new(ErrorKind::OutOfMaps, message).because(error)
             }
-            Unmapped::Failed(error) => error,
+            NotMapped::Failed(error) => error,
         }
     }
 
     fn too_large(&self, bytes: u64) -> Error {
         let limit = self.regions.budget.limit().bytes;
         let message = format!(
-            "a mapping of {bytes} bytes is larger than the whole budget of {limit}; raise max_mapped_bytes, \
+            "a mapping of {bytes} bytes is larger than the whole budget of {limit}: raise max_mapped_bytes, \
              ask for less at once, or use smaller windows"
         );
         Error::new(ErrorKind::OverBudget, message)
@@ -382,7 +224,7 @@ impl Cache {
     fn all_pinned(&self, bytes: u64) -> Error {
         let (used, limit) = (self.regions.budget.used(), self.regions.budget.limit());
         let message = format!(
-            "no room for {bytes} bytes: all of {} bytes in {} regions are in use (limits: {} bytes, {} regions); \
+            "no room for {bytes} bytes, because all of {} bytes in {} regions are in use (limits: {} bytes, {} regions): \
              drop leases or cursors, raise the limits, or allow overcommit",
             used.bytes, used.items, limit.bytes, limit.items
         );
@@ -390,33 +232,48 @@ impl Cache {
     }
 }
 
+fn is_faulted(region: &RegionRef) -> bool {
+    region.region().is_some_and(|region| region.mapping().is_faulted())
+}
+
 #[cold]
 pub(super) fn truncated(now: u64, before: u64) -> Error {
-    let message = format!("the file has shrunk to {now} bytes, from {before}; refresh the handle");
+    let message = format!("the file has shrunk to {now} bytes, from {before}: refresh the handle");
     Error::new(ErrorKind::Truncated, message)
 }
 
-/// Why a window was not mapped. Where a copy does as well, nobody asks for the words, some of which take long to find.
+/// Why a span was not mapped. An optional mapping drops the reason, so the message, which can take long, is made later.
 #[derive(Debug)]
-enum Unmapped {
-    /// For want of room for so many bytes.
+enum NotMapped {
+    /// The budget has no room for this many bytes.
     NoRoom(Refused, u64),
-    /// The system refused a mapping of so many bytes.
+    /// The OS refused a mapping of this many bytes.
     NoMaps(io::Error, usize),
     Failed(Error),
 }
 
-impl From<Error> for Unmapped {
+impl From<Error> for NotMapped {
     fn from(error: Error) -> Self {
         Self::Failed(error)
     }
 }
 
 #[cfg(test)]
+impl Cache {
+    /// Returns the region of a window, mapped if it was not.
+    pub(super) fn map_window(&self, file: &Arc<CachedFile>, window: u64, end: u64) -> RegionRef {
+        let policy = RoomPolicy::Required(self.config.overcommit);
+        let loaded = self.load_window(file, file.windows().at(window), window, end, policy);
+        loaded.unwrap().expect("a required window is mapped, or there is an error")
+    }
+}
+
+#[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cache::as_token;
-    use crate::config::{Config, Limits, Overcommit, Window};
+    use crate::cache::reclaim::token_of;
+    use crate::config::{Admission, Config, Limits, Overcommit, Window};
+    use crate::policy::{self, Access};
     use std::sync::mpsc;
     use std::thread;
 
@@ -447,12 +304,16 @@ mod tests {
         }
 
         fn slot(&self, window: u64) -> &Slot<Region> {
-            self.file.entry.slots().windows.at(window)
+            self.file.windows().at(window)
         }
 
-        /// A miss of the first window that has to be mapped.
+        fn load(&self, window: u64, end: u64, policy: RoomPolicy) -> Result<Option<RegionRef>> {
+            self.cache.load_window(&self.file, self.slot(window), window, end, policy)
+        }
+
+        /// Maps the first window.
         fn map(&self) -> RegionRef {
-            self.cache.miss(&self.file, 0, 1, self.cache.demand()).unwrap().expect("a mapping, or an error")
+            self.cache.map_window(&self.file, 0, 1)
         }
     }
 
@@ -463,7 +324,7 @@ mod tests {
     }
 
     #[test]
-    fn a_loader_is_waited_for_however_long_it_takes() {
+    fn load_waits_for_another_loader_without_a_limit() {
         let opened = Opened::new(8, WINDOW);
         let (done, is_done) = mpsc::channel();
         thread::scope(|scope| {
@@ -473,33 +334,33 @@ mod tests {
             assert!(early.is_err(), "somebody else is loading, and it is mapped beside that");
             drop(loading);
             let _region = is_done.recv_timeout(LONG).expect("nobody is loading any more");
-            assert_eq!((opened.cache.stats().maps, opened.file.entry.detached.count()), (1, 0));
+            assert_eq!((opened.cache.stats().maps, opened.file.detached.count()), (1, 0));
         });
     }
 
     #[test]
-    fn a_loader_whose_window_goes_at_once_is_not_waited_for() {
+    fn load_beside_a_draining_loader_maps_detached() {
         let opened = Opened::new(8, WINDOW);
         let slot = opened.slot(0);
         let (done, is_done) = mpsc::channel();
         thread::scope(|scope| {
             let loading = slot.begin_load().expect("vacant");
-            assert!(as_token(slot.drain()).is_none());
+            assert!(token_of(slot.drain()).is_none());
             scope.spawn(|| done.send(opened.map()));
             let region = is_done.recv_timeout(LONG);
             drop(loading);
             assert!(region.is_ok(), "what is loaded now is not for who comes later");
-            assert_eq!(opened.file.entry.detached.count(), 1);
+            assert_eq!(opened.file.detached.count(), 1);
         });
     }
 
     #[test]
-    fn a_window_waits_a_moment_for_its_slot() {
+    fn load_waits_a_moment_for_a_draining_slot() {
         let opened = Opened::new(8, WINDOW);
         // Where the client is slow to go, the window may well be mapped beside it: so more than one try.
         let has_waited = (0..200).any(|_| {
             let older = opened.map();
-            assert!(as_token(opened.slot(0).drain()).is_none());
+            assert!(token_of(opened.slot(0).drain()).is_none());
             let misses = opened.cache.stats().misses;
             let newer = thread::scope(|scope| {
                 scope.spawn(|| {
@@ -511,7 +372,7 @@ mod tests {
                 });
                 opened.map()
             });
-            let has_waited = opened.file.entry.detached.count() == 0;
+            let has_waited = opened.file.detached.count() == 0;
             drop(newer);
             has_waited
         });
@@ -519,58 +380,58 @@ mod tests {
     }
 
     #[test]
-    fn a_window_that_became_shorter_says_from_where_to_where() {
+    fn load_past_a_new_end_names_both_lengths() {
         let opened = Opened::new(8, WINDOW + 3_000);
         opened.on_disk.as_file().set_len(WINDOW + 1_000).unwrap();
         opened.cache.refresh(&opened.file, None).unwrap();
-        let error = opened.cache.miss(&opened.file, 1, 3_000, opened.cache.demand()).unwrap_err();
-        let says = format!("shrunk to {} bytes, from {};", WINDOW + 1_000, WINDOW + 3_000);
+        let error = opened.load(1, 3_000, RoomPolicy::Required(Overcommit::Allow)).unwrap_err();
+        let says = format!("shrunk to {} bytes, from {}:", WINDOW + 1_000, WINDOW + 3_000);
         assert!(error.kind() == ErrorKind::Truncated && error.to_string().contains(&says), "{error}");
     }
 
     #[test]
-    fn time_goes_on_with_misses_for_each_window_in_the_budget() {
+    fn clock_advances_with_counted_misses() {
         let opened = Opened::new(64, 2 * WINDOW);
         let other = opened.slot(1);
-        (0..8).for_each(|_| opened.cache.regions.touch(other));
-        let cold = |touch| assert_eq!(opened.cache.worth(&opened.file, opened.slot(0), 0, touch), None);
+        (0..8).for_each(|_| opened.cache.regions.record_access(other));
+        let cold = |touch| assert_eq!(opened.cache.admit(&opened.file, opened.slot(0), 0, touch), None);
         let period = u64::from(policy::clock_period(64, true));
         // The first miss brings its stride with it.
-        (0..period - STRIDE).for_each(|_| cold(Access::Counted));
+        (0..period - TICKS).for_each(|_| cold(Access::Counted));
         (0..period).for_each(|_| cold(Access::Repeat));
-        assert_eq!(opened.cache.regions.credit(other), 8);
+        assert_eq!(opened.cache.regions.frequency(other), 8);
         cold(Access::Counted);
-        assert_eq!(opened.cache.regions.credit(other), 4);
+        assert_eq!(opened.cache.regions.frequency(other), 4);
         let stats = opened.cache.stats();
-        assert_eq!((stats.misses, stats.copies), (2 * period - STRIDE + 1, stats.misses));
+        assert_eq!((stats.misses, stats.copies), (2 * period - TICKS + 1, stats.misses));
     }
 
     #[test]
-    fn time_goes_on_with_what_has_to_be_mapped() {
+    fn clock_advances_with_required_mappings() {
         let opened = Opened::new(64, 2 * WINDOW);
         let other = opened.slot(1);
-        (0..8).for_each(|_| opened.cache.regions.touch(other));
+        (0..8).for_each(|_| opened.cache.regions.record_access(other));
         (0..policy::clock_period(64, true)).for_each(|_| drop(opened.map()));
-        assert_eq!(opened.cache.regions.credit(other), 4);
+        assert_eq!(opened.cache.regions.frequency(other), 4);
     }
 
     #[test]
-    fn a_window_is_mapped_where_there_is_room_after_some_touches() {
+    fn window_is_admitted_with_room_after_some_accesses() {
         let opened = Opened::new(64, WINDOW);
         let slot = opened.slot(0);
         for touches in 1..policy::ADMIT_AFTER {
-            opened.cache.regions.touch(slot);
-            assert_eq!(opened.cache.worth(&opened.file, slot, 0, Access::Counted), None, "{touches}");
+            opened.cache.regions.record_access(slot);
+            assert_eq!(opened.cache.admit(&opened.file, slot, 0, Access::Counted), None, "{touches}");
         }
-        assert_eq!(opened.cache.worth(&opened.file, slot, 0, Access::Sustained), Some(Effort::Spare));
-        opened.cache.regions.touch(slot);
-        assert_eq!(opened.cache.worth(&opened.file, slot, 0, Access::Counted), Some(Effort::Spare));
-        let region = opened.cache.miss(&opened.file, 0, WINDOW, Effort::Spare).unwrap();
+        assert_eq!(opened.cache.admit(&opened.file, slot, 0, Access::Sustained), Some(RoomPolicy::Free));
+        opened.cache.regions.record_access(slot);
+        assert_eq!(opened.cache.admit(&opened.file, slot, 0, Access::Counted), Some(RoomPolicy::Free));
+        let region = opened.load(0, WINDOW, RoomPolicy::Free).unwrap();
         assert!(region.is_some_and(|region| region.len() as u64 == WINDOW));
     }
 
     #[test]
-    fn nothing_is_given_up_for_a_path_that_leads_nowhere() {
+    fn open_of_a_missing_path_evicts_nothing() {
         let opened = Opened::new(8, WINDOW);
         drop(opened.map());
         let error = opened.cache.open_descriptor(&opened.on_disk.path().join("nowhere")).unwrap_err();

@@ -1,73 +1,101 @@
-//! The one floor that decides: which windows are mapped, for whom, and for how long.
+//! The cache: which windows are mapped, for which reader, and for how long.
 //!
-//! | file | what it does |
+//! | file | task |
 //! |---|---|
-//! | `mod` | the hit, and what becomes of a file and of the cache |
-//! | [`load`] | the miss: is it worth mapping, begin, make room, map, publish; and descriptors likewise |
-//! | [`copy`] | reading without a mapping, where that is cheaper |
-//! | [`read_in`] | having a window in memory before somebody reads all of it |
-//! | [`check`] | was it there, what was read of a mapping? |
-//! | [`evict`] | making room; what an owner does |
-//! | [`residents`] | what is there, and who goes first |
-//! | [`registry`] | which files are known |
-//! | [`collector`] | the thread in the background |
-//! | [`backoff`] | how a thread waits for others |
+//! | `mod` | [`Cache::lookup`], the hit, and [`Cache::acquire`], the one decision between mapping and reading |
+//! | [`file`] | a file with its identity, length, names, windows and descriptor |
+//! | [`open`] | opening, refreshing and closing files |
+//! | [`descriptors`] | the pool of open descriptors |
+//! | [`load`] | mapping a window or a range |
+//! | [`room`] | making room in a budget, and keeping some of it free |
+//! | [`reclaim`] | unmapping: what the owner of a region does |
+//! | [`pool`] | all regions, and the choice of a victim |
+//! | [`region`] | a mapping in a slot, and its counted clients |
+//! | [`window_guard`] | the region that a cursor reads, protected by a hazard pointer |
+//! | [`copy`] | reading without keeping a mapping |
+//! | [`prefault`] | bringing a window into memory for a sequential reader |
+//! | [`validate`] | finding out whether mapped bytes were really there |
+//! | [`registry`] | the files that are known, by identity |
+//! | [`collector`] | the background thread |
+//! | [`backoff`] | waiting for another thread |
 //!
-//! Only `load` maps, only `evict` gives back, only `registry` names dashmap, only `collector` spawns and looks at the clock,
-//! only `backoff` sleeps.
+//! Only `load` maps, and only `reclaim` unmaps.
 
 mod backoff;
-mod check;
 mod collector;
 mod copy;
-mod evict;
-mod file;
+mod descriptors;
+pub(crate) mod file;
 mod load;
-mod read_in;
+mod open;
+mod pool;
+mod prefault;
+mod reclaim;
 pub(crate) mod region;
 mod registry;
-mod residents;
+mod room;
+mod validate;
+pub(crate) mod window_guard;
 
-use std::path::Path;
-use std::sync::{Arc, Weak};
-use std::{fmt, fs, io};
+use std::fmt;
+use std::ops::Range;
+use std::sync::Arc;
 
 pub(crate) use collector::Collector;
-pub(crate) use evict::Effort;
+pub(crate) use file::CachedFile;
 
-use crate::cache::region::{Descriptor, DescriptorRef, Home, Hop, Reading, Region, Suspect};
-use crate::config::{Config, Limits, LiveLimits, Overcommit, Revalidate};
-use crate::error::{Error, ErrorKind, Result};
+use crate::config::{Admission, Config, Limits, LiveLimits};
+use crate::error::{ErrorKind, Result};
 use crate::mapping::Mapping;
-use crate::os::{self, Kind, Process, Stat};
+use crate::os::Process;
 use crate::policy::{self, Access};
-use crate::protocol::budget::{Reservation, Usage};
-use crate::protocol::hazard::acquire_after_last_reader;
-use crate::protocol::slot::{Drain, Phase, Slot, SlotRef, UnmapToken};
+use crate::protocol::budget::Usage;
+use crate::protocol::slot::{Phase, Slot, SlotRef};
 use crate::protocol::wake_event::WakeEvent;
 use crate::stats::{Counters, Event, Stats};
-use backoff::Backoff;
-use file::{Content, FileEntry, FileKey};
+use descriptors::Descriptors;
+use pool::RegionPool;
+use region::{Region, RegionRef};
 use registry::Registry;
-use residents::Residents;
+use room::RoomPolicy;
+use window_guard::WindowGuard;
 
-/// Everything that the handles of one manager share.
+/// The state that all handles of one manager share.
 pub(crate) struct Cache {
     config: Config,
     limits: LiveLimits,
-    regions: Residents<Mapping>,
-    descriptors: Residents<fs::File>,
+    regions: RegionPool,
+    descriptors: Descriptors,
     registry: Registry,
-    signal: Arc<WakeEvent>,
+    wake_event: Arc<WakeEvent>,
     stats: Counters,
     process: Process,
 }
 
-/// A file in a cache. Kept by handles, and by each mapping and descriptor of it (rule 5 of the protocol).
-pub(crate) struct CachedFile {
-    pub(crate) entry: FileEntry,
-    cache: Weak<Cache>,
+/// What a caller needs when [`Cache::lookup`] found no region.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Need {
+    /// A mapped window.
+    Window,
+    /// Mapped bytes: those of a window, or of a detached region if the range crosses windows or the budget has no room for a
+    /// whole window.
+    Mapped,
+    /// A mapped window if that pays off; otherwise the caller reads the file.
+    Optional(Access),
 }
+
+/// The result of [`Cache::acquire`].
+#[derive(Debug)]
+pub(crate) enum Acquired {
+    /// A region, the offset of its first byte in the file, and the window's index, or `None` for a detached region.
+    Region { region: RegionRef, start: u64, window: Option<u64> },
+    /// The caller reads the file. The copy is counted already.
+    ReadFile,
+}
+
+/// The policy's clock advances once in so many accesses to windows that are not mapped, by that many ticks. So readers rarely
+/// write the clock's cache line.
+const TICKS: u64 = 16;
 
 /// The regions that a call of [`MapManager::collect`](crate::MapManager::collect) unmapped.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -139,14 +167,14 @@ pub enum Change {
 
 impl Cache {
     pub(crate) fn new(config: Config, limits: Limits) -> Arc<Self> {
-        let (bytes, descriptors) = budgets(&limits);
+        let (regions, descriptors) = budgets(&limits);
         Arc::new(Self {
             config,
             limits: LiveLimits::new(limits),
-            regions: Residents::new(bytes),
-            descriptors: Residents::new(descriptors),
+            regions: RegionPool::new(regions),
+            descriptors: Descriptors::new(descriptors),
             registry: Registry::default(),
-            signal: Arc::default(),
+            wake_event: Arc::default(),
             stats: Counters::default(),
             process: Process::this(),
         })
@@ -160,34 +188,36 @@ impl Cache {
         self.limits.get()
     }
 
-    /// Takes effect on the next reservation; what is above the new limits and unused goes at once, the rest as clients let
-    /// go.
+    /// Changes the limits for the next reservation. Unused regions beyond the new limits are unmapped at once, the others as
+    /// their clients release them.
     pub(crate) fn set_limits(&self, limits: Limits) -> Result<()> {
         limits.validate()?;
-        let (bytes, descriptors) = budgets(&limits);
+        let (regions, descriptors) = budgets(&limits);
         self.limits.set(limits, || {
-            self.regions.budget.set_limit(bytes);
+            self.regions.budget.set_limit(regions);
             self.descriptors.budget.set_limit(descriptors);
         });
         self.trim();
-        self.signal.wake();
+        self.wake_event.wake();
         Ok(())
     }
 
-    /// The region of a window, if it is mapped, and up to `end` bytes into it at least: the hit. A touch, a take, a count;
-    /// no lock, no allocation, no call. Else its slot, for who goes on from there.
+    /// Returns a client of a window's region if the window is mapped up to `end`, relative to its start: the hit of a lease or
+    /// a copy. Otherwise returns the window's slot, for [`acquire`](Self::acquire).
+    ///
+    /// No lock, no allocation, no system call. Counts the access and the hit.
     #[inline]
-    pub(crate) fn hit<'f>(
+    pub(crate) fn lookup<'f>(
         &self,
         file: &'f CachedFile,
         window: u64,
         end: u64,
-        touch: Access,
+        access: Access,
     ) -> Result<SlotRef<Region>, &'f Slot<Region>> {
-        let slot = self.touched(file, window, touch);
+        let slot = self.accessed_slot(file, window, access);
         let client = slot.take().map_err(|_| slot)?;
-        // What crosses into the next window is never here; nor is the new tail of a file that has grown.
-        if client.get().len() as u64 >= end && !client.get().is_faulted() {
+        // A range that crosses into the next window is not here, nor is the new tail of a file that has grown.
+        if client.mapping().len() as u64 >= end && !client.mapping().is_faulted() {
             self.stats.count(Event::Hit);
             Ok(client)
         } else {
@@ -195,253 +225,172 @@ impl Cache {
         }
     }
 
-    /// The slot of a window, with that touch counted in.
+    /// Lets `guard` read a window, which starts at `first`, if it is mapped up to `end`: the hit of a cursor in a window that its
+    /// slot cache does not contain. Returns whether the window follows the one read before. Otherwise returns the window's slot,
+    /// for [`acquire`](Self::acquire).
+    ///
+    /// `first` and `end` are offsets in the file. The guard has released the region that it read before.
+    pub(crate) fn lookup_protected<'f>(
+        &self,
+        guard: &mut WindowGuard,
+        file: &'f CachedFile,
+        window: u64,
+        first: u64,
+        end: u64,
+        access: Access,
+    ) -> Result<bool, &'f Slot<Region>> {
+        let slot = self.accessed_slot(file, window, access);
+        // Under pressure most windows that come here are not mapped. The snapshot spares those the protection.
+        let may_be_mapped = slot.snapshot().phase() == Phase::Mapped;
+        let protected = if may_be_mapped { guard.protect(slot, window, first, end) } else { None };
+        protected.ok_or(slot)
+    }
+
     #[inline]
-    fn touched<'f>(&self, file: &'f CachedFile, window: u64, touch: Access) -> &'f Slot<Region> {
-        let slot = file.entry.slots().windows.at(window);
-        if touch == Access::Counted {
-            self.regions.touch(slot);
+    fn accessed_slot<'f>(&self, file: &'f CachedFile, window: u64, access: Access) -> &'f Slot<Region> {
+        let slot = file.windows().at(window);
+        if access == Access::Counted {
+            self.regions.record_access(slot);
         }
         slot
     }
 
-    /// What a cursor of one of this cache's files will read.
-    pub(crate) fn reading(&self) -> Reading {
-        Reading::new(&self.regions.hazards, &self.config.geometry)
+    /// Makes the guard of a new cursor of one of this cache's files.
+    pub(crate) fn window_guard(&self) -> WindowGuard {
+        WindowGuard::new(&self.regions.hazards, &self.config.geometry)
     }
 
-    /// The same hit for a cursor, which announces the region instead of counting itself in. It has let go of what it read before.
-    pub(crate) fn protect<'f>(
-        &self,
-        reading: &mut Reading,
-        file: &'f CachedFile,
-        window: u64,
-        end: u64,
-        touch: Access,
-    ) -> Result<(), &'f Slot<Region>> {
-        let slot = self.touched(file, window, touch);
-        // Asked first, since most of what comes here under pressure is cold, and then nothing need be announced.
-        let may_be_there = slot.snapshot().phase() == Phase::Mapped;
-        if may_be_there && reading.protect(slot, window, end) { Ok(()) } else { Err(slot) }
-    }
-
-    /// The same, of a window that the cursor has been at before; and whether the touch is full already, and need not be
-    /// [kept](Self::touch).
+    /// Returns `true` if one more access would not change the window's frequency.
     #[inline(always)]
-    pub(crate) fn announce_near<'r>(&self, reading: &'r mut Reading, start: u64, end: u64) -> Option<(Hop<'r>, bool)> {
-        let hop = reading.announce_near(start, end)?;
-        let is_full = self.regions.is_full(hop.slot);
-        Some((hop, is_full))
+    pub(crate) fn is_saturated(&self, slot: &Slot<Region>) -> bool {
+        self.regions.is_saturated(slot)
     }
 
-    /// A touch by a reader who has come to its window by a hop.
-    pub(crate) fn touch(&self, reading: &Reading, start: u64) {
-        if let Some(slot) = reading.near(start) {
-            self.regions.touch(slot);
+    /// Counts an access to the window that `guard` has switched to.
+    pub(crate) fn record_access(&self, guard: &WindowGuard) {
+        if let Some(slot) = guard.slot() {
+            self.regions.record_access(slot);
         }
     }
 
-    /// A cursor let go of what drains: it may be the one that its owner waits for. (If not, it goes when somebody needs room,
-    /// or with the collector's next look.)
+    /// Decides how a range is served that was no hit: by its window, by a detached region, or by reading the file.
+    ///
+    /// `slot` is the slot of the window in which `range` starts. `range` is not empty, and inside the file.
+    ///
+    /// | the range | `Need::Window` | `Need::Mapped` | `Need::Optional` |
+    /// |---|---|---|---|
+    /// | lies in one window | the window | the window, else a detached region if the window exceeds the budget | the window if [admitted](Self::admit) and available at once, else the file |
+    /// | crosses windows | – | a detached region | the file |
+    ///
+    /// With `Need::Optional` it never waits for room or for a loader, and never fails for want of room.
+    #[inline]
+    pub(crate) fn acquire(
+        &self,
+        file: &Arc<CachedFile>,
+        slot: &Slot<Region>,
+        range: &Range<u64>,
+        need: Need,
+    ) -> Result<Acquired> {
+        let Need::Optional(access) = need else { return self.acquire_mapped(file, slot, range, need) };
+        if !self.config.geometry.is_in_one(range) {
+            return Ok(Acquired::ReadFile);
+        }
+        match self.admit(file, slot, self.config.geometry.index(range.start), access) {
+            Some(policy) => self.acquire_window(file, slot, range, policy),
+            None => Ok(Acquired::ReadFile),
+        }
+    }
+
     #[cold]
-    pub(crate) fn retry_deferred(&self) {
-        self.regions.retry_deferred();
-    }
-
-    /// Opens by path: the path may lead to a file that is known by another name.
-    pub(crate) fn open(self: &Arc<Self>, path: &Path) -> Result<Arc<CachedFile>> {
-        let reservation = match self.reserve_descriptor(Effort::Demand(Overcommit::Fail)) {
-            Ok(reservation) => reservation,
-            Err(_) => match self.open_again(path) {
-                Some(file) => return Ok(file),
-                None => self.reserve_descriptor(self.demand())?,
-            },
-        };
-        // Some things cannot even be opened (a socket); what they are says more than the system's number.
-        let refused = |error| os::stat_path(path).ok().and_then(|stat| not_a_file(&stat)).unwrap_or(error);
-        let file = self.open_descriptor(path).map_err(refused)?;
-        self.adopt(reservation, file, Some(path))
-    }
-
-    /// Opens once more what is open: that takes no other descriptor.
-    fn open_again(&self, path: &Path) -> Option<Arc<CachedFile>> {
-        let stat = os::stat_path(path).ok()?;
-        let file = self.registry.get(&FileKey::from(&stat))?;
-        let descriptor = file.entry.slots().descriptor.take().ok()?;
-        // As in `install`: counted while the descriptor has a client.
-        file.entry.handles.enter();
-        file.entry.remember(path);
-        let noticed = self.revalidate(&file, descriptor.get());
-        drop(descriptor);
-        if noticed.is_err() {
-            self.release(&file);
-            return None;
-        }
-        Some(file)
-    }
-
-    /// Takes over a descriptor. One without a path is kept as long as a handle may need it.
-    pub(crate) fn open_file(self: &Arc<Self>, file: fs::File) -> Result<Arc<CachedFile>> {
-        let readable = os::is_readable(&file).map_err(|error| Error::io("cannot look at the descriptor", error))?;
-        if !readable {
-            let message = "the descriptor was not opened for reading: open the file with read access";
-            return Err(Error::io(message, std::io::ErrorKind::PermissionDenied.into()));
-        }
-        let reservation = self.reserve_descriptor(self.demand())?;
-        self.adopt(reservation, file, None)
-    }
-
-    fn adopt(
-        self: &Arc<Self>,
-        reservation: Reservation,
-        descriptor: fs::File,
-        name: Option<&Path>,
-    ) -> Result<Arc<CachedFile>> {
-        let stat = os::stat(&descriptor).map_err(cannot_look)?;
-        check_kind(&descriptor, &stat)?;
-        let key = FileKey::from(&stat);
-        let file = self
-            .registry
-            .get_or_insert(key, || CachedFile { entry: FileEntry::new(key, &stat), cache: Arc::downgrade(self) });
-        if let Some(name) = name {
-            file.entry.remember(name);
-        }
-        let client = self.install(&file, reservation, descriptor);
-        if let Err(error) = self.revalidate(&file, client.get()) {
-            drop(client);
-            self.release(&file);
-            return Err(error);
-        }
-        if self.registry.len() == 1 {
-            // The collector sleeps for long while there is no file to look after.
-            self.signal.wake();
-        }
-        Ok(file)
-    }
-
-    /// Counts a handle in, with a descriptor in place: this one, if the file has none.
-    ///
-    /// The handle is counted while the descriptor has a client. So whoever lets go of the last handle and then wins the
-    /// descriptor (a retire: it comes after that client's release) sees the new handle, and puts the descriptor back.
-    ///
-    /// (The reservation is the first parameter, so that a descriptor that is not needed is closed before it goes.)
-    fn install(&self, file: &Arc<CachedFile>, reservation: Reservation, descriptor: fs::File) -> DescriptorRef {
-        let slot = &file.entry.slots().descriptor;
-        let mut wait = Backoff::new();
-        let client = loop {
-            if let Ok(client) = slot.take() {
-                break client;
-            }
-            match slot.begin_load() {
-                Ok(loading) => break self.descriptors.admit(loading, descriptor, reservation, Arc::clone(file) as _),
-                Err(_) => wait.pause(),
-            }
-        };
-        file.entry.handles.enter();
-        client
-    }
-
-    /// A handle is gone. With the last one the descriptor goes; the mapped windows stay.
-    pub(crate) fn release(&self, file: &CachedFile) {
-        if file.entry.handles.leave() {
-            self.close_unneeded(file);
-        }
-    }
-
-    /// Closes the descriptor of a file without handles.
-    fn close_unneeded(&self, file: &CachedFile) {
-        let _transit = self.descriptors.budget.enter_transit();
-        if let Some(token) = file.entry.slots().descriptor.retire() {
-            if file.entry.handles.count() == 0 {
-                drop(self.descriptors.reclaim(token));
-            } else if let Err(token) = token.restore() {
-                // Drained meanwhile: the cache is closing.
-                drop(self.descriptors.reclaim(token));
+    fn acquire_mapped(
+        &self,
+        file: &Arc<CachedFile>,
+        slot: &Slot<Region>,
+        range: &Range<u64>,
+        need: Need,
+    ) -> Result<Acquired> {
+        if self.config.geometry.is_in_one(range) {
+            match self.acquire_window(file, slot, range, RoomPolicy::Required(self.config.overcommit)) {
+                // The budget has no room for the window. It may have room for the range.
+                Err(error) if error.kind() == ErrorKind::OverBudget && need == Need::Mapped => {}
+                acquired => return acquired,
             }
         }
+        let region = self.map_detached(file, range.clone()).map_err(|error| error.within(range.clone()))?;
+        Ok(Acquired::Region { region, start: range.start, window: None })
     }
 
-    /// A look at a file that is opened, which may be known already.
-    fn revalidate(&self, file: &CachedFile, descriptor: &fs::File) -> Result<()> {
-        match self.config.revalidate {
-            Revalidate::AtOpen => self.notice(file, || os::stat(descriptor)).map(drop),
-            Revalidate::Never => Ok(()),
-        }
-    }
-
-    /// Takes notice of what the system says of a file. What is mapped from a changed end on goes.
-    fn notice(&self, file: &CachedFile, look: impl FnOnce() -> io::Result<Stat>) -> Result<(Content, Stat)> {
-        let _transit = self.regions.budget.enter_transit();
-        let mut token = Vec::new();
-        let noticed = file.entry.notice(look, |from| {
-            let first = self.config.geometry.index(from);
-            drain(file, first, |drained| token.extend(as_token(drained)));
-        });
-        self.regions.reclaim_all(token);
-        noticed.map_err(cannot_look)
-    }
-
-    /// Looks at the file again, and at where `path` leads.
-    pub(crate) fn refresh(&self, file: &Arc<CachedFile>, path: Option<&Path>) -> Result<Change> {
-        let descriptor = self.descriptor(file, self.demand())?;
-        let (content, stat) = self.notice(file, || os::stat(descriptor.get()))?;
-        drop(descriptor);
-        let leads_to = path.map(|path| os::stat_path(path).map(|stat| FileKey::from(&stat)));
-        Ok(match (content, leads_to) {
-            (Content::Truncated, _) => Change::Truncated,
-            (_, Some(Ok(key))) if key != file.entry.key() => Change::Replaced,
-            (_, Some(Err(error))) if leads_nowhere(&error) => Change::Deleted,
-            (_, None) if stat.links == 0 => Change::Deleted,
-            (Content::Grown, _) => Change::Grown,
-            (Content::Modified, _) => Change::Modified,
-            (Content::Same, _) => Change::Unchanged,
+    #[cold]
+    fn acquire_window(
+        &self,
+        file: &Arc<CachedFile>,
+        slot: &Slot<Region>,
+        range: &Range<u64>,
+        policy: RoomPolicy,
+    ) -> Result<Acquired> {
+        let (window, start) = self.config.geometry.locate(range.start);
+        let region = self.load_window(file, slot, window, range.end - start, policy);
+        Ok(match region.map_err(|error| error.within(start..range.end))? {
+            Some(region) => Acquired::Region { region, start, window: Some(window) },
+            None => Acquired::ReadFile,
         })
     }
 
+    /// Returns the policy by which an optional mapping of a window gets room, or `None` if the mapping does not pay off. The
+    /// caller then reads the file; the miss and the copy are counted here.
+    #[inline]
+    fn admit(&self, file: &CachedFile, slot: &Slot<Region>, window: u64, access: Access) -> Option<RoomPolicy> {
+        let is_whole_file = self.config.geometry.window_bytes().is_none();
+        let admission = if is_whole_file { Admission::Always } else { self.config.admission };
+        let frequency = self.regions.frequency(slot);
+        if policy::admits_with_room(admission, access, frequency) {
+            let policy = self.admit_frequent(file, window, admission, access, frequency);
+            if policy.is_some() {
+                return policy;
+            }
+        }
+        if access != Access::Counted {
+            self.stats.count(Event::Again);
+        } else if self.stats.count(Event::Cold) % TICKS == 0 {
+            self.tick();
+        }
+        None
+    }
+
+    /// [Admits](Self::admit) a window that pays off where there is room for it.
+    #[cold]
+    fn admit_frequent(
+        &self,
+        file: &CachedFile,
+        window: u64,
+        admission: Admission,
+        access: Access,
+        frequency: u8,
+    ) -> Option<RoomPolicy> {
+        let span = self.config.geometry.span(window, file.len());
+        let bytes = Mapping::addressable(span.end - span.start).map_or(usize::MAX, Mapping::pages);
+        if self.has_room(bytes) {
+            return Some(RoomPolicy::Free);
+        }
+        let threshold = self.regions.admission_threshold();
+        policy::admits_over_victim(admission, access, frequency, threshold).map(RoomPolicy::Colder)
+    }
+
+    /// Advances the policy's clock by [`TICKS`] accesses to windows that are not mapped.
+    #[cold]
+    fn tick(&self) {
+        let limit = self.regions.budget.limit();
+        let window = self.config.geometry.window_bytes();
+        let in_bytes = window.map_or(1, |bytes| limit.bytes as u64 / bytes);
+        let has_room = self.has_room(window.unwrap_or(0) as usize);
+        self.regions.tick(TICKS as u32, in_bytes.min(limit.items as u64) as usize, has_room);
+    }
+
+    /// Unmaps each unused region.
     pub(crate) fn collect(&self) -> Collected {
-        evict::retry_orphans();
-        let went = self.regions.collect();
-        Collected { regions: went.items, bytes: went.bytes as u64 }
-    }
-
-    /// Drains every window of the files that `path` leads to: that file, or all below that directory.
-    pub(crate) fn close(&self, path: &Path) -> Closed {
-        let mut closed = Closed::default();
-        for file in self.files_at(path) {
-            let _transit = self.regions.budget.enter_transit();
-            // What a cursor has left since it was closed before.
-            self.regions.retry_deferred();
-            let mut token = Vec::new();
-            drain(&file, 0, |drained| match drained {
-                Drain::Owned(region) => token.push(region),
-                Drain::Held => closed.still_held += 1,
-                Drain::Nothing => {}
-            });
-            closed.unmapped += self.regions.reclaim_all(token).items;
-            closed.still_held += self.regions.count_protected(&file.entry.slots().windows);
-            closed.still_held += file.entry.detached.count();
-            // Windows does not let a file be deleted that is open. Elsewhere the descriptor keeps the handles reading,
-            // whatever becomes of the path.
-            if cfg!(windows) && file.entry.is_reachable() {
-                if let Some(token) = file.entry.slots().descriptor.retire() {
-                    drop(self.descriptors.reclaim(token));
-                }
-            }
-        }
-        closed
-    }
-
-    fn files_at(&self, path: &Path) -> Vec<Arc<CachedFile>> {
-        if let Ok(stat) = os::stat_path(path) {
-            if stat.kind == Kind::File {
-                return self.registry.get(&FileKey::from(&stat)).into_iter().collect();
-            }
-        }
-        // A directory; or nothing any more, and then the names that led to a file are all there is to go by.
-        let path = real_name(path);
-        let is_below =
-            |file: &Arc<CachedFile>| file.entry.names().iter().any(|name| real_name(name).starts_with(&path));
-        self.registry.files().into_iter().filter(is_below).collect()
+        reclaim::retry_orphans();
+        let freed = self.regions.collect();
+        Collected { regions: freed.items, bytes: freed.bytes as u64 }
     }
 
     pub(crate) fn stats(&self) -> Stats {
@@ -451,7 +400,7 @@ impl Cache {
             hits: total(Event::Hit) + self.regions.hazards.reads(),
             misses: total(Event::Miss) + total(Event::Cold) + total(Event::Again),
             maps: total(Event::Map),
-            unmaps: self.regions.given_back.total(),
+            unmaps: self.regions.unmapped.total(),
             copies: total(Event::Copy) + total(Event::Cold) + total(Event::Again),
             evictions: self.regions.evicted.total(),
             overcommits: total(Event::Overcommit),
@@ -467,187 +416,17 @@ impl Cache {
         }
     }
 
-    /// The last handle is gone: nothing stays mapped or open but what leases hold. No lock on the way, for a child of `fork`.
+    /// Unmaps everything but what leases hold. Called when the last handle was dropped, so each descriptor is closed already.
+    /// Takes no lock, because a child of `fork` calls it as well.
     pub(crate) fn shut_down(&self) {
         self.regions.drain(|token| drop(self.regions.reclaim(token)));
-        self.descriptors.drain(|token| drop(self.descriptors.reclaim(token)));
         self.regions.retry_deferred();
-    }
-
-    /// What a hole was found in is for those who hold it already, and goes with the last of them.
-    fn drain_if_faulted(&self, slot: &Slot<Region>) {
-        let _transit = self.regions.budget.enter_transit();
-        if slot.take().is_ok_and(|client| client.get().is_faulted()) {
-            self.regions.reclaim_all(as_token(slot.drain()).into_iter().collect());
-        }
-    }
-
-    /// Brings what is used down to the [mark](Self::mark), as far as it is unused.
-    fn trim(&self) {
-        evict::retry_orphans();
-        self.regions.trim(|| self.excess());
-        let open = &self.descriptors.budget;
-        self.descriptors.trim(|| open.used().items.saturating_sub(open.limit().items));
-    }
-
-    /// How many windows have to go for that. No more: a place that is freed for nothing is taken by whatever comes next, worth
-    /// it or not.
-    fn excess(&self) -> usize {
-        let (used, mark) = (self.regions.budget.used(), self.mark(self.regions.budget.limit()));
-        let window = self.config.geometry.window_bytes().map_or(usize::MAX, |bytes| bytes as usize);
-        used.bytes.saturating_sub(mark.bytes).div_ceil(window).max(used.items.saturating_sub(mark.items))
-    }
-
-    /// How much of the limit may be mapped by who could read instead: all, unless others had to evict lately, who could not.
-    fn mark(&self, limit: Usage) -> Usage {
-        if !self.regions.under_pressure() {
-            return limit;
-        }
-        let window = self.config.geometry.window_bytes().map_or(0, |bytes| bytes as usize);
-        Usage {
-            bytes: limit.bytes - policy::headroom(limit.bytes, window),
-            items: limit.items - policy::headroom(limit.items, 1),
-        }
-    }
-
-    /// Whether half of what is to be kept free is gone. No sooner does the collector come, and then for several at once: it
-    /// takes a processor from somebody, and its barrier interrupts all who read.
-    fn is_room_low(&self) -> bool {
-        let (used, limit) = (self.regions.budget.used(), self.regions.budget.limit());
-        let mark = self.mark(limit);
-        let is_low = |used: usize, limit: usize, mark: usize| used > limit - (limit - mark) / 2;
-        is_low(used.bytes, limit.bytes, mark.bytes) || is_low(used.items, limit.items, mark.items)
-    }
-
-    /// Whether that leaves room for one more of `bytes`.
-    fn has_room(&self, bytes: usize) -> bool {
-        let (used, mark) = (self.regions.budget.used(), self.mark(self.regions.budget.limit()));
-        used.bytes.saturating_add(bytes) <= mark.bytes && used.items < mark.items
-    }
-}
-
-fn budgets(limits: &Limits) -> (Usage, Usage) {
-    let bytes = usize::try_from(limits.max_mapped_bytes).unwrap_or(usize::MAX);
-    (Usage { bytes, items: limits.max_regions }, Usage { bytes: usize::MAX, items: limits.max_open_files })
-}
-
-/// Whether there is nothing at a path, as opposed to something that cannot be looked at.
-fn leads_nowhere(error: &io::Error) -> bool {
-    matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory)
-}
-
-fn cannot_look(error: io::Error) -> Error {
-    Error::io("cannot look at the file", error)
-}
-
-/// Drains all windows of a file from `first` on.
-fn drain(file: &CachedFile, first: u64, mut each: impl FnMut(Drain<Region>)) {
-    file.entry.slots().windows.for_each_from(first, |_, slot| each(slot.drain()));
-}
-
-fn as_token<P>(drained: Drain<P>) -> Option<UnmapToken<P>> {
-    match drained {
-        Drain::Owned(token) => Some(token),
-        Drain::Held | Drain::Nothing => None,
-    }
-}
-
-/// Refuses what cannot be mapped: what is no regular file, and what is generated while it is read.
-fn check_kind(file: &fs::File, stat: &Stat) -> Result<()> {
-    if let Some(error) = not_a_file(stat) {
-        return Err(error);
-    }
-    if stat.len == 0 {
-        let read = os::read_at(file, &mut [0], 0).map_err(|error| Error::io("cannot read", error))?;
-        let grown = os::stat(file).is_ok_and(|stat| stat.len > 0);
-        if read > 0 && !grown {
-            let message =
-                "has bytes but no length (it is generated while it is read, as those of /proc are): read it instead";
-            return Err(Error::new(ErrorKind::NotAFile, message));
-        }
-    }
-    Ok(())
-}
-
-fn not_a_file(stat: &Stat) -> Option<Error> {
-    match stat.kind {
-        Kind::File => None,
-        Kind::Other(what) => Some(Error::new(ErrorKind::NotAFile, format!("is {what}, not a file that can be mapped"))),
-    }
-}
-
-/// The name without links and dots, also of what does not exist any more, as long as its directory does.
-fn real_name(path: &Path) -> std::path::PathBuf {
-    let absolute = std::path::absolute(path).unwrap_or_else(|_| path.to_path_buf());
-    fs::canonicalize(&absolute)
-        .or_else(|_| match (absolute.parent(), absolute.file_name()) {
-            (Some(parent), Some(name)) => fs::canonicalize(parent).map(|parent| parent.join(name)),
-            _ => Ok(absolute.clone()),
-        })
-        .unwrap_or(absolute)
-}
-
-impl Home<Mapping> for CachedFile {
-    fn check(self: Arc<Self>, offset: u64, bytes: &[u8], doubt: Suspect) -> Result<()> {
-        let range = offset..offset + bytes.len() as u64;
-        let name = || self.entry.names().into_iter().next();
-        self.check_mapped(offset, bytes, doubt).map_err(|error| error.at(name().as_deref()).within(range))
-    }
-
-    fn reclaim(self: Arc<Self>, token: UnmapToken<Region>) {
-        if token.is_detached() {
-            // Nobody waits for the last one.
-            let _ = self.entry.detached.leave();
-        }
-        match self.cache.upgrade() {
-            Some(cache) => drop(cache.regions.reclaim(token)),
-            None => {
-                acquire_after_last_reader();
-                evict::reclaim_orphan(token);
-            }
-        }
-    }
-}
-
-impl Home<fs::File> for CachedFile {
-    fn is_needed(&self) -> bool {
-        self.entry.handles.count() > 0
-    }
-
-    /// By a name that still leads there.
-    fn is_replaceable(&self) -> bool {
-        self.entry.is_reachable()
-    }
-
-    fn reclaim(self: Arc<Self>, token: UnmapToken<Descriptor>) {
-        match self.cache.upgrade() {
-            Some(cache) => drop(cache.descriptors.reclaim(token)),
-            None => drop(token.vacate(|descriptor| descriptor.give_back_now())),
-        }
     }
 }
 
 impl Drop for Cache {
     fn drop(&mut self) {
-        self.regions.take_deferred_mut().into_iter().for_each(evict::reclaim_orphan);
-    }
-}
-
-impl Drop for CachedFile {
-    fn drop(&mut self) {
-        // In a child of `fork` it stays registered, as one that is gone: whoever finds it there makes another.
-        if let Some(cache) = self.cache.upgrade().filter(|cache| cache.process.is_this()) {
-            cache.registry.remove(&self.entry.key(), self);
-        }
-    }
-}
-
-impl fmt::Debug for CachedFile {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("CachedFile")
-            .field("key", &self.entry.key())
-            .field("len", &self.entry.len())
-            .finish_non_exhaustive()
+        self.regions.take_deferred_mut().into_iter().for_each(reclaim::reclaim_orphan);
     }
 }
 
@@ -655,4 +434,9 @@ impl fmt::Debug for Cache {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Cache").field("config", &self.config).field("limits", &self.limits()).finish_non_exhaustive()
     }
+}
+
+fn budgets(limits: &Limits) -> (Usage, Usage) {
+    let bytes = usize::try_from(limits.max_mapped_bytes).unwrap_or(usize::MAX);
+    (Usage { bytes, items: limits.max_regions }, Usage { bytes: usize::MAX, items: limits.max_open_files })
 }

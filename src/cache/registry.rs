@@ -1,7 +1,7 @@
-//! [`Registry`]: which files are known. The only user of dashmap.
+//! [`Registry`]: the files of a cache by identity. The only user of dashmap.
 //!
-//! dashmap is a table of locks, so no guard of it is held across a map, an unmap, or a call into another module: files
-//! come out of here as counted references, or not at all.
+//! dashmap is a table of locks. So no guard of it is held across a map, an unmap, or a call into another module: the registry
+//! returns counted references only.
 
 use std::sync::{Arc, Weak};
 
@@ -11,58 +11,52 @@ use dashmap::mapref::entry::Entry;
 use super::CachedFile;
 use super::file::FileKey;
 
-/// It holds files weakly. A file lives while a handle, a mapping or a descriptor of it does, and takes itself off the
-/// registry when it goes.
+/// Weak references to files. A file lives while it has a handle or a region, and removes itself from the registry when it is
+/// dropped.
 #[derive(Debug, Default)]
-pub(crate) struct Registry {
+pub(super) struct Registry {
     files: DashMap<FileKey, Weak<CachedFile>>,
 }
 
 impl Registry {
-    pub(crate) fn get(&self, key: &FileKey) -> Option<Arc<CachedFile>> {
+    pub(super) fn get(&self, key: &FileKey) -> Option<Arc<CachedFile>> {
         self.files.get(key)?.upgrade()
     }
 
-    /// The file of this key; `make` is called, at most once, if there is none.
-    pub(crate) fn get_or_insert(&self, key: FileKey, make: impl FnOnce() -> CachedFile) -> Arc<CachedFile> {
-        // Made outside of the lock. If somebody else is faster, this one goes; its drop finds that it is not the one that is
-        // registered.
-        let mut made = None;
+    /// Returns the file with this key. If there is none, registers the one that `make` returns.
+    pub(super) fn get_or_insert(&self, key: FileKey, make: impl FnOnce() -> CachedFile) -> Arc<CachedFile> {
         if let Some(known) = self.get(&key) {
             return known;
         }
+        // Made and dropped outside of the lock. If another thread registers the file first, dropping this one finds that it is
+        // not the registered one.
         let fresh = Arc::new(make());
-        let file = match self.files.entry(key) {
-            Entry::Occupied(mut known) => match known.get().upgrade() {
-                Some(file) => {
-                    made = Some(fresh);
-                    file
-                }
-                None => {
-                    known.insert(Arc::downgrade(&fresh));
-                    fresh
-                }
-            },
+        let mut entry = match self.files.entry(key) {
+            Entry::Occupied(known) => known,
             Entry::Vacant(place) => {
                 place.insert(Arc::downgrade(&fresh));
-                fresh
+                return fresh;
             }
         };
-        drop(made);
-        file
+        let known = entry.get().upgrade();
+        if known.is_none() {
+            entry.insert(Arc::downgrade(&fresh));
+        }
+        drop(entry);
+        known.unwrap_or(fresh)
     }
 
-    /// Takes `file` off, unless another has its key already. For its drop.
-    pub(crate) fn remove(&self, key: &FileKey, file: *const CachedFile) {
+    /// Removes `file`, unless another file has its key already. For the drop of `file`.
+    pub(super) fn remove(&self, key: &FileKey, file: *const CachedFile) {
         self.files.remove_if(key, |_, known| std::ptr::eq(known.as_ptr(), file));
     }
 
-    /// All files, as of about now. O(n).
-    pub(crate) fn files(&self) -> Vec<Arc<CachedFile>> {
+    /// Returns all files, as of about now. O(files).
+    pub(super) fn files(&self) -> Vec<Arc<CachedFile>> {
         self.files.iter().filter_map(|entry| entry.value().upgrade()).collect()
     }
 
-    pub(crate) fn len(&self) -> usize {
+    pub(super) fn len(&self) -> usize {
         self.files.len()
     }
 }

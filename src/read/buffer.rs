@@ -153,7 +153,7 @@ impl Buffer {
             return Ok(None);
         }
         let byte = self.cursor.slice(index..index + 1)?.first().copied();
-        self.cursor.confirm(index..index + 1)?;
+        self.cursor.validate(index..index + 1)?;
         Ok(byte)
     }
 
@@ -278,7 +278,7 @@ impl Buffer {
             let start = geometry.span(window, len).start;
             let bytes = self.cursor.window_at(start)?;
             let (found, end) = (finder.rfind(bytes), start + bytes.len() as u64);
-            self.cursor.confirm(start + found.unwrap_or(0) as u64..end)?;
+            self.cursor.validate(start + found.unwrap_or(0) as u64..end)?;
             if let Some(found) = found {
                 return Ok(Some(start + found as u64));
             }
@@ -286,7 +286,7 @@ impl Buffer {
             let border = start.saturating_sub(needed - 1)..start.saturating_add(needed - 1).min(len);
             if start > 0 && border.end - border.start >= needed {
                 let found = finder.rfind(self.cursor.slice(border.clone())?);
-                self.cursor.confirm(border.clone())?;
+                self.cursor.validate(border.clone())?;
                 if let Some(found) = found {
                     return Ok(Some(border.start + found as u64));
                 }
@@ -324,7 +324,7 @@ impl Buffer {
         while len.checked_sub(at).is_some_and(|left| left >= needed) {
             let bytes = self.cursor.window_at(at)?;
             let (found, end) = (finder.find(bytes), at + bytes.len() as u64);
-            self.cursor.confirm(at..found.map_or(end, |found| at + found as u64 + needed))?;
+            self.cursor.validate(at..found.map_or(end, |found| at + found as u64 + needed))?;
             if let Some(found) = found {
                 return Ok(Some(at + found as u64));
             }
@@ -335,7 +335,7 @@ impl Buffer {
             let border = end.saturating_sub(needed - 1).max(at)..end.saturating_add(needed - 1).min(len);
             if end < len && border.end - border.start >= needed {
                 let found = finder.find(self.cursor.slice(border.clone())?);
-                self.cursor.confirm(border.clone())?;
+                self.cursor.validate(border.clone())?;
                 if let Some(found) = found {
                     return Ok(Some(border.start + found as u64));
                 }
@@ -438,7 +438,7 @@ impl Buffer {
                 return Ok(Ordering::Less);
             }
             let order = here[..common].cmp(&bytes[..common]);
-            self.cursor.confirm(at..at + common as u64)?;
+            self.cursor.validate(at..at + common as u64)?;
             if order.is_ne() {
                 return Ok(order);
             }
@@ -653,7 +653,7 @@ impl Pieces {
             let len = found.unwrap_or(rest.len());
             let end = at + len as u64;
             let searched = rest.len().min(len + 1);
-            self.file.confirm(self.window.region(), here, searched, at)?;
+            self.file.validate(self.window.region(), at, &rest[..searched])?;
             if found.is_some() {
                 return Ok(Piece { bytes: self.lease(start..end)?, ended: true });
             }

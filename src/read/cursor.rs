@@ -5,17 +5,13 @@ use std::ops::{Range, RangeBounds};
 use std::ptr::NonNull;
 use std::{fmt, mem};
 
-use crate::cache::region::{Hop, Reading, RegionRef, View};
+use super::need;
+use crate::cache::window_guard::{Switch, WindowGuard};
+use crate::cache::{Acquired, Need};
 use crate::error::{Error, ErrorKind, Result};
 use crate::file::MappedFile;
 use crate::geometry;
-use crate::policy::{Access, AccessRun};
-
-/// Who enters the next window within so many bytes of its start is taken to read on and on.
-const GOING_ON: u64 = 4096;
-
-/// No window goes on from here.
-const NOWHERE: u64 = u64::MAX - 1;
+use crate::policy::{Access, AccessRun, SEQUENTIAL_SLACK};
 
 /// A reader of a file that holds one window at a time, for use by one thread.
 ///
@@ -50,53 +46,16 @@ const NOWHERE: u64 = u64::MAX - 1;
 /// # Ok::<(), smmap::Error>(())
 /// ```
 pub struct Cursor {
-    /// Before `file`, and so dropped first: what it announces is a slot of that file.
-    held: Held,
-    /// For what is copied.
+    /// Dropped before `file`, which owns the slots that the guard protects.
+    held: WindowGuard,
+    /// The bytes of the last `slice` that was copied.
     scratch: Vec<u8>,
     position: u64,
-    /// Where the position was when the buffer was filled last.
+    /// The position when `fill_buf` was called last.
     filled: u64,
-    /// What the policy is to know of who reads.
+    /// The pattern of the cursor's accesses, for the admission policy.
     run: AccessRun,
     file: MappedFile,
-}
-
-/// What a cursor holds, and where in the file its first byte is.
-struct Held {
-    reading: Reading,
-    start: u64,
-    /// The window that it is, or was last, to notice a reader who goes on; [`NOWHERE`] for a mapping of its own.
-    window: u64,
-}
-
-impl Held {
-    /// Whether the bytes from `start` to `end` are all here, and are any.
-    #[inline]
-    fn has(&self, start: u64, end: u64) -> bool {
-        // Without branches for what cannot be: a start before the first byte wraps to more than any region has, and so does
-        // the length of a reversed range, since no file reaches 2⁶³ bytes.
-        self.reading.has(start.wrapping_sub(self.start), end.wrapping_sub(start))
-    }
-
-    /// They, or none.
-    #[inline]
-    fn get(&self, start: u64, end: u64) -> &[u8] {
-        self.reading.get(start.wrapping_sub(self.start), end.wrapping_sub(start))
-    }
-
-    /// Whether `offset` is here, and this is a window.
-    #[inline]
-    fn has_from(&self, offset: u64) -> bool {
-        self.window != NOWHERE && offset.wrapping_sub(self.start) < self.reading.len() as u64
-    }
-
-    /// The bytes from `offset` to the end of the window, or none.
-    #[inline]
-    fn get_from(&self, offset: u64) -> &[u8] {
-        let (at, len) = (offset.wrapping_sub(self.start), self.reading.len() as u64);
-        if self.has_from(offset) { self.reading.get(at, len - at) } else { &[] }
-    }
 }
 
 impl MappedFile {
@@ -113,9 +72,8 @@ impl MappedFile {
     /// # Ok::<(), smmap::Error>(())
     /// ```
     pub fn cursor(&self) -> Cursor {
-        let held = Held { reading: self.cache().reading(), start: 0, window: NOWHERE };
-        let (scratch, run) = (Vec::new(), AccessRun::default());
-        Cursor { held, scratch, position: 0, filled: 0, run, file: self.clone() }
+        let (held, run) = (self.cache().window_guard(), AccessRun::default());
+        Cursor { held, scratch: Vec::new(), position: 0, filled: 0, run, file: self.clone() }
     }
 }
 
@@ -159,47 +117,38 @@ impl Cursor {
     /// ```
     #[inline]
     pub fn window_at(&mut self, offset: u64) -> Result<&[u8]> {
-        if !self.held.has_from(offset) || self.is_outgrown() || self.held.reading.is_faulted() {
+        if !self.held.is_window_of(offset) || self.is_outgrown() || self.held.is_faulted() {
             self.move_to(offset)?;
         }
         Ok(self.held.get_from(offset))
     }
 
-    /// Whether the window it holds ends before the file and before a window would: the file has grown since.
+    /// Returns `true` if the held window ends before the file and before a whole window would: the file has grown.
     #[inline]
     fn is_outgrown(&self) -> bool {
-        let len = self.held.reading.len() as u64;
-        self.held.start + len < self.file.len() && self.file.geometry().window_bytes() != Some(len)
+        let len = self.held.bytes().len() as u64;
+        self.held.end() < self.file.len() && self.file.geometry().window_bytes() != Some(len)
     }
 
-    /// Holds the window of `offset`; nothing, if the file ends before it.
+    /// Holds the window of `offset`, or nothing if the file ends before it.
     #[cold]
     fn move_to(&mut self, offset: u64) -> Result<()> {
         loop {
             let len = self.file.len();
             let (window, start) = self.file.geometry().locate(offset);
-            // As far as the file is known to reach by now: there may be an older mapping of its tail, about to go.
+            // Up to the end of the file as it is known now: an older region of its tail may be draining.
             let end = self.file.geometry().span(window, len).end;
-            if self.hop(offset, end).is_some() {
+            if self.switch_window(offset, end).is_some() {
                 return Ok(());
             }
-            // One window at a time: the old one is not pinned while the new one is looked for.
-            self.let_go();
             if offset >= len {
+                self.release_window();
                 return Ok(());
             }
-            let (reading, touch) = (&mut self.held.reading, Access::Counted);
-            if self.file.cache().protect(reading, self.file.cached(), window, end - start, touch).is_ok() {
-                self.is_at(start, Some(window), offset);
-                return Ok(());
-            }
-            match self.file.demanded_window(window, end) {
-                // Noticed to be shorter meanwhile; `offset` may be inside still.
+            match self.acquire(&(offset..end), start, Access::Counted, Need::Window) {
+                // Another thread noticed that the file is shorter. `offset` may still be inside.
                 Err(error) if error.kind() == ErrorKind::Truncated && self.file.len() < len => {}
-                region => {
-                    self.hold(region?, start, Some(window), offset);
-                    return Ok(());
-                }
+                acquired => return acquired.map(drop),
             }
         }
     }
@@ -229,76 +178,72 @@ impl Cursor {
     /// ```
     pub fn check(&self, range: impl RangeBounds<u64>) -> Result<()> {
         let (start, end) = geometry::ends(&range);
-        let Held { start: first, reading, .. } = &self.held;
-        let (start, end) = (start.max(*first), end.min(first + reading.len() as u64));
-        if start >= end { Ok(()) } else { reading.check((start - first) as usize, (end - start) as usize, start) }
+        let (start, end) = (start.max(self.held.start()), end.min(self.held.end()));
+        match self.held.region() {
+            Some(region) if start < end => region.validate(start, self.held.get(start, end)),
+            _ => Ok(()),
+        }
     }
 
-    /// Whether the bytes of `range`, as the last call gave them, were all there.
+    /// Returns an error if bytes of `range`, as the last call returned them, are suspect and not the file's. Bytes that the guard
+    /// does not hold were copied, and checked then.
     #[inline]
-    pub(super) fn confirm(&self, range: Range<u64>) -> Result<()> {
+    pub(super) fn validate(&self, range: Range<u64>) -> Result<()> {
         match self.held.get(range.start, range.end) {
-            bytes @ [_, ..] => {
-                let at = (range.start - self.held.start) as usize;
-                self.file.confirm(&self.held.reading, at, bytes.len(), range.start)
-            }
-            // Copied, and so checked.
+            bytes @ [_, ..] => self.file.validate(self.held.region(), range.start, bytes),
             [] => Ok(()),
         }
     }
 
-    /// Goes to the window of `start`, if it has been there before, and that is mapped up to `end`: the hit. What it held before
-    /// it lets go of. Where the byte at `start` is: told by itself, so that it stays in a register.
+    /// Switches to the window of `start` if the slot cache contains it and it is mapped up to `end`: the hit. Returns the address
+    /// of the byte at `start`, by itself, so that it stays in a register.
     #[inline(always)]
-    fn hop(&mut self, start: u64, end: u64) -> Option<NonNull<u8>> {
-        let (hop, is_full) = self.file.cache().announce_near(&mut self.held.reading, start, end)?;
-        let Hop { window, start: first, address, .. } = hop;
-        let goes_on = self.goes_on(window, start - first);
-        (self.held.start, self.held.window) = (first, window);
-        if goes_on || !is_full {
-            self.hopped(goes_on);
+    fn switch_window(&mut self, start: u64, end: u64) -> Option<NonNull<u8>> {
+        let Switch { slot, address, at, is_next } = self.held.switch(start, end)?;
+        let is_sequential = is_next && at < SEQUENTIAL_SLACK;
+        if is_sequential || !self.file.cache().is_saturated(slot) {
+            self.record_switch(is_sequential);
         }
         Some(address)
     }
 
-    /// What is left to do after some.
     #[inline(never)]
-    fn hopped(&self, goes_on: bool) {
-        self.file.cache().touch(&self.held.reading, self.held.start);
-        if goes_on {
-            self.read_in();
+    fn record_switch(&self, is_sequential: bool) {
+        self.file.cache().record_access(&self.held);
+        if is_sequential {
+            self.prefault();
         }
     }
 
-    /// Whether it goes on to the next window, and not to anywhere in there: who reads at random hardly ever does.
-    #[inline(always)]
-    fn goes_on(&self, window: u64, at: u64) -> bool {
-        // In this order: who reads at random is often in the next window, and seldom at its start.
-        at < GOING_ON && self.held.window.wrapping_add(1) == window
+    /// Holds the region that serves `range`, which is not empty and inside the file, and starts in the window at `first`.
+    /// Returns `false` if the caller has to read the file. On an error the cursor holds nothing.
+    fn acquire(&mut self, range: &Range<u64>, first: u64, access: Access, need: Need) -> Result<bool> {
+        // Before the next window is looked up, so that the cursor never pins two.
+        self.release_window();
+        let (cache, file) = (self.file.cache(), self.file.cached());
+        let window = self.file.geometry().index(range.start);
+        let is_next = match cache.lookup_protected(&mut self.held, file, window, first, range.end, access) {
+            Ok(is_next) => is_next,
+            Err(slot) => match self.file.acquire(slot, range, need)? {
+                Acquired::Region { region, start, window } => self.held.hold(region, start, window),
+                Acquired::ReadFile => return Ok(false),
+            },
+        };
+        // A random reader rarely enters the next window near its start.
+        if is_next && range.start - self.held.start() < SEQUENTIAL_SLACK {
+            self.prefault();
+        }
+        Ok(true)
     }
 
-    /// Holds what serves a read at `offset`.
-    fn hold(&mut self, region: RegionRef, start: u64, window: Option<u64>, offset: u64) {
-        self.held.reading.hold(region, window);
-        self.is_at(start, window, offset);
-    }
-
-    /// Takes note of where it is, to read at `offset`.
-    fn is_at(&mut self, start: u64, window: Option<u64>, offset: u64) {
-        let goes_on = window.is_some_and(|window| self.goes_on(window, offset - start));
-        (self.held.start, self.held.window) = (start, window.unwrap_or(NOWHERE));
-        if goes_on {
-            self.read_in();
+    fn prefault(&self) {
+        if let Some(region) = self.held.region() {
+            region.prefault(self.held.start());
         }
     }
 
-    fn read_in(&self) {
-        self.file.cache().read_in(self.file.cached(), &self.held.reading, self.held.start);
-    }
-
-    /// Holds nothing any more.
-    fn let_go(&mut self) {
-        if self.held.reading.release() {
+    fn release_window(&mut self) {
+        if self.held.release() {
             self.file.cache().retry_deferred();
         }
     }
@@ -335,52 +280,44 @@ impl Cursor {
     /// ```
     #[inline]
     pub fn slice(&mut self, range: impl RangeBounds<u64>) -> Result<&[u8]> {
-        // Without the length of the file, which is for the slow way to look at.
+        // The file's length is left to the slow path: bytes that the guard holds are inside the file.
         let (start, end) = geometry::ends(&range);
-        if !self.held.reading.is_faulted() && self.held.has(start, end) {
+        if !self.held.is_faulted() && self.held.contains(start, end) {
             return Ok(self.held.get(start, end));
         }
-        // In two, so that the bytes come in registers.
+        // The error comes separately, so that the bytes are returned in registers.
         let mut failed = None;
         match (self.slice_elsewhere(range, &mut failed), failed) {
             (Some(bytes), _) => Ok(bytes),
             (None, Some(error)) => Err(error),
-            (None, None) => unreachable!("neither bytes nor an error"),
+            (None, None) => unreachable!("`slice_elsewhere` returned neither bytes nor an error"),
         }
     }
 
-    /// One call, for all that is not here: so the fast way keeps what it looks at in registers. `None` if it `failed`.
+    /// Returns bytes outside the held region, or `None` and the error in `failed`. One call for all of them keeps the fast path
+    /// in registers.
     #[inline(never)]
     fn slice_elsewhere(&mut self, range: impl RangeBounds<u64>, failed: &mut Option<Error>) -> Option<&[u8]> {
         let (start, end) = geometry::ends(&range);
-        if let Some(address) = self.hop(start, end) {
-            return Some(self.held.reading.at(address, end - start));
+        if let Some(address) = self.switch_window(start, end) {
+            return Some(self.held.bytes().get_at_address(address, end - start));
         }
-        self.slice_far(range).map_err(|error| *failed = Some(error)).ok()
+        self.slice_acquired(range).map_err(|error| *failed = Some(error)).ok()
     }
 
     #[cold]
-    fn slice_far(&mut self, range: impl RangeBounds<u64>) -> Result<&[u8]> {
+    fn slice_acquired(&mut self, range: impl RangeBounds<u64>) -> Result<&[u8]> {
         let range = self.file.resolve(&range)?;
         if range.is_empty() {
             return Ok(&[]);
         }
-        // One window at a time: the old one is not pinned while the new one is looked for.
-        self.let_go();
-        let (window, start) = self.file.geometry().locate(range.start);
-        let touch = self.run.next(window, start, range.start, range.end);
-        let reading = &mut self.held.reading;
-        match self.file.cache().protect(reading, self.file.cached(), window, range.end - start, touch) {
-            Ok(()) => self.is_at(start, Some(window), range.start),
-            Err(slot) => match self.file.region_for(&range, slot, touch)? {
-                Some(found) => self.hold(found.region, found.start, found.window, range.start),
-                None => {
-                    self.file.copied(range, &mut self.scratch)?;
-                    return Ok(&self.scratch);
-                }
-            },
+        let (window, first) = self.file.geometry().locate(range.start);
+        let access = self.run.next(window, first, range.start, range.end);
+        if self.acquire(&range, first, access, need(&range, access))? {
+            return Ok(self.held.get(range.start, range.end));
         }
-        Ok(self.held.get(range.start, range.end))
+        self.file.copy_into(range, &mut self.scratch)?;
+        Ok(&self.scratch)
     }
 
     /// Releases the window that the cursor holds, so that it may be unmapped, and frees the copy buffer. The cursor
@@ -400,7 +337,7 @@ impl Cursor {
     /// # Ok::<(), smmap::Error>(())
     /// ```
     pub fn release(&mut self) {
-        self.let_go();
+        self.release_window();
         self.scratch = Vec::new();
     }
 
@@ -479,19 +416,17 @@ impl Read for Cursor {
         let span = self.file.geometry().span(window, len);
         let end = self.position.saturating_add(buf.len() as u64).min(span.end);
         let buf = &mut buf[..(end - self.position) as usize];
-        let is_here = !self.held.reading.is_faulted() && self.held.has(self.position, end);
-        if !is_here && self.hop(self.position, end).is_none() {
-            self.let_go();
-            let touch = self.run.next(window, start, self.position, end);
-            if let Some(region) = self.file.window_if_worth(window, end, touch)? {
-                self.hold(region, start, Some(window), self.position);
-            }
+        let is_held = !self.held.is_faulted() && self.held.contains(self.position, end);
+        if !is_held && self.switch_window(self.position, end).is_none() {
+            let access = self.run.next(window, start, self.position, end);
+            self.acquire(&(self.position..end), start, access, Need::Optional(access))?;
         }
-        if self.held.reading.region().is_some() {
-            let at = (self.position - self.held.start) as usize;
-            self.file.copy_from(&self.held.reading, at, self.position, buf)?;
-        } else {
-            self.file.read(self.position, buf)?;
+        match self.held.region() {
+            Some(region) => {
+                let at = (self.position - self.held.start()) as usize;
+                self.file.copy_from(Some(region), self.held.bytes(), at, self.position, buf)?;
+            }
+            None => self.file.read(self.position, buf)?,
         }
         self.position = end;
         Ok(buf.len())
@@ -507,7 +442,7 @@ impl BufRead for Cursor {
     fn fill_buf(&mut self) -> io::Result<&[u8]> {
         let consumed = mem::replace(&mut self.filled, self.position)..self.position;
         if consumed.start < consumed.end {
-            self.confirm(consumed)?;
+            self.validate(consumed)?;
         }
         Ok(self.window_at(self.position)?)
     }
@@ -538,13 +473,13 @@ impl Seek for Cursor {
 
 impl Drop for Cursor {
     fn drop(&mut self) {
-        self.let_go();
+        self.release_window();
     }
 }
 
 impl fmt::Debug for Cursor {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let held = self.held.start..self.held.start + self.held.reading.len() as u64;
+        let held = self.held.start()..self.held.end();
         f.debug_struct("Cursor")
             .field("file", &self.file)
             .field("position", &self.position)
@@ -580,6 +515,6 @@ mod tests {
                 assert_eq!(reader.join().unwrap(), b"ld and new");
             });
         };
-        file.cached().entry.notice(look, meanwhile).unwrap();
+        file.cached().notice(look, meanwhile).unwrap();
     }
 }

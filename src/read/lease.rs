@@ -5,7 +5,9 @@ use std::hash::{Hash, Hasher};
 use std::ops::{Deref, Range, RangeBounds};
 use std::panic::{RefUnwindSafe, UnwindSafe};
 
-use crate::cache::region::{Region, RegionRef, View};
+use super::need;
+use crate::cache::Acquired;
+use crate::cache::region::{Region, RegionRef};
 use crate::error::Result;
 use crate::file::MappedFile;
 use crate::geometry;
@@ -116,7 +118,7 @@ impl Lease {
     /// # Ok::<(), smmap::Error>(())
     /// ```
     pub fn is_mapped(&self) -> bool {
-        self.bytes.is_client()
+        self.bytes.region().is_some()
     }
 
     /// Checks that the file had all bytes of the lease. Call it after reading them, if other processes may truncate the
@@ -157,11 +159,14 @@ impl Lease {
     /// # Ok::<(), smmap::Error>(())
     /// ```
     pub fn check(&self) -> Result<()> {
-        self.bytes.check(0, self.len(), self.offset)
+        match self.bytes.region() {
+            Some(region) => region.validate(self.offset, self),
+            None => Ok(()),
+        }
     }
 
-    pub(super) fn region(&self) -> &RegionRef {
-        &self.bytes
+    pub(super) fn region(&self) -> Option<&Region> {
+        self.bytes.region()
     }
 }
 
@@ -198,7 +203,7 @@ impl MappedFile {
     /// assert!(file.lease(file.len()..)?.is_empty());
     /// # Ok::<(), smmap::Error>(())
     /// ```
-    // Always: a lease that is handed on through memory, to be dropped soon, costs half as much again.
+    // Inlined always: a lease that is returned through memory and dropped soon costs half as much again.
     #[inline(always)]
     pub fn lease(&self, range: impl RangeBounds<u64>) -> Result<Lease> {
         let range = self.resolve(&range)?;
@@ -206,7 +211,7 @@ impl MappedFile {
             return Ok(Lease::empty(range.start));
         }
         let (window, start) = self.geometry().locate(range.start);
-        let slot = match self.cache().hit(self.cached(), window, range.end - start, Access::Counted) {
+        let slot = match self.cache().lookup(self.cached(), window, range.end - start, Access::Counted) {
             Ok(client) => match RegionRef::part(client, range.start - start, range.end - range.start) {
                 Some(bytes) => return Ok(Lease::new(bytes, range.start)),
                 None => unreachable!("a hit reaches to the end of the range"),
@@ -214,17 +219,19 @@ impl MappedFile {
             Err(slot) => slot,
         };
         let offset = range.start;
-        // Something else than a lease, so that what the fast way makes need not pass through memory with it.
-        Ok(Lease::new(self.lease_missed(range, slot)?, offset))
+        // The slow path does not return a `Lease`, so that the one of the fast path stays in registers.
+        Ok(Lease::new(self.lease_acquired(range, slot)?, offset))
     }
 
     #[cold]
-    fn lease_missed(&self, range: Range<u64>, slot: &Slot<Region>) -> Result<RegionRef> {
-        match self.region_for(&range, slot, Access::Counted)? {
-            Some(held) => Ok(held.narrow(&range)),
-            None => {
+    fn lease_acquired(&self, range: Range<u64>, slot: &Slot<Region>) -> Result<RegionRef> {
+        match self.acquire(slot, &range, need(&range, Access::Counted))? {
+            Acquired::Region { region, start, .. } => {
+                Ok(region.narrow((range.start - start) as usize..(range.end - start) as usize))
+            }
+            Acquired::ReadFile => {
                 let mut bytes = Vec::new();
-                self.copied(range.clone(), &mut bytes)?;
+                self.copy_into(range, &mut bytes)?;
                 Ok(RegionRef::copied(bytes))
             }
         }

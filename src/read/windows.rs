@@ -77,7 +77,9 @@ impl MappedFile {
             return Ok(Lease::empty(span.start));
         }
         let region = self.window(index, span.end)?;
-        self.cache().read_in(self.cached(), &region, span.start);
+        if let Some(region) = region.region() {
+            region.prefault(span.start);
+        }
         let len = (span.end - span.start) as usize;
         Ok(Lease::new(region.narrow(0..len), span.start))
     }

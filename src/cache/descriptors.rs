@@ -1,0 +1,369 @@
+//! [`Descriptors`]: the open descriptors of a cache, at most `max_open_files` of them. The only user of arc-swap.
+//!
+//! A reader takes its file's descriptor without a lock and without a write that other readers wait for. The pool's lock is for
+//! the rest: to install a descriptor, to close one, and to count a handle in. No system call happens under that lock, and
+//! a child of `fork` never takes it.
+//!
+//! To make room, the pool closes a descriptor by the CLOCK rule: the oldest one that no reader took since it was examined last.
+//! A descriptor is *needed* if its file has a handle but no name that still leads to it. A needed descriptor is never closed.
+
+use std::collections::VecDeque;
+use std::fs::File;
+use std::sync::{Arc, PoisonError, TryLockError, Weak};
+
+use arc_swap::{ArcSwapOption, Guard};
+
+use super::CachedFile;
+use super::room::{NextStep, Patience, Room};
+use crate::config::Overcommit;
+use crate::os::Process;
+use crate::protocol::budget::{Budget, Reservation, Usage};
+use crate::sync::{AtomicU32, Mutex, MutexGuard, Ordering};
+
+/// An open descriptor. Fields drop in this order: the descriptor closes before its reservation returns to the budget.
+pub(crate) struct OpenFile {
+    file: File,
+    reservation: Reservation,
+    owner: Weak<CachedFile>,
+    /// 1 after a reader took the descriptor, until the pool examines it.
+    was_used: AtomicU32,
+}
+
+impl OpenFile {
+    #[inline]
+    pub(super) fn file(&self) -> &File {
+        &self.file
+    }
+
+    #[inline]
+    fn mark_used(&self) {
+        // Relaxed: a hint for the choice of a victim. The load spares the cache line a write by each reader.
+        if self.was_used.load(Ordering::Relaxed) == 0 {
+            self.was_used.store(1, Ordering::Relaxed);
+        }
+    }
+}
+
+/// The descriptor of one file, or none while it is closed.
+#[derive(Default)]
+pub(super) struct DescriptorCell {
+    open: ArcSwapOption<OpenFile>,
+    /// Held by the one thread that reopens the file. Other threads try again instead of waiting for it.
+    reopening: Mutex<()>,
+}
+
+impl DescriptorCell {
+    /// Borrows the descriptor, if it is open.
+    #[inline]
+    pub(super) fn borrow(&self) -> Guard<Option<Arc<OpenFile>>> {
+        let open = self.open.load();
+        if let Some(open) = &*open {
+            open.mark_used();
+        }
+        open
+    }
+
+    /// Returns the descriptor, if it is open, for longer than a moment.
+    pub(super) fn get(&self) -> Option<Arc<OpenFile>> {
+        Guard::into_inner(self.borrow())
+    }
+
+    /// Returns a guard for the one thread that may reopen the file, or `None` while another thread does.
+    pub(super) fn try_reopen(&self) -> Option<MutexGuard<'_, ()>> {
+        match self.reopening.try_lock() {
+            Ok(guard) => Some(guard),
+            Err(TryLockError::Poisoned(poisoned)) => Some(poisoned.into_inner()),
+            Err(TryLockError::WouldBlock) => None,
+        }
+    }
+}
+
+pub(super) struct Descriptors {
+    pub(super) budget: Arc<Budget>,
+    /// Every open descriptor, the one that was installed or examined longest ago first. Entries of closed ones stay until the
+    /// pool comes across them, or [`purge`] does.
+    queue: Mutex<VecDeque<Weak<OpenFile>>>,
+    process: Process,
+}
+
+impl Descriptors {
+    pub(super) fn new(limit: Usage) -> Self {
+        Self { budget: Arc::new(Budget::new(limit)), queue: Mutex::default(), process: Process::this() }
+    }
+
+    /// Reserves room for one descriptor, and closes others if it has to.
+    ///
+    /// `overcommit` says what happens if every open descriptor is needed or in use; `None` exceeds the limit without waiting.
+    /// Returns `None` if there is no room.
+    pub(super) fn reserve(&self, overcommit: Option<Overcommit>) -> Option<Room> {
+        let mut transit = self.budget.enter_transit();
+        let mut patience = Patience::new();
+        loop {
+            if let Some(reservation) = self.budget.reserve(0) {
+                return Some(Room { reservation, over: false });
+            }
+            if let Some(reservation) = self.close_one() {
+                // If the limit was lowered or exceeded before, the place has to go.
+                if self.budget.is_within() {
+                    return Some(Room { reservation, over: false });
+                }
+                continue;
+            }
+            let Some(overcommit) = overcommit else { return Some(Room::exceeding(&self.budget, 0)) };
+            match patience.next(&self.budget, &mut transit, 0, overcommit) {
+                NextStep::LookAgain => {}
+                NextStep::Exceed => return Some(Room::exceeding(&self.budget, 0)),
+                NextStep::Refuse => return None,
+            }
+        }
+    }
+
+    /// Makes `descriptor` the file's own and returns it. If the file already has one, returns that, and closes `descriptor`.
+    pub(super) fn install(&self, owner: &Arc<CachedFile>, reservation: Reservation, descriptor: File) -> Arc<OpenFile> {
+        self.install_with(owner, reservation, descriptor, || ())
+    }
+
+    /// [Installs](Self::install) a descriptor, and counts a handle in.
+    ///
+    /// The lock makes the two one step for [`close_one`](Self::close_one): it never closes the descriptor of a file that it found
+    /// without handles after a handle was counted in.
+    pub(super) fn install_for_handle(
+        &self,
+        owner: &Arc<CachedFile>,
+        reservation: Reservation,
+        descriptor: File,
+    ) -> Arc<OpenFile> {
+        self.install_with(owner, reservation, descriptor, || owner.handles.enter())
+    }
+
+    fn install_with(
+        &self,
+        owner: &Arc<CachedFile>,
+        reservation: Reservation,
+        descriptor: File,
+        under_lock: impl FnOnce(),
+    ) -> Arc<OpenFile> {
+        // Both are made before, and dropped after the lock: a descriptor that is not needed closes without it.
+        let new = Arc::new(OpenFile {
+            file: descriptor,
+            reservation,
+            owner: Arc::downgrade(owner),
+            was_used: AtomicU32::new(0),
+        });
+        let mut queue = self.lock_always();
+        under_lock();
+        if let Some(open) = owner.descriptor.open.load_full() {
+            return open;
+        }
+        owner.descriptor.open.store(Some(Arc::clone(&new)));
+        queue.push_back(Arc::downgrade(&new));
+        purge(&mut queue, self.budget.used().items);
+        new
+    }
+
+    /// Counts a handle in if the descriptor is open, and returns the descriptor.
+    pub(super) fn enter_if_open(&self, file: &CachedFile) -> Option<Arc<OpenFile>> {
+        let _queue = self.lock_always();
+        let open = file.descriptor.get()?;
+        file.handles.enter();
+        Some(open)
+    }
+
+    /// Closes the descriptor of a file whose last handle was dropped, unless it has a new handle.
+    pub(super) fn close_unneeded(&self, file: &CachedFile) {
+        let queue = self.lock();
+        let closed = if file.handles.count() == 0 { file.descriptor.open.swap(None) } else { None };
+        // The system call comes after the lock.
+        drop(queue);
+        drop(closed);
+    }
+
+    /// Closes the descriptor of a file.
+    #[cfg(windows)]
+    pub(super) fn close(&self, file: &CachedFile) {
+        let queue = self.lock();
+        let closed = file.descriptor.open.swap(None);
+        drop(queue);
+        drop(closed);
+    }
+
+    /// Closes descriptors until their number is within the limit, or the rest is needed or in use.
+    pub(super) fn trim(&self) {
+        while !self.budget.is_within() && self.close_one().is_some() {}
+    }
+
+    /// Closes one descriptor that is neither needed nor in use, and returns its reservation. Returns `None` if there is none.
+    ///
+    /// If a reader borrows the chosen descriptor at this moment, it closes when the reader is done, and the search goes on.
+    pub(super) fn close_one(&self) -> Option<Reservation> {
+        // Twice round: the first time may only clear the marks of use.
+        let mut left = 2 * self.lock()?.len();
+        while left > 0 {
+            left -= 1;
+            let entry = self.lock()?.pop_front()?;
+            let Some(candidate) = entry.upgrade() else { continue };
+            let Some(owner) = candidate.owner.upgrade() else { continue };
+            // Relaxed: as in `mark_used`.
+            let was_used = candidate.was_used.swap(0, Ordering::Relaxed) != 0;
+            if was_used || !self.detach(&owner, &candidate) {
+                self.lock()?.push_back(entry);
+                continue;
+            }
+            // The cell gave its reference up, so this one is the last, unless a reader has another.
+            if let Ok(OpenFile { file, reservation, .. }) = Arc::try_unwrap(candidate) {
+                drop(file);
+                return Some(reservation);
+            }
+        }
+        None
+    }
+
+    /// Takes `candidate` out of its file. Returns `false` if the descriptor is needed, or is not the file's any more.
+    fn detach(&self, owner: &CachedFile, candidate: &Arc<OpenFile>) -> bool {
+        let had_handles = owner.handles.count() > 0;
+        // Asks the OS, so it comes before the lock.
+        if had_handles && !owner.is_reachable() {
+            return false;
+        }
+        let Some(_queue) = self.lock() else { return false };
+        // A file without handles may have got one meanwhile. Whether a name leads to it was not asked then.
+        if !had_handles && owner.handles.count() > 0 {
+            return false;
+        }
+        let is_current = owner.descriptor.open.load().as_ref().is_some_and(|open| Arc::ptr_eq(open, candidate));
+        if is_current {
+            owner.descriptor.open.store(None);
+        }
+        is_current
+    }
+
+    /// Returns the queue, or `None` in a child of `fork`, where a thread that does not exist there may hold the lock.
+    fn lock(&self) -> Option<MutexGuard<'_, VecDeque<Weak<OpenFile>>>> {
+        self.process.is_this().then(|| self.lock_always())
+    }
+
+    /// Returns the queue. For calls that a child of `fork` must not make.
+    fn lock_always(&self) -> MutexGuard<'_, VecDeque<Weak<OpenFile>>> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Removes the entries of closed descriptors once they outnumber the open ones: amortized O(1) for each descriptor installed.
+fn purge(queue: &mut VecDeque<Weak<OpenFile>>, open: usize) {
+    if queue.len() > 2 * open + 16 {
+        queue.retain(|entry| entry.strong_count() > 0);
+    }
+}
+
+#[cfg(test)]
+#[cfg(unix)]
+mod tests {
+    use super::*;
+    use crate::cache::Cache;
+    use crate::config::{Admission, Config, Limits, Revalidate};
+    use crate::geometry::Geometry;
+    use std::fs;
+    use std::path::PathBuf;
+
+    struct Setting {
+        cache: Arc<Cache>,
+        directory: tempfile::TempDir,
+    }
+
+    impl Setting {
+        fn new(max_open_files: usize) -> Self {
+            let config = Config {
+                geometry: Geometry::whole_file(),
+                overcommit: Overcommit::Fail,
+                admission: Admission::Always,
+                revalidate: Revalidate::AtOpen,
+            };
+            let limits = Limits { max_mapped_bytes: 1 << 20, max_regions: 100, max_open_files };
+            Self { cache: Cache::new(config, limits), directory: tempfile::tempdir().unwrap() }
+        }
+
+        fn path(&self, number: usize) -> PathBuf {
+            self.directory.path().join(number.to_string())
+        }
+
+        fn open(&self, number: usize) -> Arc<CachedFile> {
+            fs::write(self.path(number), "bytes").unwrap();
+            self.cache.open(&self.path(number)).unwrap()
+        }
+
+        fn open_files(&self) -> usize {
+            self.cache.descriptors.budget.used().items
+        }
+    }
+
+    fn is_open(file: &CachedFile) -> bool {
+        file.descriptor.open.load().is_some()
+    }
+
+    #[test]
+    fn close_one_closes_the_descriptor_that_was_not_used_for_longest() {
+        let setting = Setting::new(10);
+        let files: Vec<_> = (0..4).map(|number| setting.open(number)).collect();
+        let pool = &setting.cache.descriptors;
+        // Opening used them all. The first pass clears the marks.
+        drop(pool.close_one().expect("all can be reopened"));
+        assert_eq!(files.iter().map(|file| is_open(file)).collect::<Vec<_>>(), [false, true, true, true]);
+        drop(files[1].descriptor.borrow());
+        drop(pool.close_one().expect("two were not used"));
+        assert_eq!(files.iter().map(|file| is_open(file)).collect::<Vec<_>>(), [false, true, false, true]);
+        assert_eq!(setting.open_files(), 2);
+    }
+
+    #[test]
+    fn close_one_keeps_the_descriptor_of_a_deleted_file_with_a_handle() {
+        let setting = Setting::new(10);
+        let (deleted, file) = (setting.open(0), setting.open(1));
+        fs::remove_file(setting.path(0)).unwrap();
+        drop(setting.cache.descriptors.close_one().expect("the file that has its path"));
+        assert!(setting.cache.descriptors.close_one().is_none());
+        assert!(is_open(&deleted) && !is_open(&file));
+    }
+
+    #[test]
+    fn last_handle_closes_the_descriptor() {
+        let setting = Setting::new(10);
+        let file = setting.open(0);
+        let again = setting.open(0);
+        assert_eq!(setting.open_files(), 1);
+        setting.cache.release(&file);
+        assert!(is_open(&again));
+        setting.cache.release(&again);
+        assert_eq!((is_open(&file), setting.open_files()), (false, 0));
+    }
+
+    #[test]
+    fn descriptor_in_use_closes_with_its_reader() {
+        let setting = Setting::new(10);
+        let file = setting.open(0);
+        let reader = file.descriptor.get().expect("open");
+        assert!(setting.cache.descriptors.close_one().is_none(), "the reader has it");
+        assert_eq!((is_open(&file), setting.open_files()), (false, 1));
+        drop(reader);
+        assert_eq!(setting.open_files(), 0);
+    }
+
+    #[test]
+    fn queue_stays_short_when_files_come_and_go() {
+        let setting = Setting::new(10);
+        let file = setting.open(0);
+        for number in 1..200 {
+            setting.cache.release(&setting.open(number));
+        }
+        let entries = setting.cache.descriptors.lock_always().len();
+        assert!(entries <= 2 * 2 + 17, "{entries} entries for one open descriptor");
+        assert!(is_open(&file));
+    }
+
+    #[test]
+    fn lowered_limit_closes_descriptors() {
+        let setting = Setting::new(10);
+        let _files: Vec<_> = (0..6).map(|number| setting.open(number)).collect();
+        setting.cache.set_limits(Limits { max_open_files: 2, ..setting.cache.limits() }).unwrap();
+        assert_eq!(setting.open_files(), 2);
+    }
+}

@@ -1,0 +1,303 @@
+//! Opening, refreshing and closing files.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::{fs, io};
+
+use super::file::{Content, FileKey};
+use super::{Cache, CachedFile, Change, Closed};
+use crate::config::{Overcommit, Revalidate};
+use crate::error::{Error, ErrorKind, Result};
+use crate::os::{self, Kind, Stat};
+use crate::protocol::budget::Reservation;
+use crate::protocol::slot::Drain;
+use crate::stats::Event;
+
+use super::descriptors::OpenFile;
+use super::reclaim::token_of;
+use super::room::Room;
+
+impl Cache {
+    /// Opens a path. The path may lead to a file that is known by another name.
+    pub(crate) fn open(self: &Arc<Self>, path: &Path) -> Result<Arc<CachedFile>> {
+        let reservation = match self.reserve_descriptor(Some(Overcommit::Fail)) {
+            Ok(reservation) => reservation,
+            Err(_) => match self.open_known(path) {
+                Some(file) => return Ok(file),
+                None => self.reserve_descriptor(Some(self.config.overcommit))?,
+            },
+        };
+        // A socket cannot be opened at all. Its kind says more than the error number of the OS.
+        let explain = |error| os::stat_path(path).ok().and_then(|stat| not_a_file(&stat)).unwrap_or(error);
+        let descriptor = self.open_descriptor(path).map_err(explain)?;
+        self.adopt(reservation, descriptor, Some(path))
+    }
+
+    /// Opens a known file by its open descriptor, without another one.
+    fn open_known(&self, path: &Path) -> Option<Arc<CachedFile>> {
+        let stat = os::stat_path(path).ok()?;
+        let file = self.registry.get(&FileKey::from(&stat))?;
+        let descriptor = self.descriptors.enter_if_open(&file)?;
+        file.add_name(path);
+        if self.revalidate(&file, &descriptor).is_err() {
+            self.release(&file);
+            return None;
+        }
+        Some(file)
+    }
+
+    /// Takes over a descriptor. A descriptor without a path stays open while the file has a handle.
+    pub(crate) fn open_file(self: &Arc<Self>, descriptor: fs::File) -> Result<Arc<CachedFile>> {
+        let is_readable =
+            os::is_readable(&descriptor).map_err(|error| Error::io("cannot examine the descriptor", error))?;
+        if !is_readable {
+            let message = "the descriptor was not opened for reading: open the file with read access";
+            return Err(Error::io(message, io::ErrorKind::PermissionDenied.into()));
+        }
+        let reservation = self.reserve_descriptor(Some(self.config.overcommit))?;
+        self.adopt(reservation, descriptor, None)
+    }
+
+    /// Finds the file of a descriptor in the registry, or registers it, and counts a handle in.
+    fn adopt(
+        self: &Arc<Self>,
+        reservation: Reservation,
+        descriptor: fs::File,
+        name: Option<&Path>,
+    ) -> Result<Arc<CachedFile>> {
+        let stat = os::stat(&descriptor).map_err(cannot_stat)?;
+        check_kind(&descriptor, &stat)?;
+        let key = FileKey::from(&stat);
+        let file = self.registry.get_or_insert(key, || CachedFile::new(key, &stat, self));
+        if let Some(name) = name {
+            file.add_name(name);
+        }
+        let descriptor = self.descriptors.install_for_handle(&file, reservation, descriptor);
+        if let Err(error) = self.revalidate(&file, &descriptor) {
+            drop(descriptor);
+            self.release(&file);
+            return Err(error);
+        }
+        if self.registry.len() == 1 {
+            // The collector sleeps for long while the cache has no files.
+            self.wake_event.wake();
+        }
+        Ok(file)
+    }
+
+    /// Counts a handle out. With the last one the descriptor closes; mapped windows stay.
+    pub(crate) fn release(&self, file: &CachedFile) {
+        if file.handles.leave() {
+            self.descriptors.close_unneeded(file);
+        }
+    }
+
+    /// Notices a change of a file that is opened, which may be known already.
+    fn revalidate(&self, file: &CachedFile, descriptor: &OpenFile) -> Result<()> {
+        match self.config.revalidate {
+            Revalidate::AtOpen => self.notice(file, || os::stat(descriptor.file())).map(drop),
+            Revalidate::Never => Ok(()),
+        }
+    }
+
+    /// Records the result of `look`, and drains the windows that a new length puts out of date.
+    fn notice(&self, file: &CachedFile, look: impl FnOnce() -> io::Result<Stat>) -> Result<(Content, Stat)> {
+        let _transit = self.regions.budget.enter_transit();
+        let mut tokens = Vec::new();
+        let noticed = file.notice(look, |from| {
+            file.drain_from(self.config.geometry.index(from), |drained| tokens.extend(token_of(drained)));
+        });
+        self.regions.reclaim_all(tokens);
+        noticed.map_err(cannot_stat)
+    }
+
+    /// Returns the change of the file since the last look, and of the file that `path` leads to.
+    pub(crate) fn refresh(&self, file: &Arc<CachedFile>, path: Option<&Path>) -> Result<Change> {
+        let descriptor = self.descriptor(file, Some(self.config.overcommit))?;
+        let (content, stat) = self.notice(file, || os::stat(descriptor.file()))?;
+        drop(descriptor);
+        let leads_to = path.map(|path| os::stat_path(path).map(|stat| FileKey::from(&stat)));
+        Ok(match (content, leads_to) {
+            (Content::Truncated, _) => Change::Truncated,
+            (_, Some(Ok(key))) if key != file.key() => Change::Replaced,
+            (_, Some(Err(error))) if leads_nowhere(&error) => Change::Deleted,
+            (_, None) if stat.links == 0 => Change::Deleted,
+            (Content::Grown, _) => Change::Grown,
+            (Content::Modified, _) => Change::Modified,
+            (Content::Same, _) => Change::Unchanged,
+        })
+    }
+
+    /// Drains every window of the file that `path` leads to, or of all files below that directory.
+    pub(crate) fn close(&self, path: &Path) -> Closed {
+        let mut closed = Closed::default();
+        for file in self.files_at(path) {
+            let _transit = self.regions.budget.enter_transit();
+            // Regions that a cursor has left since an earlier close.
+            self.regions.retry_deferred();
+            let mut tokens = Vec::new();
+            file.drain_from(0, |drained| match drained {
+                Drain::Owned(token) => tokens.push(token),
+                Drain::Held => closed.still_held += 1,
+                Drain::Nothing => {}
+            });
+            closed.unmapped += self.regions.reclaim_all(tokens).items;
+            closed.still_held += self.regions.count_protected(file.windows());
+            closed.still_held += file.detached.count();
+            // Windows does not delete a file that is open. Elsewhere handles go on reading by the descriptor, wherever the path
+            // leads.
+            #[cfg(windows)]
+            if file.is_reachable() {
+                self.descriptors.close(&file);
+            }
+        }
+        closed
+    }
+
+    fn files_at(&self, path: &Path) -> Vec<Arc<CachedFile>> {
+        if let Ok(stat) = os::stat_path(path) {
+            if stat.kind == Kind::File {
+                return self.registry.get(&FileKey::from(&stat)).into_iter().collect();
+            }
+        }
+        // The path is a directory, or leads nowhere any more. Then only the known names tell which files are meant.
+        let path = real_path(path);
+        let is_below = |file: &Arc<CachedFile>| file.names().iter().any(|name| real_path(name).starts_with(&path));
+        self.registry.files().into_iter().filter(is_below).collect()
+    }
+
+    /// Returns the file's descriptor, and reopens it if it was closed.
+    ///
+    /// `overcommit` says what happens if `max_open_files` has no room; `None` exceeds it.
+    #[cold]
+    pub(super) fn descriptor(&self, file: &Arc<CachedFile>, overcommit: Option<Overcommit>) -> Result<Arc<OpenFile>> {
+        let mut backoff = super::backoff::Backoff::new();
+        loop {
+            if let Some(open) = file.descriptor.get() {
+                return Ok(open);
+            }
+            // Before the thread claims the reopening: this may wait, and other threads must not wait for that.
+            let reservation = self.reserve_descriptor(overcommit)?;
+            if let Some(_reopening) = file.descriptor.try_reopen() {
+                if let Some(open) = file.descriptor.get() {
+                    return Ok(open);
+                }
+                let descriptor = self.reopen(file)?;
+                return Ok(self.descriptors.install(file, reservation, descriptor));
+            }
+            drop(reservation);
+            backoff.pause();
+        }
+    }
+
+    /// Opens the file by the first of its names that still leads to it. The file's descriptor stays as it is.
+    pub(super) fn reopen(&self, file: &CachedFile) -> Result<fs::File> {
+        let message = "the descriptor was closed to stay within max_open_files and the file has no known path: raise \
+                       max_open_files";
+        let mut failed = Error::new(ErrorKind::Replaced, message);
+        for name in file.names() {
+            let (descriptor, stat) = match self.open_descriptor(&name) {
+                Ok(descriptor) => {
+                    let stat = os::stat(&descriptor).map_err(cannot_stat)?;
+                    (descriptor, stat)
+                }
+                Err(error) => {
+                    failed = error;
+                    continue;
+                }
+            };
+            if stat.kind == Kind::File && FileKey::from(&stat) == file.key() {
+                return Ok(descriptor);
+            }
+            let message = "the path now leads to another file, and the descriptor of the old one was closed to stay within \
+                           max_open_files: open the path again, or raise max_open_files";
+            failed = Error::new(ErrorKind::Replaced, message);
+        }
+        Err(failed)
+    }
+
+    /// Opens a path. If the OS has no descriptor left, closes one that is unneeded and tries again, until there is none. Then
+    /// unmaps each unused region and tries a last time.
+    ///
+    /// It closes one at a time: another part of the process may take a descriptor that is closed.
+    pub(super) fn open_descriptor(&self, path: &Path) -> Result<fs::File> {
+        let mut is_last_try = false;
+        loop {
+            let error = match os::open(path) {
+                Ok(file) => return Ok(file),
+                Err(error) => error,
+            };
+            if !os::is_out_of_descriptors(&error) {
+                return Err(Error::io("cannot open", error));
+            }
+            if is_last_try {
+                let message = format!("cannot open, with nothing unused left: {}", os::descriptor_limit_hint());
+                return Err(Error::io(message, error));
+            }
+            if self.descriptors.close_one().is_none() {
+                self.collect();
+                is_last_try = true;
+            }
+        }
+    }
+
+    fn reserve_descriptor(&self, overcommit: Option<Overcommit>) -> Result<Reservation> {
+        match self.descriptors.reserve(overcommit) {
+            Some(Room { reservation, over }) => {
+                if over {
+                    self.stats.count(Event::Overcommit);
+                }
+                Ok(reservation)
+            }
+            None => {
+                let limit = self.descriptors.budget.limit().items;
+                let message =
+                    format!("all {limit} descriptors of max_open_files are in use or could not be reopened: raise it");
+                Err(Error::new(ErrorKind::OverBudget, message))
+            }
+        }
+    }
+}
+
+/// Returns `true` if nothing is at a path. Other errors say that the OS could not look.
+fn leads_nowhere(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory)
+}
+
+pub(super) fn cannot_stat(error: io::Error) -> Error {
+    Error::io("cannot read the file's status", error)
+}
+
+/// Refuses a descriptor of anything but a regular file, and a file whose bytes are generated by each read.
+fn check_kind(file: &fs::File, stat: &Stat) -> Result<()> {
+    if let Some(error) = not_a_file(stat) {
+        return Err(error);
+    }
+    if stat.len == 0 {
+        let read = os::read_at(file, &mut [0], 0).map_err(|error| Error::io("cannot read", error))?;
+        let has_grown = os::stat(file).is_ok_and(|stat| stat.len > 0);
+        if read > 0 && !has_grown {
+            let message = "has bytes but no length (each read generates it, as in /proc): read it instead";
+            return Err(Error::new(ErrorKind::NotAFile, message));
+        }
+    }
+    Ok(())
+}
+
+fn not_a_file(stat: &Stat) -> Option<Error> {
+    match stat.kind {
+        Kind::File => None,
+        Kind::Other(what) => Some(Error::new(ErrorKind::NotAFile, format!("is {what}, not a file that can be mapped"))),
+    }
+}
+
+/// Returns the path without links and dots. The file itself may be gone, but not its directory.
+fn real_path(path: &Path) -> PathBuf {
+    let absolute = std::path::absolute(path).unwrap_or_else(|_| path.to_path_buf());
+    fs::canonicalize(&absolute)
+        .or_else(|_| match (absolute.parent(), absolute.file_name()) {
+            (Some(parent), Some(name)) => fs::canonicalize(parent).map(|parent| parent.join(name)),
+            _ => Ok(absolute.clone()),
+        })
+        .unwrap_or(absolute)
+}

@@ -1,0 +1,467 @@
+//! [`RegionPool`]: all regions of a cache, their budget, and the choice of a victim.
+//!
+//! A hit takes no lock here and waits for no other thread.
+
+use std::sync::{Arc, PoisonError, TryLockError};
+
+use super::CachedFile;
+use super::backoff::Backoff;
+use super::region::Region;
+use crate::mapping::Mapping;
+use crate::os::Process;
+use crate::policy::{self, Frequency};
+use crate::protocol::atomics::{Clock, FencedU64};
+use crate::protocol::budget::{Budget, Reservation, Usage};
+use crate::protocol::clock_ring::ClockRing;
+use crate::protocol::hazard::{HazardDomain, ProtectedSet};
+use crate::protocol::radix_table::RadixTable;
+use crate::protocol::slot::{Drain, Loading, Phase, Slot, SlotRef, UnmapToken};
+use crate::stats::Tally;
+use crate::sync::{Mutex, MutexGuard, epoch};
+
+pub(super) struct RegionPool {
+    pub(super) budget: Arc<Budget>,
+    /// The regions that could be evicted.
+    ring: ClockRing<Slot<Region>>,
+    /// The cursors' hazard records.
+    pub(super) hazards: Arc<HazardDomain<Region>>,
+    clock: Clock,
+    /// The word of the frequency of the last victim that a candidate failed to exceed.
+    admission_threshold: FencedU64,
+    /// The word of a frequency that is saturated whenever a required mapping finds no free room.
+    pressure: FencedU64,
+    /// Regions that are owned, but could not be unmapped yet. They are still mapped and counted.
+    ///
+    /// In a child of `fork`, a thread that does not exist there may hold the lock. The child never takes it, so deferred regions
+    /// stay mapped there.
+    deferred: Mutex<Vec<UnmapToken<Region>>>,
+    process: Process,
+    pub(super) unmapped: Tally,
+    /// Regions unmapped to make room for others.
+    pub(super) evicted: Tally,
+    /// Detached regions are always in use, and are in no ring.
+    detached_items: Tally,
+    detached_bytes: Tally,
+}
+
+impl RegionPool {
+    pub(super) fn new(limit: Usage) -> Self {
+        Self {
+            budget: Arc::new(Budget::new(limit)),
+            ring: ClockRing::default(),
+            hazards: Arc::default(),
+            clock: Clock::default(),
+            admission_threshold: FencedU64::new(0),
+            pressure: FencedU64::new(0),
+            deferred: Mutex::default(),
+            process: Process::this(),
+            unmapped: Tally::default(),
+            evicted: Tally::default(),
+            detached_items: Tally::default(),
+            detached_bytes: Tally::default(),
+        }
+    }
+
+    /// Publishes a window that was loaded into a slot of `file`, for evicting threads to find.
+    pub(super) fn publish(
+        &self,
+        loading: Loading<'_, Region>,
+        mapping: Mapping,
+        reservation: Reservation,
+        file: &Arc<CachedFile>,
+    ) -> SlotRef<Region> {
+        // Rule 6: the slot enters the ring before it is published.
+        let ring_entry = loading.enlist(&self.ring);
+        loading.publish(Region::new(mapping, reservation, Some(ring_entry), Arc::clone(file)))
+    }
+
+    /// Makes a detached region: no evicting thread finds it, and its last client unmaps it.
+    pub(super) fn publish_detached(
+        &self,
+        mapping: Mapping,
+        reservation: Reservation,
+        file: &Arc<CachedFile>,
+    ) -> SlotRef<Region> {
+        self.detached_items.add(1);
+        self.detached_bytes.add(reservation.bytes());
+        Slot::detached(Region::new(mapping, reservation, None, Arc::clone(file)))
+    }
+
+    /// Takes a region out of the ring, before it is unmapped.
+    pub(super) fn remove_from_ring(&self, region: &mut Region) {
+        if let Some(entry) = region.take_ring_entry() {
+            self.ring.remove(entry);
+        }
+    }
+
+    /// Counts an unmapped region of `bytes`.
+    pub(super) fn count_unmap(&self, was_detached: bool, bytes: usize) {
+        self.unmapped.add(1);
+        if was_detached {
+            self.detached_items.sub(1);
+            self.detached_bytes.sub(bytes);
+        }
+    }
+
+    /// Counts an access to a window, mapped or not. Writes nothing while the window's frequency is saturated.
+    #[inline]
+    pub(super) fn record_access(&self, slot: &Slot<Region>) {
+        if !self.is_saturated(slot) {
+            let accessed = Frequency::from_word(slot.frequency()).accessed(self.clock.now());
+            slot.set_frequency(accessed.to_word());
+        }
+    }
+
+    /// Returns `true` if one more access would not change the window's frequency.
+    #[inline]
+    pub(super) fn is_saturated(&self, slot: &Slot<Region>) -> bool {
+        slot.frequency() == Frequency::saturated(self.clock.now()).to_word()
+    }
+
+    /// Returns the access frequency of a window now.
+    pub(super) fn frequency(&self, slot: &Slot<Region>) -> u8 {
+        self.count(slot.frequency())
+    }
+
+    fn count(&self, word: u32) -> u8 {
+        Frequency::from_word(word).count(self.clock.now())
+    }
+
+    /// Advances the policy's clock by `accesses` to windows that are not mapped.
+    pub(super) fn tick(&self, accesses: u32, windows_in_budget: usize, has_room: bool) {
+        self.clock.tick(accesses, policy::clock_period(windows_in_budget, has_room));
+    }
+
+    /// Returns the frequency of the last victim that a candidate failed to exceed. A candidate below it need not search.
+    pub(super) fn admission_threshold(&self) -> u8 {
+        self.count(self.admission_threshold.load() as u32)
+    }
+
+    /// Records that a required mapping found no free room.
+    pub(super) fn note_pressure(&self) {
+        self.pressure.store_then_fence(Frequency::saturated(self.clock.now()).to_word().into());
+    }
+
+    /// Returns `true` if a required mapping recently found no free room.
+    pub(super) fn under_pressure(&self) -> bool {
+        policy::under_pressure(self.count(self.pressure.load() as u32))
+    }
+
+    /// Retires an unused region: the one with the lowest access frequency in a sample. Returns `None` if none was found.
+    pub(super) fn victim(&self) -> Option<UnmapToken<Region>> {
+        let guard = epoch::pin();
+        let protected = self.hazards.scan_unordered();
+        let mut left = self.ring.len();
+        while left > 0 {
+            if let Some(token) = self.sample(&mut left, &protected, &guard).into_iter().find_map(Slot::retire) {
+                return Some(token);
+            }
+        }
+        // Other threads may have advanced the shared hand past a victim. This thread looks at each entry once, without the hand.
+        let mut token = None;
+        self.ring.for_each(&guard, |slot| {
+            if token.is_none() && !protected.contains(slot) {
+                token = slot.retire();
+            }
+        });
+        token
+    }
+
+    /// Retires an unused region for a candidate: one of the next few, if its frequency is at most `than`.
+    pub(super) fn victim_colder_than(&self, than: u8) -> Option<UnmapToken<Region>> {
+        let guard = epoch::pin();
+        // If nearly all regions are in use, the candidate does not search for the exception.
+        let mut left = self.ring.len().min(8 * policy::SAMPLE as u32);
+        for slot in self.sample(&mut left, &self.hazards.scan_unordered(), &guard) {
+            if self.frequency(slot) > than {
+                self.admission_threshold.store_then_fence(slot.frequency().into());
+                return None;
+            }
+            if let Some(token) = slot.retire() {
+                return Some(token);
+            }
+        }
+        None
+    }
+
+    /// Returns the next few unused regions, the one with the lowest frequency first. `left` limits the ring entries examined.
+    fn sample<'g>(
+        &self,
+        left: &mut u32,
+        protected: &ProtectedSet<Region>,
+        guard: &'g epoch::Guard,
+    ) -> Vec<&'g Slot<Region>> {
+        let mut sample = Vec::with_capacity(policy::SAMPLE);
+        while *left > 0 && sample.len() < policy::SAMPLE {
+            *left -= 1;
+            sample.extend(self.ring.advance(guard).filter(|slot| is_unused(slot) && !protected.contains(slot)));
+        }
+        sample.sort_by_cached_key(|slot| self.frequency(slot));
+        sample
+    }
+
+    /// Retires each unused region, one after the other, and passes its token to `each`.
+    pub(super) fn for_each_unused(&self, mut each: impl FnMut(UnmapToken<Region>)) {
+        let protected = self.hazards.scan_unordered();
+        self.ring.for_each(&epoch::pin(), |slot| {
+            if protected.contains(slot) {
+                return;
+            }
+            if let Some(token) = slot.retire() {
+                each(token);
+            }
+        });
+    }
+
+    /// Drains every region, and passes the tokens of unused ones to `each`.
+    pub(super) fn drain(&self, mut each: impl FnMut(UnmapToken<Region>)) {
+        self.ring.for_each(&epoch::pin(), |slot| {
+            if let Drain::Owned(token) = slot.drain() {
+                each(token);
+            }
+        });
+    }
+
+    /// Returns the regions that leases hold, that cursors protect, or that the OS refused to unmap. O(regions).
+    pub(super) fn pinned(&self) -> Usage {
+        let mut pinned =
+            Usage { bytes: self.detached_bytes.total() as usize, items: self.detached_items.total() as usize };
+        let mut add = |region: &Region| {
+            pinned.bytes += region.reserved_bytes();
+            pinned.items += 1;
+        };
+        let protected = self.hazards.scan_unordered();
+        // Reading a payload takes a client of it. One more client does no harm where there is one, or a protection.
+        self.ring.for_each(&epoch::pin(), |slot| {
+            let client = slot.join().or_else(|| if protected.contains(slot) { slot.take().ok() } else { None });
+            if let Some(client) = client {
+                add(&client);
+            }
+        });
+        // A deferred region whose last reader has left is only mapped. Detached ones are counted already.
+        let is_in_use = |token: &&UnmapToken<Region>| {
+            !token.is_detached() && (protected.contains_token(token) || !token.payload().is_in_ring())
+        };
+        let deferred = self.deferred();
+        deferred.iter().flat_map(|tokens| tokens.iter()).filter(is_in_use).for_each(|token| add(token.payload()));
+        pinned
+    }
+
+    /// Returns the number of draining windows without clients that cursors still protect.
+    pub(super) fn count_protected(&self, windows: &RadixTable<Slot<Region>>) -> usize {
+        let protected = self.hazards.scan_unordered();
+        let mut count = 0;
+        windows.for_each_from(0, |_, slot| {
+            let now = slot.snapshot();
+            count += usize::from(now.is_draining() && now.clients() == 0 && protected.contains(slot));
+        });
+        count
+    }
+
+    /// Puts a token on the deferred list. In a child of `fork` the region stays mapped as long as the child lives.
+    pub(super) fn defer(&self, token: UnmapToken<Region>) {
+        if let Some(mut deferred) = self.deferred() {
+            deferred.push(token);
+        }
+    }
+
+    /// Takes all tokens off the deferred list.
+    pub(super) fn take_deferred(&self) -> Vec<UnmapToken<Region>> {
+        self.deferred().map_or_else(Vec::new, |mut deferred| std::mem::take(&mut *deferred))
+    }
+
+    /// Takes the tokens off the deferred list that were deferred for readers and are not in `protected`.
+    pub(super) fn take_unprotected(&self, protected: &ProtectedSet<Region>) -> Vec<UnmapToken<Region>> {
+        let is_free = |token: &UnmapToken<Region>| token.payload().is_in_ring() && !protected.contains_token(token);
+        self.deferred().map_or_else(Vec::new, |mut deferred| {
+            let (free, kept) = std::mem::take(&mut *deferred).into_iter().partition(is_free);
+            *deferred = kept;
+            free
+        })
+    }
+
+    /// Takes all tokens off the deferred list without its lock.
+    pub(super) fn take_deferred_mut(&mut self) -> Vec<UnmapToken<Region>> {
+        std::mem::take(self.deferred.get_mut().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn deferred(&self) -> Option<MutexGuard<'_, Vec<UnmapToken<Region>>>> {
+        if !self.process.is_this() {
+            return None;
+        }
+        // The lock is held for moments, and hands tokens from one thread to another. The thread sanitizer does not see how the
+        // standard library waits for a lock, but it sees a successful `try_lock`.
+        let mut backoff = Backoff::new();
+        loop {
+            match self.deferred.try_lock() {
+                Ok(deferred) => return Some(deferred),
+                Err(TryLockError::Poisoned(poisoned)) => return Some(poisoned.into_inner()),
+                Err(TryLockError::WouldBlock) => backoff.pause(),
+            }
+        }
+    }
+}
+
+fn is_unused(slot: &Slot<Region>) -> bool {
+    let now = slot.snapshot();
+    now.phase() == Phase::Mapped && now.clients() == 0 && !now.is_draining()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cache::Cache;
+    use crate::cache::region::RegionRef;
+    use crate::cache::region::tests::REFUSES_UNMAP;
+    use crate::config::{Admission, Config, Limits, Overcommit, Revalidate, Window};
+
+    const WINDOW: u64 = 64 << 10;
+    const WINDOWS: u64 = 100;
+
+    /// A cache with room for a file of 100 windows.
+    struct Setting {
+        cache: Arc<Cache>,
+        file: Arc<CachedFile>,
+        _on_disk: tempfile::NamedTempFile,
+    }
+
+    impl Setting {
+        fn new() -> Self {
+            let limits = Limits { max_mapped_bytes: WINDOWS * WINDOW, max_regions: 100, max_open_files: 10 };
+            let config = Config {
+                geometry: Window::Sliding { bytes: WINDOW }.geometry(limits.max_mapped_bytes).unwrap(),
+                overcommit: Overcommit::Fail,
+                admission: Admission::Adaptive,
+                revalidate: Revalidate::AtOpen,
+            };
+            let on_disk = tempfile::NamedTempFile::new().unwrap();
+            on_disk.as_file().set_len(WINDOWS * WINDOW).unwrap();
+            let cache = Cache::new(config, limits);
+            let file = cache.open(on_disk.path()).unwrap();
+            Self { cache, file, _on_disk: on_disk }
+        }
+
+        fn pool(&self) -> &RegionPool {
+            &self.cache.regions
+        }
+
+        /// Maps a window that has this access frequency, at the next entry of the ring.
+        fn map(&self, window: u64, frequency: u8) -> RegionRef {
+            (0..frequency).for_each(|_| self.pool().record_access(self.file.windows().at(window)));
+            self.cache.map_window(&self.file, window, WINDOW)
+        }
+
+        /// Returns the window of a victim, after unmapping it.
+        fn unmap(&self, victim: Option<UnmapToken<Region>>) -> Option<u64> {
+            let token = victim?;
+            let mut window = None;
+            self.file.windows().for_each_from(0, |index, slot| {
+                if slot.snapshot().phase() == Phase::Retiring {
+                    assert_eq!(window.replace(index), None, "two windows are retiring");
+                }
+            });
+            drop(self.pool().reclaim(token).expect("the OS unmaps the window"));
+            window
+        }
+
+        fn victim(&self) -> Option<u64> {
+            self.unmap(self.pool().victim())
+        }
+
+        fn victim_colder_than(&self, than: u8) -> Option<u64> {
+            self.unmap(self.pool().victim_colder_than(than))
+        }
+    }
+
+    impl Drop for Setting {
+        fn drop(&mut self) {
+            REFUSES_UNMAP.set(false);
+            self.cache.release(&self.file);
+            self.cache.shut_down();
+        }
+    }
+
+    fn of(windows: usize) -> Usage {
+        Usage { bytes: windows * WINDOW as usize, items: windows }
+    }
+
+    #[test]
+    fn frequency_counts_accesses_up_to_saturation_and_halves_with_the_clock() {
+        let pool = RegionPool::new(of(100));
+        let slot = Slot::default();
+        for frequency in 0..u8::MAX {
+            assert_eq!(pool.frequency(&slot), frequency);
+            pool.record_access(&slot);
+        }
+        let saturated = slot.frequency();
+        pool.record_access(&slot);
+        assert_eq!((pool.frequency(&slot), slot.frequency()), (u8::MAX, saturated));
+
+        let period = policy::clock_period(3, false);
+        (1..period).for_each(|_| pool.tick(1, 3, false));
+        assert_eq!(pool.frequency(&slot), u8::MAX);
+        pool.tick(1, 3, false);
+        assert_eq!(pool.frequency(&slot), u8::MAX / 2);
+    }
+
+    #[test]
+    fn victim_is_the_coldest_unused_region_of_a_sample() {
+        let setting = Setting::new();
+        let _used: Vec<_> = (0..7).map(|window| setting.map(window, 0)).collect();
+        for (window, frequency) in (7..).zip([9, 3, 3, 3, 1, 3, 3, 3, 0]) {
+            drop(setting.map(window, frequency));
+        }
+        assert_eq!(setting.victim(), Some(11), "the coldest of the first {}", policy::SAMPLE);
+        let rest: Vec<_> = std::iter::from_fn(|| setting.victim()).collect();
+        assert_eq!((rest.len(), rest.first()), (8, Some(&15)), "{rest:?}");
+        assert!(rest.iter().all(|&window| window >= 7), "{rest:?}");
+        assert_eq!(setting.pool().budget.used(), of(7));
+    }
+
+    #[test]
+    fn candidate_searches_only_a_few_ring_entries() {
+        for (used, found) in [(60, Some(60)), (63, Some(63)), (64, None), (70, None)] {
+            let setting = Setting::new();
+            let _used: Vec<_> = (0..used).map(|window| setting.map(window, 0)).collect();
+            drop(setting.map(used, 0));
+            assert_eq!(setting.victim_colder_than(u8::MAX), found, "behind {used} regions in use");
+        }
+    }
+
+    #[test]
+    fn hotter_region_stays_and_raises_the_admission_threshold() {
+        let setting = Setting::new();
+        drop(setting.map(0, 8));
+        assert_eq!(setting.pool().admission_threshold(), 0);
+        assert_eq!(setting.victim_colder_than(7), None);
+        assert_eq!(setting.pool().admission_threshold(), 8);
+        assert_eq!(setting.victim_colder_than(8), Some(0));
+    }
+
+    #[test]
+    fn refused_unmaps_are_deferred_and_counted_once() {
+        let setting = Setting::new();
+        let pool = setting.pool();
+        drop(setting.map(0, 0));
+        let detached = setting.cache.map_detached(&setting.file, WINDOW..2 * WINDOW).unwrap();
+        let held = setting.map(2, 0);
+        drop(setting.map(3, 0));
+        assert_eq!(pool.pinned(), of(2), "one with a client, and a detached one");
+
+        REFUSES_UNMAP.set(true);
+        while let Some(token) = pool.victim() {
+            assert!(pool.reclaim(token).is_none());
+        }
+        drop(detached);
+        drop(held);
+        assert_eq!((pool.retry_deferred(), pool.retry_deferred()), (0, 0));
+        assert_eq!(pool.pinned(), of(3), "two that left the ring, and a detached one");
+        assert_eq!(pool.budget.used(), of(4));
+
+        REFUSES_UNMAP.set(false);
+        assert_eq!((pool.retry_deferred(), pool.retry_deferred()), (3, 0));
+        assert_eq!((pool.pinned(), pool.budget.used()), (of(0), of(1)), "the region that was held is unused now");
+        assert_eq!(pool.collect(), of(1));
+        assert_eq!(pool.budget.used(), of(0));
+    }
+}

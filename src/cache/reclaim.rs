@@ -1,0 +1,226 @@
+//! What the owner of a region does: scan the hazard records, then unmap, restore, or defer. Each unmap token ends here.
+//!
+//! The deferred list keeps tokens of regions that are still mapped and still counted: draining regions that a cursor reads, and
+//! regions that the OS refused to unmap. The list is tried again by a thread that needs room, by the collector, and by a cursor
+//! that leaves a draining region.
+
+use std::mem;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use super::pool::RegionPool;
+use super::region::Region;
+use super::{Cache, CachedFile};
+use crate::protocol::budget::{Reservation, Usage};
+use crate::protocol::hazard::{ProtectedSet, acquire_after_last_reader};
+use crate::protocol::slot::{Drain, Slot, UnmapToken};
+
+/// Regions that the OS refused to unmap after their cache was dropped. Any other cache tries again. Without one they stay
+/// mapped. (A lock of `std`, because it is a static. No call happens while it is held.)
+static ORPHANS: Mutex<Vec<UnmapToken<Region>>> = Mutex::new(Vec::new());
+
+/// Regions that a trimming or collecting thread wins before it unmaps them, with one scan of the hazard records for all.
+///
+/// Small, because readers can use neither a region that was won and not yet unmapped, nor its room.
+const BATCH: usize = 8;
+
+/// Why an owner did not unmap its region.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum NotFreed {
+    /// The region was restored, or the OS refused the unmap.
+    Retained,
+    /// The region is draining and a cursor may be reading it: the token was deferred.
+    Protected,
+}
+
+impl RegionPool {
+    /// Unmaps a region and returns its reservation. Returns `None` if a cursor reads the region or the OS refused: the region is
+    /// then restored, or stays counted on the deferred list.
+    pub(super) fn reclaim(&self, token: UnmapToken<Region>) -> Option<Reservation> {
+        let _transit = self.budget.enter_transit();
+        // Only its clients know a detached slot, and it has none left.
+        let protected =
+            if token.is_detached() { Some(ProtectedSet::nothing()) } else { self.hazards.scan_after_barrier() };
+        match self.reclaim_unless(protected.as_ref(), token) {
+            Ok(reservation) => Some(reservation),
+            Err(NotFreed::Protected) => {
+                self.rescan_deferred();
+                None
+            }
+            Err(NotFreed::Retained) => None,
+        }
+    }
+
+    /// [Reclaims](Self::reclaim) several regions with one scan, and returns their number and bytes to the budget.
+    pub(super) fn reclaim_all(&self, tokens: Vec<UnmapToken<Region>>) -> Usage {
+        let mut freed = Usage::default();
+        if tokens.is_empty() {
+            return freed;
+        }
+        let _transit = self.budget.enter_transit();
+        let protected = self.hazards.scan_after_barrier();
+        let mut any_protected = false;
+        for token in tokens {
+            match self.reclaim_unless(protected.as_ref(), token) {
+                Ok(reservation) => {
+                    freed.items += 1;
+                    freed.bytes += reservation.bytes();
+                }
+                Err(not_freed) => any_protected |= not_freed == NotFreed::Protected,
+            }
+        }
+        if any_protected {
+            add(&mut freed, self.rescan_deferred());
+        }
+        freed
+    }
+
+    /// Scans the hazard records again after a region was deferred: its last reader may have left before it was queued, and no
+    /// other thread would come for it. Returns the regions and bytes that were freed.
+    fn rescan_deferred(&self) -> Usage {
+        match self.hazards.scan_after_barrier() {
+            // Other threads may have deferred more since the scan. For those it is a guess, so `reclaim_all` scans once more.
+            Some(protected) => self.reclaim_all(self.take_unprotected(&protected)),
+            None => Usage::default(),
+        }
+    }
+
+    /// Unmaps a region that is not in `protected`, the result of a scan after it was won. `None` means that the barrier failed:
+    /// each region then counts as protected.
+    fn reclaim_unless(
+        &self,
+        protected: Option<&ProtectedSet<Region>>,
+        token: UnmapToken<Region>,
+    ) -> Result<Reservation, NotFreed> {
+        if !token.is_detached() && protected.is_none_or(|protected| protected.contains_token(&token)) {
+            // A region that is no longer in the ring is one that the OS refused to unmap: no reader can read it, and one that
+            // has just protected it is about to find that out. It is not restored.
+            let restored = if token.payload().is_in_ring() { token.restore() } else { Err(token) };
+            return Err(match restored {
+                Ok(()) => NotFreed::Retained,
+                Err(token) => {
+                    self.defer(token);
+                    NotFreed::Protected
+                }
+            });
+        }
+        let was_detached = token.is_detached();
+        let vacated = token.vacate(|region| {
+            self.remove_from_ring(region);
+            region.unmap()
+        });
+        match vacated {
+            Ok(region) => {
+                self.count_unmap(was_detached, region.reserved_bytes());
+                Ok(region.into_reservation())
+            }
+            Err((token, _refusal)) => {
+                self.defer(token);
+                Err(NotFreed::Retained)
+            }
+        }
+    }
+
+    /// Reclaims the deferred list as far as possible now. Returns the number of regions unmapped.
+    pub(super) fn retry_deferred(&self) -> usize {
+        // In transit before the tokens leave the list, so that their room is always accounted for.
+        let _transit = self.budget.enter_transit();
+        self.reclaim_all(self.take_deferred()).items
+    }
+
+    /// Evicts unused regions, in batches, until `excess` returns 0 or no region can be evicted.
+    pub(super) fn trim(&self, excess: impl Fn() -> usize) {
+        self.retry_deferred();
+        loop {
+            let batch = excess().min(BATCH);
+            let _transit = self.budget.enter_transit();
+            let victims: Vec<_> = (0..batch).map_while(|_| self.victim()).collect();
+            if victims.is_empty() {
+                break;
+            }
+            let freed = self.reclaim_all(victims).items;
+            self.evicted.add(freed);
+            if freed == 0 {
+                // Cursors read all of them, or the barrier failed. The next pass tries again.
+                break;
+            }
+        }
+    }
+
+    /// Unmaps each unused region. Returns their number and bytes.
+    pub(super) fn collect(&self) -> Usage {
+        let _transit = self.budget.enter_transit();
+        let mut freed = self.reclaim_all(self.take_deferred());
+        let mut batch = Vec::with_capacity(BATCH);
+        self.for_each_unused(|token| {
+            batch.push(token);
+            if batch.len() == BATCH {
+                add(&mut freed, self.reclaim_all(mem::take(&mut batch)));
+            }
+        });
+        add(&mut freed, self.reclaim_all(batch));
+        freed
+    }
+}
+
+impl Cache {
+    /// Drains a region in which a fault was found: its clients keep it, and it is unmapped with the last one.
+    pub(super) fn drain_if_faulted(&self, slot: &Slot<Region>) {
+        let _transit = self.regions.budget.enter_transit();
+        if slot.take().is_ok_and(|client| client.mapping().is_faulted()) {
+            self.regions.reclaim_all(token_of(slot.drain()).into_iter().collect());
+        }
+    }
+
+    /// Tries the deferred list again for a cursor that left a draining region.
+    #[cold]
+    pub(crate) fn retry_deferred(&self) {
+        self.regions.retry_deferred();
+    }
+}
+
+impl CachedFile {
+    /// Takes over the token of a region of this file whose last client was dropped.
+    pub(super) fn reclaim(self: Arc<Self>, token: UnmapToken<Region>) {
+        if token.is_detached() {
+            // The count has no duty for the last one.
+            let _ = self.detached.leave();
+        }
+        match self.cache.upgrade() {
+            Some(cache) => drop(cache.regions.reclaim(token)),
+            None => {
+                acquire_after_last_reader();
+                reclaim_orphan(token);
+            }
+        }
+    }
+}
+
+/// Unmaps a region whose cache is dropped: there is no budget, ring or deferred list any more.
+pub(super) fn reclaim_orphan(token: UnmapToken<Region>) {
+    if let Err((token, _refusal)) = token.vacate(|region| region.unmap_without_cache()) {
+        orphans().push(token);
+    }
+}
+
+/// Tries again to unmap regions that the OS refused to unmap after their cache was dropped.
+pub(super) fn retry_orphans() {
+    let waiting = mem::take(&mut *orphans());
+    waiting.into_iter().for_each(reclaim_orphan);
+}
+
+fn orphans() -> MutexGuard<'static, Vec<UnmapToken<Region>>> {
+    ORPHANS.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Returns the token, if draining made the caller the owner.
+pub(super) fn token_of(drained: Drain<Region>) -> Option<UnmapToken<Region>> {
+    match drained {
+        Drain::Owned(token) => Some(token),
+        Drain::Held | Drain::Nothing => None,
+    }
+}
+
+fn add(sum: &mut Usage, more: Usage) {
+    sum.items += more.items;
+    sum.bytes += more.bytes;
+}

@@ -1,0 +1,276 @@
+//! Making room in a budget, and keeping some of it free.
+//!
+//! A thread that needs more than is free goes through these steps:
+//!
+//! 1. Reserve what is free.
+//! 2. Otherwise retire a victim, unmap it, and take over its reservation, so that no other thread gets that room.
+//! 3. Otherwise try the deferred list again: regions that the OS refused to unmap, or that a cursor was reading.
+//! 4. Otherwise, if other threads are in transit (between retiring a victim and publishing its successor), release everything,
+//!    pause, and look again, for at most [`TRANSIT_MAX`].
+//! 5. Otherwise everything is pinned, and [`Overcommit`] decides.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::Cache;
+use super::backoff::Backoff;
+use super::pool::RegionPool;
+use super::reclaim;
+use crate::config::Overcommit;
+use crate::policy;
+use crate::protocol::budget::{Budget, InTransit, Reservation, Usage};
+
+/// The longest wait for room that is only in transit.
+pub(super) const TRANSIT_MAX: Duration = Duration::from_millis(20);
+
+/// Victims that a thread fails to unmap, because a cursor reads them or the OS refuses, before it gives up.
+const FAILURES_MAX: usize = 8;
+
+/// How a thread gets room for a region.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum RoomPolicy {
+    /// Takes room that is free.
+    Free,
+    /// Takes the place of an unused region whose access frequency is at most this. Does not take free room, which is kept for
+    /// required mappings, and does not wait.
+    Colder(u8),
+    /// Takes free room or the place of any unused region, waits for room in transit, and then follows the configuration.
+    Required(Overcommit),
+}
+
+impl RoomPolicy {
+    pub(super) fn is_required(self) -> bool {
+        matches!(self, Self::Required(_))
+    }
+}
+
+/// Why there is no room.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Refused {
+    /// The request is larger than the whole budget.
+    TooLarge,
+    /// Everything in the budget is in use, or too hot for [`RoomPolicy::Colder`].
+    AllPinned,
+}
+
+/// Room for one item.
+#[derive(Debug)]
+pub(super) struct Room {
+    pub(super) reservation: Reservation,
+    /// Whether the reservation exceeds the limit.
+    pub(super) over: bool,
+}
+
+impl Room {
+    /// Reserves one item of `bytes`, beyond the limit if there is no room.
+    pub(super) fn exceeding(budget: &Arc<Budget>, bytes: usize) -> Self {
+        match budget.reserve(bytes) {
+            Some(reservation) => Self { reservation, over: false },
+            None => Self { reservation: budget.reserve_over(bytes), over: true },
+        }
+    }
+}
+
+/// How long a thread has waited for room so far.
+pub(super) struct Patience {
+    for_transit: Backoff,
+    /// For pinned room, and for another loader.
+    pub(super) for_room: Backoff,
+    is_last_look: bool,
+}
+
+/// What a thread does that found nothing to evict.
+pub(super) enum NextStep {
+    LookAgain,
+    Exceed,
+    Refuse,
+}
+
+impl Patience {
+    pub(super) fn new() -> Self {
+        Self { for_transit: Backoff::new(), for_room: Backoff::new(), is_last_look: false }
+    }
+
+    /// Decides after a search for `bytes` without success, and waits if waiting may help. The thread is not in transit
+    /// meanwhile, because it holds nothing.
+    pub(super) fn next(
+        &mut self,
+        budget: &Budget,
+        transit: &mut InTransit<'_>,
+        bytes: usize,
+        overcommit: Overcommit,
+    ) -> NextStep {
+        if transit_could_free(budget, bytes) && transit.pause(|| self.for_transit.pause_within(TRANSIT_MAX)) {
+            return NextStep::LookAgain;
+        }
+        match overcommit {
+            Overcommit::Wait(time) if transit.pause(|| self.for_room.pause_within(time)) => NextStep::LookAgain,
+            Overcommit::Allow => NextStep::Exceed,
+            // Another thread may have unmapped what this one did not find, and left transit before this one counted.
+            Overcommit::Fail | Overcommit::Wait(_) if !self.is_last_look => {
+                self.is_last_look = true;
+                NextStep::LookAgain
+            }
+            Overcommit::Fail | Overcommit::Wait(_) => NextStep::Refuse,
+        }
+    }
+}
+
+/// Returns `true` if there would be room for `bytes` once each other thread in transit gave about as much back.
+fn transit_could_free(budget: &Budget, bytes: usize) -> bool {
+    let others = budget.in_transit().saturating_sub(1);
+    let (used, limit) = (budget.used(), budget.limit());
+    let pinned_bytes = used.bytes.saturating_sub(others.saturating_mul(bytes));
+    let pinned_items = used.items.saturating_sub(others);
+    others > 0 && pinned_bytes.saturating_add(bytes) <= limit.bytes && pinned_items < limit.items
+}
+
+impl RegionPool {
+    /// Reserves one region of `bytes`, and evicts others for it as `policy` allows. The caller is in `transit`.
+    pub(super) fn make_room<'b>(
+        &'b self,
+        transit: &mut InTransit<'b>,
+        bytes: usize,
+        policy: RoomPolicy,
+        patience: &mut Patience,
+    ) -> Result<Room, Refused> {
+        if bytes > self.budget.limit().bytes {
+            return Err(Refused::TooLarge);
+        }
+        let mut held: Option<Reservation> = None;
+        let mut failures = 0;
+        loop {
+            let may_take_free_room = held.is_some() || !matches!(policy, RoomPolicy::Colder(_));
+            if may_take_free_room {
+                if let Some(reservation) = self.complete(&mut held, bytes) {
+                    return Ok(Room { reservation, over: false });
+                }
+            }
+            let victim = match policy {
+                _ if failures == FAILURES_MAX => None,
+                RoomPolicy::Free => None,
+                RoomPolicy::Colder(than) => self.victim_colder_than(than),
+                RoomPolicy::Required(_) => self.victim(),
+            };
+            if let Some(token) = victim {
+                match self.reclaim(token) {
+                    Some(reservation) => {
+                        self.evicted.add(1);
+                        match &mut held {
+                            Some(held) => held.absorb(reservation),
+                            None => held = Some(reservation),
+                        }
+                    }
+                    None => failures += 1,
+                }
+                continue;
+            }
+            let RoomPolicy::Required(overcommit) = policy else { return Err(Refused::AllPinned) };
+            if self.retry_deferred() > 0 {
+                continue;
+            }
+            // While the thread waits, other threads may use what it has evicted so far.
+            held = None;
+            failures = 0;
+            match patience.next(&self.budget, transit, bytes, overcommit) {
+                NextStep::LookAgain => {}
+                NextStep::Exceed => return Ok(Room::exceeding(&self.budget, bytes)),
+                NextStep::Refuse => return Err(Refused::AllPinned),
+            }
+        }
+    }
+
+    /// Returns a reservation of `bytes` made of `held` and of free room, or `None` if that is not enough.
+    fn complete(&self, held: &mut Option<Reservation>, bytes: usize) -> Option<Reservation> {
+        let Some(mine) = held else { return self.budget.reserve(bytes) };
+        // If the limit was lowered or exceeded before, the evicted room has to go.
+        if !self.budget.is_within() {
+            *held = None;
+            return None;
+        }
+        if !mine.try_grow_to(bytes) {
+            return None;
+        }
+        mine.shrink_to(bytes);
+        held.take()
+    }
+}
+
+/// Headroom: after a required mapping had to evict, optional mappings leave a part of the budget free for a while.
+impl Cache {
+    /// Evicts unused regions down to the [admission limit](Self::admission_limit), and closes descriptors beyond their limit.
+    pub(super) fn trim(&self) {
+        reclaim::retry_orphans();
+        self.regions.trim(|| self.excess());
+        self.descriptors.trim();
+    }
+
+    /// Returns the number of windows to evict for that, and no more: the next optional mapping would take a place that was
+    /// freed without need.
+    fn excess(&self) -> usize {
+        let (used, limit) = (self.regions.budget.used(), self.admission_limit(self.regions.budget.limit()));
+        let window = self.config.geometry.window_bytes().map_or(usize::MAX, |bytes| bytes as usize);
+        used.bytes.saturating_sub(limit.bytes).div_ceil(window).max(used.items.saturating_sub(limit.items))
+    }
+
+    /// Returns the part of `limit` that optional mappings may use: all of it, unless a required mapping recently had to evict.
+    fn admission_limit(&self, limit: Usage) -> Usage {
+        if !self.regions.under_pressure() {
+            return limit;
+        }
+        let window = self.config.geometry.window_bytes().map_or(0, |bytes| bytes as usize);
+        Usage {
+            bytes: limit.bytes - policy::headroom(limit.bytes, window),
+            items: limit.items - policy::headroom(limit.items, 1),
+        }
+    }
+
+    /// Returns `true` if half of the headroom is used, and the collector should evict.
+    ///
+    /// The collector waits for half of it and then evicts several regions at once: it takes a processor from other threads, and
+    /// its barrier interrupts all readers.
+    pub(super) fn is_room_low(&self) -> bool {
+        let (used, limit) = (self.regions.budget.used(), self.regions.budget.limit());
+        let admission = self.admission_limit(limit);
+        let is_low = |used: usize, limit: usize, admission: usize| used > limit - (limit - admission) / 2;
+        is_low(used.bytes, limit.bytes, admission.bytes) || is_low(used.items, limit.items, admission.items)
+    }
+
+    /// Returns `true` if an optional mapping of `bytes` fits without an eviction.
+    pub(super) fn has_room(&self, bytes: usize) -> bool {
+        let (used, limit) = (self.regions.budget.used(), self.admission_limit(self.regions.budget.limit()));
+        used.bytes.saturating_add(bytes) <= limit.bytes && used.items < limit.items
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn transit_could_free_counts_what_other_threads_hold() {
+        let limit = Usage { bytes: 100, items: 4 };
+        // Threads in transit (this one included), bytes of each item in use, bytes asked for. The limit may be exceeded already.
+        for (in_transit, items, asked, could_free) in [
+            (1, &[][..], 10, false),
+            (1, &[10], 10, false),
+            (2, &[], 10, true),
+            (2, &[90], 10, true),
+            (2, &[100], 10, true),
+            (2, &[101], 10, false),
+            (2, &[110], 10, false),
+            (3, &[110], 10, true),
+            (3, &[111], 10, false),
+            (2, &[1, 1, 1], 10, true),
+            (2, &[1, 1, 1, 1], 10, true),
+            (2, &[1, 1, 1, 1, 1], 10, false),
+            (3, &[1, 1, 1, 1, 1], 10, true),
+            (3, &[1, 1, 1, 1, 1, 200], 10, false),
+        ] {
+            let budget = Arc::new(Budget::new(limit));
+            let _held: Vec<_> = items.iter().map(|&bytes| budget.reserve_over(bytes)).collect();
+            let _threads: Vec<_> = (0..in_transit).map(|_| budget.enter_transit()).collect();
+            assert_eq!(transit_could_free(&budget, asked), could_free, "{in_transit} in transit, {items:?} in use");
+        }
+    }
+}

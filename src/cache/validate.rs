@@ -1,0 +1,145 @@
+//! Finding out whether mapped bytes were really there. A file that was truncated, or a medium that failed, leaves zeros in a
+//! mapping (see [`fault_guard`](crate::fault_guard)).
+//!
+//! After a read, the reader asks the region for a [`Suspect`]. If there is one, [`CachedFile::validate`] asks the file.
+
+use std::fs::File;
+use std::ops::Range;
+use std::ptr::NonNull;
+use std::sync::Arc;
+
+use super::copy::read_exact_at;
+use super::load::truncated;
+use super::open::cannot_stat;
+use super::region::Region;
+use super::{Cache, CachedFile};
+use crate::config::Revalidate;
+use crate::error::{Error, ErrorKind, Result};
+use crate::os;
+use crate::policy::Access;
+
+/// Why bytes that were read from a mapping may not be the file's.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Suspect {
+    /// The bytes end in zeros, as they would if the file had been truncated inside a page.
+    Zeros,
+    /// Faults were found in this range, relative to the first byte.
+    Faulted(Range<usize>),
+}
+
+impl Region {
+    /// Returns why the `len` bytes at `start`, a part of the mapping, may not be the file's. To be called after reading them.
+    #[inline]
+    pub(crate) fn suspect(&self, start: NonNull<u8>, len: usize) -> Option<Suspect> {
+        let start = start.as_ptr().cast_const();
+        match self.mapping().faulted_part(start, len) {
+            Some(range) => Some(Suspect::Faulted(range)),
+            None if self.mapping().may_end_early(start, len) => Some(Suspect::Zeros),
+            None => None,
+        }
+    }
+
+    /// Returns an error if `bytes`, a part of the mapping that was read as the file from `offset` on, are not the file's.
+    pub(crate) fn validate(&self, offset: u64, bytes: &[u8]) -> Result<()> {
+        let suspect = self.suspect(NonNull::from(bytes).cast(), bytes.len());
+        self.file().validate(offset, bytes, suspect)
+    }
+
+    /// [Validates](Self::validate) only bytes that are suspect: no system call for the others.
+    #[inline]
+    pub(crate) fn validate_suspect(&self, offset: u64, bytes: &[u8]) -> Result<()> {
+        match self.suspect(NonNull::from(bytes).cast(), bytes.len()) {
+            None => Ok(()),
+            suspect => self.file().validate(offset, bytes, suspect),
+        }
+    }
+}
+
+impl CachedFile {
+    /// Returns an error if the file ends before `bytes`, which were read as the file from `offset` on, or differs from them where
+    /// faults were found.
+    ///
+    /// Works for a lease that has outlived the file's handles and the cache. If the file cannot be asked any more, that is an
+    /// error only for suspect bytes: the others cannot be zeros in place of missing bytes.
+    #[cold]
+    fn validate(&self, offset: u64, bytes: &[u8], suspect: Option<Suspect>) -> Result<()> {
+        let is_suspect = suspect.is_some();
+        let compared = self.cache.upgrade().ok_or_else(possibly_truncated).and_then(|cache| {
+            Ok(match self.descriptor.get() {
+                Some(open) => cache.compare(open.file(), offset, bytes, suspect),
+                // Not installed in the file: it may have no handle that would close it.
+                None => cache.compare(&cache.reopen(self)?, offset, bytes, suspect),
+            })
+        });
+        let result = match compared {
+            Ok(result) => result,
+            Err(error) if is_suspect => Err(error),
+            Err(_) => Ok(()),
+        };
+        let range = offset..offset + bytes.len() as u64;
+        result.map_err(|error| error.at(self.names().first().map(|name| name.as_path())).within(range))
+    }
+}
+
+impl Cache {
+    /// Returns an error if `file` ends before the end of `bytes`, or differs from them where faults were found.
+    fn compare(&self, file: &File, offset: u64, bytes: &[u8], suspect: Option<Suspect>) -> Result<()> {
+        let faulted = match suspect {
+            Some(Suspect::Faulted(faulted)) => Some(faulted),
+            _ if self.config.revalidate == Revalidate::Never => return Ok(()),
+            _ => None,
+        };
+        reaches(file, offset + bytes.len() as u64)?;
+        let Some(faulted) = faulted else { return Ok(()) };
+        let mut mapped = &bytes[faulted.clone()];
+        read_in_parts(file, offset + faulted.start as u64..offset + faulted.end as u64, |read| {
+            let (part, rest) = mapped.split_at(read.len());
+            mapped = rest;
+            if part == read { Ok(()) } else { Err(possibly_truncated()) }
+        })
+    }
+
+    /// Reads each page of `range` without a risk of faults: populates the pages of mapped windows, and reads the rest from the
+    /// file.
+    pub(crate) fn verify(&self, file: &Arc<CachedFile>, range: Range<u64>) -> Result<()> {
+        let descriptor = self.descriptor(file, None)?;
+        let geometry = &self.config.geometry;
+        for (window, piece) in geometry.pieces(range.clone()) {
+            let start = geometry.start(window);
+            let (at, end) = ((piece.start - start) as usize, piece.end - start);
+            let mapped = self.lookup(file, window, end, Access::Repeat);
+            // If the OS cannot populate the pages, the read says why.
+            let is_populated = mapped.is_ok_and(|client| client.mapping().populate(at..end as usize).unwrap_or(false));
+            if !is_populated {
+                read_in_parts(descriptor.file(), piece, |_| Ok(()))?;
+            }
+        }
+        reaches(descriptor.file(), range.end)
+    }
+}
+
+/// Returns an error if the file is shorter than `end`.
+fn reaches(file: &File, end: u64) -> Result<()> {
+    let len = os::stat(file).map_err(cannot_stat)?.len;
+    if len < end { Err(truncated(len, end)) } else { Ok(()) }
+}
+
+/// Reads `range` in parts, and passes each to `check`. Stops at the first error.
+fn read_in_parts(file: &File, range: Range<u64>, mut check: impl FnMut(&[u8]) -> Result<()>) -> Result<()> {
+    const PART: u64 = 64 << 10;
+    let mut bytes = vec![0; PART.min(range.end - range.start) as usize];
+    let mut at = range.start;
+    while at < range.end {
+        let part = &mut bytes[..PART.min(range.end - at) as usize];
+        read_exact_at(file, part, at, range.end)?;
+        check(part)?;
+        at += part.len() as u64;
+    }
+    Ok(())
+}
+
+fn possibly_truncated() -> Error {
+    let message =
+        "the file may have been truncated while it was mapped, so zero bytes may not be file content: retry the read";
+    Error::new(ErrorKind::Truncated, message)
+}

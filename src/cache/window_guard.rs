@@ -1,0 +1,300 @@
+//! [`WindowGuard`]: the region that one cursor reads, protected by the cursor's hazard pointer. [`SlotCache`]: the slots of the
+//! windows that the cursor has read before.
+#![allow(
+    unsafe_code,
+    reason = "bytes of a protected region (rule 7 of `protocol`); slots that the cursor's file keeps"
+)]
+
+use std::mem;
+use std::ptr::NonNull;
+use std::sync::Arc;
+
+use super::region::{Region, RegionBytes, RegionRef};
+use crate::geometry::Geometry;
+use crate::protocol::hazard::{HazardDomain, HazardPointer};
+use crate::protocol::slot::{Slot, SlotRef};
+
+/// The region that one cursor reads, or none.
+///
+/// A region in a slot is protected by the hazard pointer. A detached region is held by a counted client instead. The guard
+/// belongs to one file: all slots given to it are of that file's table, and it is dropped before the file's last handle.
+pub(crate) struct WindowGuard {
+    hazard: HazardPointer<Region>,
+    slots: SlotCache,
+    /// `None` while a slot is protected.
+    detached: Option<Detached>,
+    /// The region that is protected, or the client's.
+    region: Option<NonNull<Region>>,
+    /// All bytes of the region. A reader of its own window follows no other pointer.
+    bytes: RegionBytes,
+    /// The offset of the first byte in the file. Kept after a release, to recognise a sequential reader. [`NOWHERE`] before the
+    /// first window.
+    start: u64,
+    /// Bytes of a window. A whole-file window has no next one, so there the sum of start and size is never an offset.
+    window_bytes: u64,
+}
+
+/// A client of a detached region.
+struct Detached {
+    _client: SlotRef<Region>,
+    /// Whether the region is a window, whose slot an older region still held.
+    is_window: bool,
+}
+
+/// No window starts here, and no window follows.
+const NOWHERE: u64 = u64::MAX;
+
+/// Where a change of window by [`WindowGuard::switch`] led.
+pub(crate) struct Switch<'s> {
+    pub(crate) slot: &'s Slot<Region>,
+    /// The address of the first byte that was asked for.
+    pub(crate) address: NonNull<u8>,
+    /// The offset of that byte in its window.
+    pub(crate) at: u64,
+    /// Whether the window follows the one read before.
+    pub(crate) is_next: bool,
+}
+
+// SAFETY: the guard reads memory that is only read. The hazard pointer and the client, which keep that memory, may cross
+// threads.
+unsafe impl Send for WindowGuard {}
+// SAFETY: as above; a shared guard only lends its bytes.
+unsafe impl Sync for WindowGuard {}
+
+impl WindowGuard {
+    /// Makes a guard for a cursor of one file, in a cache whose owners scan `hazards` before they unmap.
+    pub(super) fn new(hazards: &Arc<HazardDomain<Region>>, geometry: &Geometry) -> Self {
+        Self {
+            hazard: HazardPointer::new(hazards),
+            slots: SlotCache::new(geometry),
+            detached: None,
+            region: None,
+            bytes: RegionBytes::EMPTY,
+            start: NOWHERE,
+            window_bytes: geometry.window_bytes().unwrap_or(NOWHERE),
+        }
+    }
+
+    #[inline]
+    pub(crate) fn region(&self) -> Option<&Region> {
+        // SAFETY: the region is protected or has a client, until the next `&mut self`.
+        self.region.map(|region| unsafe { region.as_ref() })
+    }
+
+    #[inline]
+    pub(crate) fn bytes(&self) -> &RegionBytes {
+        &self.bytes
+    }
+
+    /// Returns the offset in the file of the first byte.
+    #[inline]
+    pub(crate) fn start(&self) -> u64 {
+        self.start
+    }
+
+    /// Returns `true` if `start..end` is not empty and all of it is in the region.
+    #[inline]
+    pub(crate) fn contains(&self, start: u64, end: u64) -> bool {
+        // A start before the region wraps to more than any region has. So does the length of a reversed range, because no file
+        // reaches 2⁶³ bytes.
+        self.bytes.contains(start.wrapping_sub(self.start), end.wrapping_sub(start))
+    }
+
+    /// Returns the bytes `start..end` of the file, or an empty slice if the region does not contain them.
+    #[inline]
+    pub(crate) fn get(&self, start: u64, end: u64) -> &[u8] {
+        self.bytes.get(start.wrapping_sub(self.start), end.wrapping_sub(start))
+    }
+
+    /// Returns `true` if the guard holds the window of `offset`. A detached range is no window.
+    #[inline]
+    pub(crate) fn is_window_of(&self, offset: u64) -> bool {
+        self.detached.as_ref().is_none_or(|detached| detached.is_window)
+            && offset.wrapping_sub(self.start) < self.bytes.len() as u64
+    }
+
+    /// Returns the bytes from `offset` to the end of the window, or an empty slice if the guard holds another one.
+    #[inline]
+    pub(crate) fn get_from(&self, offset: u64) -> &[u8] {
+        let (at, len) = (offset.wrapping_sub(self.start), self.bytes.len() as u64);
+        if self.is_window_of(offset) { self.bytes.get(at, len - at) } else { &[] }
+    }
+
+    /// Returns the offset of the end of the region.
+    #[inline]
+    pub(crate) fn end(&self) -> u64 {
+        self.start.wrapping_add(self.bytes.len() as u64)
+    }
+
+    /// Returns `true` if a fault was found in the region, as of about now.
+    #[inline]
+    pub(crate) fn is_faulted(&self) -> bool {
+        // The global flag comes first, so that a reader in its window follows no pointer.
+        crate::fault_guard::any_faulted() && self.region().is_some_and(|region| region.mapping().is_faulted())
+    }
+
+    /// Switches to the window of `start` by the slot cache: the fast path of a hit, without a call.
+    ///
+    /// Returns `None` if the window is not in the slot cache; the guard then keeps its region. Returns `None` as well if the
+    /// window is not mapped up to `end`, or was mapped anew since; the guard then holds nothing.
+    #[inline(always)]
+    pub(crate) fn switch(&mut self, start: u64, end: u64) -> Option<Switch<'_>> {
+        let (window, slot, address) = self.slots.get(start)?;
+        // SAFETY: the slot is of the table of this guard's file, whose elements do not move.
+        let slot = unsafe { slot.as_ref() };
+        let first = window << self.slots.shift;
+        if start >= end || self.detached.is_some() || !self.protect_slot(slot, end - first) {
+            return None;
+        }
+        if self.bytes.address() != address {
+            // The window was mapped anew. The slow path updates the slot cache.
+            self.clear();
+            return None;
+        }
+        self.hazard.count();
+        let is_next = self.start.wrapping_add(self.window_bytes) == first;
+        self.start = first;
+        let at = start - first;
+        // SAFETY: inside the mapping, which reaches up to `end`.
+        let address = unsafe { address.add(at as usize) };
+        Some(Switch { slot, address, at, is_next })
+    }
+
+    /// Reads the window of `slot`, which starts at `first`, if it is mapped up to `end`, without a fault. Returns `None`
+    /// otherwise, and the guard then holds nothing. Returns whether the window follows the one read before.
+    pub(super) fn protect(&mut self, slot: &Slot<Region>, window: u64, first: u64, end: u64) -> Option<bool> {
+        self.clear();
+        self.detached = None;
+        if !self.protect_slot(slot, end - first) {
+            self.release();
+            return None;
+        }
+        self.hazard.count();
+        self.slots.insert(window, NonNull::from(slot), self.bytes.address());
+        Some(self.move_to(first))
+    }
+
+    /// Reads a region that the caller has counted a client in for. The hazard pointer takes over from the client, unless the
+    /// region is detached (`window` is `None`). Returns whether a window follows the one read before.
+    pub(crate) fn hold(&mut self, held: RegionRef, start: u64, window: Option<u64>) -> bool {
+        let (client, bytes) = held.into_parts();
+        self.clear();
+        self.detached = None;
+        let is_next = match (client, window) {
+            (Some(client), Some(window)) if !client.is_detached() => {
+                // SAFETY: a slot of the cache whose owners scan this domain (the caller's promise to `new`).
+                self.region = Some(unsafe { self.hazard.protect_client(&client) });
+                self.slots.insert(window, client.place(), client.mapping().address());
+                self.move_to(start)
+            }
+            (client, window) => {
+                self.release();
+                self.region = client.as_deref().map(NonNull::from);
+                self.detached = client.map(|client| Detached { _client: client, is_window: window.is_some() });
+                self.move_to(start) && window.is_some()
+            }
+        };
+        self.bytes = bytes;
+        is_next
+    }
+
+    /// Reads nothing any more. Returns `true` if the owner of the region may be waiting for that, to unmap it.
+    pub(crate) fn release(&mut self) -> bool {
+        self.clear();
+        self.detached = None;
+        // SAFETY: the slot is of a file that has a handle (the caller's promise to `new`).
+        unsafe { self.hazard.reset() }
+    }
+
+    /// Returns the slot of the window that starts at [`start`](Self::start), if the slot cache contains it.
+    pub(crate) fn slot(&self) -> Option<&Slot<Region>> {
+        let (_, slot, _) = self.slots.get(self.start)?;
+        // SAFETY: as in `switch`.
+        Some(unsafe { slot.as_ref() })
+    }
+
+    /// Protects `slot`, and reads its region. Returns `false` if it is not mapped up to `end` bytes, or has a fault.
+    #[inline(always)]
+    fn protect_slot(&mut self, slot: &Slot<Region>, end: u64) -> bool {
+        // SAFETY: a slot of the cache whose owners scan this domain (the caller's promise to `new`).
+        let Some(region) = (unsafe { self.hazard.protect(slot) }) else {
+            self.clear();
+            return false;
+        };
+        // SAFETY: the region is protected now.
+        let mapping = unsafe { region.as_ref() }.mapping();
+        self.region = Some(region);
+        // SAFETY: the region stays protected until `clear` or the next `protect` replaces these bytes.
+        self.bytes = unsafe { RegionBytes::new(mapping.address(), mapping.len()) };
+        // A range that crosses into the next window is not here, nor is the new tail of a file that has grown.
+        if (mapping.len() as u64) < end || mapping.is_faulted() {
+            self.clear();
+            return false;
+        }
+        true
+    }
+
+    fn move_to(&mut self, start: u64) -> bool {
+        let is_next = self.start.wrapping_add(self.window_bytes) == start;
+        self.start = start;
+        is_next
+    }
+
+    /// Forgets the region, which the hazard pointer may still protect.
+    fn clear(&mut self) {
+        self.region = None;
+        self.bytes = RegionBytes::EMPTY;
+    }
+}
+
+/// The slots of windows that the cursor has read before, by the low bits of the window's index. Finding a slot in the radix
+/// table costs as much as the rest of a hit.
+///
+/// Used only if the size of a window is a power of two. It takes no memory before the second change of window.
+struct SlotCache {
+    shift: u32,
+    has_switched: bool,
+    entries: Option<Box<Entries>>,
+}
+
+/// 12 KiB. Separate columns, so that the address of an entry follows directly from the window's index.
+struct Entries {
+    windows: [u64; ENTRIES],
+    slots: [NonNull<Slot<Region>>; ENTRIES],
+    /// The address of the window's first byte when it was read last. The processor can load the bytes before the slot's
+    /// content has arrived; [`WindowGuard::switch`] compares it afterwards.
+    addresses: [NonNull<u8>; ENTRIES],
+}
+
+const ENTRIES: usize = 512;
+
+impl SlotCache {
+    fn new(geometry: &Geometry) -> Self {
+        Self { shift: geometry.shift().unwrap_or(0), has_switched: false, entries: None }
+    }
+
+    /// Returns the window of `offset`, its slot, and the last known address of its first byte.
+    #[inline]
+    fn get(&self, offset: u64) -> Option<(u64, NonNull<Slot<Region>>, NonNull<u8>)> {
+        let window = offset >> self.shift;
+        let (entries, at) = (self.entries.as_ref()?, window as usize % ENTRIES);
+        (entries.windows[at] == window).then(|| (window, entries.slots[at], entries.addresses[at]))
+    }
+
+    #[cold]
+    fn insert(&mut self, window: u64, slot: NonNull<Slot<Region>>, address: NonNull<u8>) {
+        if self.shift == 0 || !mem::replace(&mut self.has_switched, true) {
+            return;
+        }
+        let entries = self.entries.get_or_insert_with(|| {
+            Box::new(Entries {
+                // No file has this window: none reaches 2⁶³ bytes.
+                windows: [u64::MAX; ENTRIES],
+                slots: [NonNull::dangling(); ENTRIES],
+                addresses: [NonNull::dangling(); ENTRIES],
+            })
+        });
+        let at = window as usize % ENTRIES;
+        (entries.windows[at], entries.slots[at], entries.addresses[at]) = (window, slot, address);
+    }
+}
