@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use smmap_loom_tests_epoch::{epoch, models};
 
 #[test]
-fn an_evictor_against_the_end_of_a_file() {
-    models::file::an_evictor_against_the_end_of_a_file();
+fn evictor_against_drop_of_file() {
+    models::file::evictor_against_drop_of_file();
     assert!(epoch::FREED.load(Relaxed) > 0, "the epoch never freed anything");
 }

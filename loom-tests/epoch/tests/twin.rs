@@ -20,7 +20,7 @@ fn freed_at_once() {
             exit(FAILED);
         }));
         epoch::FREES_AT_ONCE.store(true, Relaxed);
-        return models::file::an_evictor_against_the_end_of_a_file();
+        return models::file::evictor_against_drop_of_file();
     }
     let child = Command::new(env::current_exe().expect("this very file"))
         .args(["--exact", "freed_at_once", "--nocapture"])

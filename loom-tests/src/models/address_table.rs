@@ -25,7 +25,7 @@ fn is_faulted(ranges: &AddressTable, range: std::ops::Range<usize>) -> bool {
 
 /// Whoever looks up an address that is nobody's finds nothing, while one range goes and another takes its entry, between
 /// which that address lies.
-pub fn what_is_nobodys_is_not_found() {
+pub fn foreign_address_is_not_found() {
     explore_to(2, || {
         let ranges = Arc::new(AddressTable::default());
         ranges.insert(ONE);
@@ -36,14 +36,14 @@ pub fn what_is_nobodys_is_not_found() {
                 ranges.insert(OTHER);
             }
         });
-        assert!(note_fault(&ranges, NOBODYS).is_none(), "found what is nobody's");
+        assert!(note_fault(&ranges, NOBODYS).is_none(), "found a foreign address");
         writer.join().expect("a thread that ends");
         assert!(!ranges.any_faulted(), "told of another");
     });
 }
 
 /// Whoever looks up an address of a range finds it, while another goes and comes in the entry beside it.
-pub fn a_look_up_beside_a_change() {
+pub fn lookup_beside_concurrent_change() {
     explore_to(1, || {
         let ranges = Arc::new(AddressTable::default());
         ranges.insert(ONE);
@@ -57,19 +57,19 @@ pub fn a_look_up_beside_a_change() {
         });
         assert_eq!(note_fault(&ranges, OURS.start + 8), Some(OURS), "not found");
         writer.join().expect("a thread that ends");
-        assert!(is_faulted(&ranges, OURS), "not told");
+        assert!(is_faulted(&ranges, OURS), "fault not reported");
         assert!(!is_faulted(&ranges, OTHER), "told of another");
     });
 }
 
 /// Two meet holes in the same range: each is told as soon as he asks, also before the other is done.
-pub fn two_meet_a_hole() {
+pub fn two_faults_in_one_range_are_both_reported() {
     explore_to(2, || {
         let ranges = Arc::new(AddressTable::default());
         ranges.insert(OURS);
         let meet = |ranges: &AddressTable| {
             assert!(note_fault(ranges, OURS.start).is_some(), "not found");
-            assert!(is_faulted(ranges, OURS), "not told");
+            assert!(is_faulted(ranges, OURS), "fault not reported");
         };
         let other = thread::spawn({
             let ranges = Arc::clone(&ranges);
@@ -78,13 +78,13 @@ pub fn two_meet_a_hole() {
         meet(&ranges);
         other.join().expect("a thread that ends");
         ranges.remove(OURS);
-        assert!(!ranges.any_faulted(), "counted for ever");
+        assert!(!ranges.any_faulted(), "faulted range still counted");
     });
 }
 
 /// Rule 2: who reads what was filled in the place of a hole is told. The filling is the system's, which orders it after what
 /// the thread did before; the read is an ordinary one.
-pub fn who_reads_what_was_filled_is_told() {
+pub fn reader_of_filled_page_sees_the_fault() {
     explore(|| {
         let ranges = Arc::new(AddressTable::default());
         ranges.insert(OURS);
@@ -97,14 +97,14 @@ pub fn who_reads_what_was_filled_is_told() {
             }
         });
         if is_filled.load(Relaxed) {
-            assert!(is_faulted(&ranges, OURS), "not told");
+            assert!(is_faulted(&ranges, OURS), "fault not reported");
         }
         other.join().expect("a thread that ends");
     });
 }
 
 /// A torn range goes, with its note, while another one is torn; the next at its place is torn anew.
-pub fn a_note_goes_with_its_range() {
+pub fn fault_note_is_removed_with_its_range() {
     explore_to(2, || {
         let ranges = Arc::new(AddressTable::default());
         ranges.insert(OURS);
@@ -122,9 +122,9 @@ pub fn a_note_goes_with_its_range() {
         assert!(note_fault(&ranges, OURS.start).is_some(), "not found");
         other.join().expect("a thread that ends");
         for range in [OURS, OTHER] {
-            assert!(is_faulted(&ranges, range.clone()), "not told");
+            assert!(is_faulted(&ranges, range.clone()), "fault not reported");
             ranges.remove(range);
         }
-        assert!(!ranges.any_faulted(), "counted for ever");
+        assert!(!ranges.any_faulted(), "faulted range still counted");
     });
 }

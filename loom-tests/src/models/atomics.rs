@@ -34,7 +34,7 @@ impl Written {
 }
 
 /// Exactly one of two holders is the last, and sees what the other did.
-pub fn the_last_holder_sees_all() {
+pub fn last_leave_sees_all_writes() {
     explore(|| {
         let (holders, written) = (Arc::new(UserCount::default()), Arc::new(Written::new()));
         holders.enter();
@@ -52,12 +52,12 @@ pub fn the_last_holder_sees_all() {
             move || leave(&holders, &written, 1)
         });
         let (one, other) = (leave(&holders, &written, 0), other.join().expect("a thread that ends"));
-        assert!(one != other, "not one of the two was the last");
+        assert!(one != other, "expected one last user");
     });
 }
 
 /// Who counts no holders sees what the last one did.
-pub fn who_counts_none_sees_all() {
+pub fn zero_count_sees_all_writes() {
     explore(|| {
         let (holders, written) = (Arc::new(UserCount::default()), Arc::new(Written::new()));
         holders.enter();
@@ -77,7 +77,7 @@ pub fn who_counts_none_sees_all() {
 
 /// Who makes a place and then asks for the number, against who sets it and then looks for places: one of the two sees what
 /// the other did.
-pub fn a_settled_number_or_a_place_that_is_found() {
+pub fn store_then_fence_against_load_after_fence() {
     explore(|| {
         let (number, place) = (Arc::new(FencedU64::new(1)), Arc::new(AtomicU64::new(0)));
         let other = thread::spawn({
@@ -90,12 +90,12 @@ pub fn a_settled_number_or_a_place_that_is_found() {
         place.store(1, Relaxed);
         let seen = number.load_after_fence();
         let was_found = other.join().expect("a thread that ends");
-        assert!(seen == 2 || was_found, "an old number, and nobody knows");
+        assert!(seen == 2 || was_found, "old value read and new place not found");
     });
 }
 
 /// Who sees a number sees what came before it.
-pub fn a_published_number_brings_what_came_before() {
+pub fn fenced_u64_publishes_earlier_writes() {
     explore(|| {
         let (number, written) = (Arc::new(FencedU64::new(0)), Arc::new(Written::new()));
         let other = thread::spawn({
@@ -113,7 +113,7 @@ pub fn a_published_number_brings_what_came_before() {
 }
 
 /// Two take a number, add to what is counted under it as if it were a variable, and leave: nothing that was counted is lost.
-pub fn a_number_has_one_owner() {
+pub fn thread_id_has_one_owner() {
     explore(|| {
         let (numbers, counts) = (Arc::new(ThreadIds::default()), Arc::new([AtomicU64::new(0), AtomicU64::new(0)]));
         let count = |numbers: &ThreadIds, counts: &[AtomicU64; 2]| {
@@ -128,6 +128,6 @@ pub fn a_number_has_one_owner() {
         });
         count(&numbers, &counts);
         other.join().expect("a thread that ends");
-        assert_eq!(counts.iter().map(|count| count.load(Relaxed)).sum::<u64>(), 2, "a count was lost");
+        assert_eq!(counts.iter().map(|count| count.load(Relaxed)).sum::<u64>(), 2, "count lost");
     });
 }

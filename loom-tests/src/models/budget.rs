@@ -30,19 +30,19 @@ impl Mapped {
     fn map_and_unmap(&self, reservation: &Reservation, budget: &Budget) {
         let bytes = reservation.bytes();
         let before = self.0.fetch_add(bytes, Relaxed);
-        assert!(before + bytes <= 2, "more was mapped than the limit");
-        assert!(budget.used().bytes >= bytes, "mapped and not reserved");
+        assert!(before + bytes <= 2, "mapped more than the limit");
+        assert!(budget.used().bytes >= bytes, "mapped bytes not reserved");
         self.0.fetch_sub(bytes, Relaxed);
     }
 }
 
 /// Rule 4. Two threads reserve, map, unmap and give back: never more than the limit, and nothing is lost.
-pub fn never_above_the_limit() {
+pub fn two_threads_stay_within_limit() {
     never_above(3, &[1]);
 }
 
 /// Rule 4. The same with three threads, and one preemption.
-pub fn never_above_the_limit_of_three() {
+pub fn three_threads_stay_within_limit() {
     never_above(1, &[1, 2]);
 }
 
@@ -61,7 +61,7 @@ fn never_above(preemptions: usize, others: &'static [usize]) {
         let others: Vec<_> = others.collect();
         run(&budget, &mapped, 2);
         others.into_iter().for_each(|other| other.join().expect("a thread that ends"));
-        assert_eq!(budget.used(), Usage::default(), "not all came back");
+        assert_eq!(budget.used(), Usage::default(), "reservations not released");
         let peak = budget.peak();
         assert!(peak.bytes <= 2 && peak.items <= 2, "{peak:?}");
     });
@@ -69,7 +69,7 @@ fn never_above(preemptions: usize, others: &'static [usize]) {
 
 /// Rule 4. A victim's reservation is taken over, and its bytes are at no moment a third's: who already holds them
 /// reserves again, a third tries to. Two preemptions.
-pub fn what_is_handed_over_stays_reserved() {
+pub fn absorbed_bytes_stay_reserved() {
     explore_to(2, || {
         let (budget, mapped) = (budget(2, 3), Arc::new(Mapped::default()));
         let third = {
@@ -82,7 +82,7 @@ pub fn what_is_handed_over_stays_reserved() {
         };
         if let (Some(mut mine), Some(victim)) = (budget.reserve(1), budget.reserve(1)) {
             mine.absorb(victim);
-            assert_eq!((mine.bytes(), budget.used().bytes), (2, 2), "handed over, and not reserved");
+            assert_eq!((mine.bytes(), budget.used().bytes), (2, 2), "absorbed bytes not reserved");
             mapped.map_and_unmap(&mine, &budget);
             mine.shrink_to(1);
             mapped.map_and_unmap(&mine, &budget);
@@ -91,12 +91,12 @@ pub fn what_is_handed_over_stays_reserved() {
             }
         }
         third.join().expect("a thread that ends");
-        assert_eq!(budget.used(), Usage::default(), "not all came back");
+        assert_eq!(budget.used(), Usage::default(), "reservations not released");
     });
 }
 
 /// Rule 4. Who gets what another gave back maps after that one has unmapped.
-pub fn what_came_back_is_unmapped() {
+pub fn released_bytes_are_unmapped() {
     explore(|| {
         let (budget, memory) = (budget(1, 1), Arc::new(Memory::default()));
         let run = |budget: &Arc<Budget>, memory: &Memory| {
@@ -112,12 +112,12 @@ pub fn what_came_back_is_unmapped() {
         };
         run(&budget, &memory);
         other.join().expect("a thread that ends");
-        assert_eq!(budget.used(), Usage::default(), "not all came back");
+        assert_eq!(budget.used(), Usage::default(), "reservations not released");
     });
 }
 
 /// Rule 4. The same for who goes above the limit, and did not have to: the peak says that nobody else was there.
-pub fn what_came_back_is_unmapped_also_for_who_overcommits() {
+pub fn released_bytes_are_unmapped_before_overcommit() {
     explore(|| {
         let (budget, memory) = (budget(1, 1), Arc::new(Memory::default()));
         let other = {
@@ -137,12 +137,12 @@ pub fn what_came_back_is_unmapped_also_for_who_overcommits() {
         }
         drop(mine);
         other.join().expect("a thread that ends");
-        assert_eq!(budget.used(), Usage::default(), "not all came back");
+        assert_eq!(budget.used(), Usage::default(), "reservations not released");
     });
 }
 
 /// A limit that is lowered meanwhile is kept by whoever reserves after.
-pub fn a_lowered_limit_holds() {
+pub fn lowered_limit_is_kept() {
     explore(|| {
         let budget = budget(4, 4);
         let other = spawn(&budget, |budget| drop(budget.reserve(3)));
@@ -150,13 +150,13 @@ pub fn a_lowered_limit_holds() {
         assert!(budget.reserve(3).is_none(), "reserved above the limit");
         other.join().expect("a thread that ends");
         assert!(budget.reserve(2).is_some());
-        assert_eq!(budget.used(), Usage::default(), "not all came back");
+        assert_eq!(budget.used(), Usage::default(), "reservations not released");
     });
 }
 
 /// Rule 4. The limit is lowered while readers take and let go: what is mapped is what is reserved, at every step, and
 /// once nobody reads it can be brought below the limit.
-pub fn a_limit_is_lowered_while_readers_take() {
+pub fn lowered_limit_against_readers() {
     explore(|| {
         let (budget, world, slot) = (budget(1, 1), Shared::new(World::default()), Shared::new(Slot::default()));
         let reserved = budget.reserve(1).expect("room");
@@ -169,7 +169,7 @@ pub fn a_limit_is_lowered_while_readers_take() {
             thread::spawn(move || {
                 slot.take().iter().for_each(|client| {
                     read(client);
-                    assert_eq!((world.mapped(), budget.used().items), (1, 1), "mapped and not reserved");
+                    assert_eq!((world.mapped(), budget.used().items), (1, 1), "mapped bytes not reserved");
                 });
             })
         });
@@ -179,13 +179,13 @@ pub fn a_limit_is_lowered_while_readers_take() {
         assert_eq!(budget.is_within(), slot.snapshot().phase() == Phase::Vacant);
         slot.retire().into_iter().for_each(unmap);
         assert!(budget.is_within() && budget.reserve(0).is_none());
-        assert_eq!(budget.used(), Usage::default(), "not all came back");
+        assert_eq!(budget.used(), Usage::default(), "reservations not released");
         world.assert_all_went();
     });
 }
 
 /// Rule 4. Who gets the place of an evicted window maps after that was unmapped.
-pub fn an_evicted_window_makes_room() {
+pub fn evicted_region_is_unmapped_before_its_bytes_are_reserved() {
     explore(|| {
         let (budget, world, slot) = (budget(1, 1), Shared::new(World::default()), Shared::new(Slot::default()));
         let mut region = map(&world);
@@ -202,13 +202,13 @@ pub fn an_evicted_window_makes_room() {
             drop(mine);
         }
         evictor.join().expect("a thread that ends");
-        assert_eq!(budget.used(), Usage::default(), "not all came back");
+        assert_eq!(budget.used(), Usage::default(), "reservations not released");
         world.assert_all_went();
     });
 }
 
 /// Who finds the budget full of what another holds in flight counts that flight, or finds what it gave back.
-pub fn who_holds_bytes_in_flight_is_counted() {
+pub fn in_transit_reservation_is_counted() {
     explore(|| {
         let budget = budget(1, 1);
         let other = spawn(&budget, |budget| {
@@ -217,16 +217,16 @@ pub fn who_holds_bytes_in_flight_is_counted() {
             drop(transit);
         });
         if budget.reserve(1).is_none() && budget.in_transit() == 0 {
-            assert!(budget.reserve(1).is_some(), "a transit that nobody counted");
+            assert!(budget.reserve(1).is_some(), "transit not counted");
         }
         other.join().expect("a thread that ends");
-        assert_eq!(budget.used(), Usage::default(), "not all came back");
+        assert_eq!(budget.used(), Usage::default(), "reservations not released");
     });
 }
 
 /// Who sees that a victim was won sees its flight too, until it has landed: so nobody calls a budget full of what is pinned
 /// while bytes are only in flight.
-pub fn who_is_in_flight_is_counted() {
+pub fn in_transit_thread_is_counted() {
     explore(|| {
         let (budget, world, slot) = (budget(1, 1), Shared::new(World::default()), Shared::new(Slot::default()));
         drop(load_or_take(&slot, &world));
@@ -245,10 +245,10 @@ pub fn who_is_in_flight_is_counted() {
         let before = slot.snapshot().phase();
         if budget.in_transit() == 0 && before == Phase::Retiring {
             // It was won before, so its flight had begun; none is left, so it is over.
-            assert_eq!(slot.snapshot().phase(), Phase::Vacant, "a transit that nobody counted");
+            assert_eq!(slot.snapshot().phase(), Phase::Vacant, "transit not counted");
         }
         evictor.join().expect("a thread that ends");
-        assert_eq!(budget.in_transit(), 0, "a transit that never ended");
+        assert_eq!(budget.in_transit(), 0, "transit never ended");
         world.assert_all_went();
     });
 }

@@ -27,7 +27,7 @@ static ITEMS: [u32; 4] = [0, 1, 2, 3];
 
 /// A seat is nobody else's: two threads take free seats and leave one meanwhile, so that the free seat on top is the same
 /// again but what is below it is not.
-pub fn a_seat_has_one_owner() {
+pub fn ring_entry_has_one_owner() {
     explore(|| {
         let ring = Arc::new(ClockRing::default());
         let seats = [seat(&ring, &ITEMS[0]), seat(&ring, &ITEMS[0])];
@@ -43,12 +43,12 @@ pub fn a_seat_has_one_owner() {
         let _third = seat(&ring, &ITEMS[2]);
         let _fourth = seat(&ring, &ITEMS[3]);
         other.join().expect("a thread that ends");
-        assert_eq!(seated(&ring), [1, 2, 3], "a seat was given to two");
+        assert_eq!(seated(&ring), [1, 2, 3], "ring entry claimed twice");
     });
 }
 
 /// Two seats that are made at once are two.
-pub fn new_seats_are_different() {
+pub fn new_entries_are_distinct() {
     explore(|| {
         let ring = Arc::new(ClockRing::default());
         let other = thread::spawn({
@@ -59,12 +59,12 @@ pub fn new_seats_are_different() {
         });
         let _mine = seat(&ring, &ITEMS[1]);
         other.join().expect("a thread that ends");
-        assert_eq!(seated(&ring), [0, 1], "a seat was given to two");
+        assert_eq!(seated(&ring), [0, 1], "ring entry claimed twice");
     });
 }
 
 /// Who leaves, and who sits down on the seat that was left: the one comes before the other.
-pub fn leave_against_seat() {
+pub fn remove_against_insert() {
     explore(|| {
         let ring = Arc::new(ClockRing::default());
         let first = seat(&ring, &ITEMS[0]);
@@ -74,13 +74,13 @@ pub fn leave_against_seat() {
         });
         let _second = seat(&ring, &ITEMS[1]);
         other.join().expect("a thread that ends");
-        assert_eq!(seated(&ring), [1], "one who left sits, or one who sits was lost");
+        assert_eq!(seated(&ring), [1], "removed item still in the ring, or inserted item lost");
         assert!(ring.len() <= 2);
     });
 }
 
 /// Rule 6. Who finds an item on its seat sees what it is.
-pub fn who_looks_sees_what_sits() {
+pub fn advance_sees_inserted_item() {
     explore(|| {
         let ring = Arc::new(ClockRing::<AtomicU32>::default());
         let other = thread::spawn({

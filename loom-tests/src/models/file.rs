@@ -17,7 +17,7 @@ fn drain(file: &File) {
 
 /// Rule 5. Two clients and the last handle, which drains: whoever is last unmaps, and with the mapping goes the file. So
 /// nobody touches the slot after its own subtraction, or it would touch what is freed.
-pub fn no_release_touches_a_slot_that_is_gone() {
+pub fn release_never_touches_freed_slot() {
     explore(|| {
         let world = Arc::new(World::default());
         let file = File::new(&world);
@@ -31,7 +31,7 @@ pub fn no_release_touches_a_slot_that_is_gone() {
 }
 
 /// Rule 5. A client alone, without any handle, keeps its slot; a drainer that holds the file comes in between.
-pub fn a_mapping_keeps_its_file() {
+pub fn mapped_region_keeps_its_file() {
     explore(|| {
         let world = Arc::new(World::default());
         let file = File::new(&world);
@@ -48,7 +48,7 @@ pub fn a_mapping_keeps_its_file() {
 }
 
 /// Rule 6. An evictor walks the ring while the file goes: what it finds there is not freed before it has unpinned.
-pub fn an_evictor_against_the_end_of_a_file() {
+pub fn evictor_against_drop_of_file() {
     explore(|| {
         let world = Arc::new(World::default());
         let file = File::new(&world);
@@ -62,7 +62,7 @@ pub fn an_evictor_against_the_end_of_a_file() {
 }
 
 /// Rule 6. Two evictors, and a file without handles: the winner ends it, while the other may be looking at its slot.
-pub fn two_evictors_of_a_file_without_handles() {
+pub fn two_evictors_of_file_without_handles() {
     explore(|| {
         let world = Arc::new(World::default());
         let file = File::new(&world);
@@ -75,7 +75,7 @@ pub fn two_evictors_of_a_file_without_handles() {
 }
 
 /// Rule 6. An evictor that puts back what it won, while another wins it and ends the file.
-pub fn a_restored_slot_may_be_gone() {
+pub fn restored_slot_may_be_freed_at_once() {
     explore(|| {
         let world = Arc::new(World::default());
         let file = File::new(&world);
@@ -141,7 +141,7 @@ fn a_new_length(is_mapped: bool, before: Before) {
         let seen = reader.join().expect("a thread that ends");
         let now = slot.snapshot();
         if now.phase() == Phase::Mapped && !now.is_draining() {
-            assert_eq!(seen, Some(2), "an old length stayed mapped");
+            assert_eq!(seen, Some(2), "old length stayed mapped");
         }
         slot.retire().into_iter().for_each(unmap);
         world.assert_all_went();
@@ -149,16 +149,16 @@ fn a_new_length(is_mapped: bool, before: Before) {
 }
 
 /// Rule 2. A new length against a load.
-pub fn a_new_length_against_a_load() {
+pub fn new_length_against_load() {
     a_new_length(false, |_| ());
 }
 
 /// Rule 2. A new length against one who evicts and loads again.
-pub fn a_new_length_against_retire_and_load() {
+pub fn new_length_against_retire_and_load() {
     a_new_length(true, |slot| slot.retire().into_iter().for_each(unmap));
 }
 
 /// Rule 2. A new length against one who gives up loading, and loads.
-pub fn a_new_length_against_an_abandoned_load() {
+pub fn new_length_against_abandoned_load() {
     a_new_length(false, |slot| drop(slot.begin_load()));
 }

@@ -76,7 +76,7 @@ fn leave(hazard: &mut HazardPointer<Region>, world: &World) {
 }
 
 /// Rule 7. What is announced is not unmapped: the owner sees it, or the reader sees that it was won.
-pub fn an_announcement_against_retire() {
+pub fn protect_against_retire() {
     model(|slots, world| {
         mapped(&slots[0], world);
         let mut hazard = world.hazard();
@@ -87,7 +87,7 @@ pub fn an_announcement_against_retire() {
 }
 
 /// Rule 7. The same with a drain; what it owns waits in limbo, and goes with the next try after the reader has left.
-pub fn an_announcement_against_drain() {
+pub fn protect_against_drain() {
     model(|slots, world| {
         mapped(&slots[0], world);
         let mut hazard = world.hazard();
@@ -97,7 +97,7 @@ pub fn an_announcement_against_drain() {
         });
         visit(&mut hazard, &slots[0]);
         join([other]);
-        assert!(!protect(&mut hazard, &slots[0]), "drained, and protected once more");
+        assert!(!protect(&mut hazard, &slots[0]), "protected after the drain");
     });
 }
 
@@ -116,7 +116,7 @@ pub fn two_readers_against_retire() {
 }
 
 /// Rule 7. A reader and two evictors: what the one restores the other may win.
-pub fn a_reader_against_two_evictors() {
+pub fn reader_against_two_evictors() {
     model_to(2, |slots, world| {
         mapped(&slots[0], world);
         let mut hazard = world.hazard();
@@ -128,7 +128,7 @@ pub fn a_reader_against_two_evictors() {
 }
 
 /// Rule 7. The slot is won, unmapped and mapped anew while a reader announces it: it reads the new one, or nothing.
-pub fn an_announcement_against_retire_and_load() {
+pub fn protect_against_retire_and_load() {
     model(|slots, world| {
         mapped(&slots[0], world);
         let mut hazard = world.hazard();
@@ -143,7 +143,7 @@ pub fn an_announcement_against_retire_and_load() {
 }
 
 /// Rule 7. Who goes from one window to the next has left the first: one store, and both hold.
-pub fn who_goes_on_has_left() {
+pub fn protecting_next_slot_releases_previous() {
     model(|slots, world| {
         mapped(&slots[0], world);
         let mut hazard = world.hazard();
@@ -157,7 +157,7 @@ pub fn who_goes_on_has_left() {
 }
 
 /// Rule 7. The loader announces, and only then lets go of its count: in between there is always one of the two.
-pub fn a_loader_goes_on_as_a_reader() {
+pub fn protect_client_against_retire_and_drain() {
     model(|slots, world| {
         let mut hazard = world.hazard();
         let other = spawn(slots, world, |slots, world| {
@@ -178,7 +178,7 @@ pub fn a_loader_goes_on_as_a_reader() {
 }
 
 /// Rule 7. The last client of what drains is its owner, and looks who reads as others do.
-pub fn an_announcement_against_the_last_release() {
+pub fn protect_against_last_release() {
     model(|slots, world| {
         let client = load_or_take(&slots[0], world).expect("nobody else is here");
         let mut hazard = world.hazard();
@@ -194,7 +194,7 @@ pub fn an_announcement_against_the_last_release() {
 }
 
 /// Rule 7. What an owner restores for a reader is drained meanwhile: then it waits, and goes.
-pub fn restored_for_a_reader_and_drained() {
+pub fn restore_for_reader_against_drain() {
     model_to(2, |slots, world| {
         mapped(&slots[0], world);
         let mut hazard = world.hazard();
@@ -212,7 +212,7 @@ pub fn restored_for_a_reader_and_drained() {
 
 /// Rule 7. What drains goes with who lets go of it, or with who drains it, at once: also if the one finds it announced still, and
 /// the other nothing that waits yet.
-pub fn what_drains_goes_with_its_reader() {
+pub fn draining_region_is_unmapped_after_its_last_reader() {
     model(|slots, world| {
         mapped(&slots[0], world);
         let mut hazard = world.hazard();
@@ -220,12 +220,12 @@ pub fn what_drains_goes_with_its_reader() {
         let other = spawn(slots, world, |slots, _| drain(&slots[0]));
         leave(&mut hazard, world);
         join([other]);
-        assert_eq!(world.mapped(), 0, "nobody gave it back");
+        assert_eq!(world.mapped(), 0, "region not unmapped");
     });
 }
 
 /// Rule 7. The same where it begins to drain in the hands of one who would have restored it.
-pub fn what_is_drained_in_an_owners_hands_goes_with_its_reader() {
+pub fn region_drained_while_owned_is_unmapped_after_its_last_reader() {
     model_to(2, |slots, world| {
         mapped(&slots[0], world);
         let mut hazard = world.hazard();
@@ -234,12 +234,12 @@ pub fn what_is_drained_in_an_owners_hands_goes_with_its_reader() {
             [spawn(slots, world, |slots, _| retire(&slots[0])), spawn(slots, world, |slots, _| drain(&slots[0]))];
         leave(&mut hazard, world);
         join(others);
-        assert_eq!(world.mapped(), 0, "nobody gave it back");
+        assert_eq!(world.mapped(), 0, "region not unmapped");
     });
 }
 
 /// Rule 7. Who has no record yet takes one while an owner does without the barrier.
-pub fn the_first_record_against_an_owner() {
+pub fn first_record_against_owner() {
     model(take_the_first_record);
 }
 
@@ -254,12 +254,12 @@ fn take_the_first_record(slots: &Arc<Slots>, world: &Arc<World>) {
 
 /// Rule 7. The same where there is no barrier: the light one is nothing, as with the system's own, and only the count of records
 /// tells.
-pub fn the_first_record_without_a_barrier() {
+pub fn first_record_against_owner_without_barrier() {
     barrier::refused(|| model(take_the_first_record));
 }
 
 /// Rule 7. As long as there is a reader, nothing is unmapped for want of a barrier; and all of it when that has gone.
-pub fn without_a_barrier_nothing_goes() {
+pub fn owner_without_barrier_unmaps_nothing() {
     let explore = || {
         model(|slots, world| {
             mapped(&slots[0], world);
@@ -279,7 +279,7 @@ pub fn without_a_barrier_nothing_goes() {
 }
 
 /// Rule 7. The last one gives its record back: then its reads are over.
-pub fn the_last_record_against_an_owner() {
+pub fn last_record_against_owner() {
     model(|slots, world| {
         mapped(&slots[0], world);
         let mut hazard = world.hazard();
@@ -292,7 +292,7 @@ pub fn the_last_record_against_an_owner() {
 }
 
 /// Rule 7. A record is made while an owner looks at those that there are.
-pub fn a_new_record_against_an_owner() {
+pub fn new_record_against_owner() {
     model_to(2, |slots, world| {
         mapped(&slots[0], world);
         // Two are taken (and so the memory of the third is there: how that is made is not modelled).
@@ -304,7 +304,7 @@ pub fn a_new_record_against_an_owner() {
 }
 
 /// Rule 7. A record that another reader gave back is used again while an owner looks.
-pub fn a_record_is_used_again() {
+pub fn reused_record_against_owner() {
     model_to(2, |slots, world| {
         mapped(&slots[0], world);
         let mut first = world.hazard();
@@ -317,7 +317,7 @@ pub fn a_record_is_used_again() {
 }
 
 /// Rule 7. A record goes from one reader to another, of another thread, while an owner looks.
-pub fn a_record_changes_hands() {
+pub fn record_reused_by_another_thread_against_owner() {
     model_to(2, |slots, world| {
         mapped(&slots[0], world);
         let _another = world.hazard();
@@ -332,7 +332,7 @@ pub fn a_record_changes_hands() {
 }
 
 /// Rule 7. A reader that is dropped where it read leaves nothing announced.
-pub fn who_is_dropped_has_left() {
+pub fn dropped_hazard_pointer_protects_nothing() {
     model(|slots, world| {
         mapped(&slots[0], world);
         // Two, so that owners go on to look.
@@ -342,12 +342,12 @@ pub fn who_is_dropped_has_left() {
         drop(hazard);
         join([other]);
         retire(&slots[0]);
-        assert_eq!(world.mapped(), 0, "left protected");
+        assert_eq!(world.mapped(), 0, "slot still protected");
     });
 }
 
 /// Rule 7. A reader is moved to another thread, which reads on.
-pub fn a_reader_is_moved() {
+pub fn moved_hazard_pointer_still_protects() {
     model(|slots, world| {
         mapped(&slots[0], world);
         let mut hazard = world.hazard();
@@ -364,7 +364,7 @@ pub fn a_reader_is_moved() {
 }
 
 /// What is announced is seen by who looks later, and each read is counted.
-pub fn what_is_announced_is_seen() {
+pub fn protected_slot_is_seen_by_scan_and_counted() {
     model(|slots, world| {
         mapped(&slots[0], world);
         let hazards = &world.readers().hazards;

@@ -20,7 +20,7 @@ fn model_to(preemptions: usize, run: impl Fn(&Arc<Slot<Region>>, &Arc<World>) + 
         // Whatever happened: what is left can be had by one who drains, and then nothing is mapped.
         drain(&slot, &world);
         world.assert_all_went();
-        assert_eq!(slot.snapshot().clients(), 0, "left counted");
+        assert_eq!(slot.snapshot().clients(), 0, "clients still counted");
     });
 }
 
@@ -71,19 +71,19 @@ fn drain(slot: &Slot<Region>, _: &Arc<World>) {
 
 /// Rules 1 and 2. Two want a cold window that was drained before: one maps, the other takes what it published, or nothing;
 /// and the drain is over.
-pub fn one_loader() {
+pub fn concurrent_loads_map_once() {
     model(|slot, world| {
         drain(slot, world);
         let other = spawn(slot, world, load);
         load(slot, world);
         join([other]);
-        assert_eq!(world.maps(), 1, "not one load");
+        assert_eq!(world.maps(), 1, "expected one load");
         assert!(slot.take().is_ok(), "loaded, and nobody can take it");
     });
 }
 
 /// Rule 1. The same with three, and two preemptions.
-pub fn one_loader_of_three() {
+pub fn three_concurrent_loads_map_once() {
     model_to(2, |slot, world| {
         let others = [spawn(slot, world, load), spawn(slot, world, load)];
         load(slot, world);
@@ -93,19 +93,19 @@ pub fn one_loader_of_three() {
 }
 
 /// Rule 1. A loader that gives up leaves the slot to the next.
-pub fn an_abandoned_load_leaves_the_slot_vacant() {
+pub fn abandoned_load_leaves_slot_vacant() {
     model(|slot, world| {
         let other = spawn(slot, world, |slot, _| drop(slot.begin_load()));
         load(slot, world);
         join([other]);
-        assert_ne!(slot.snapshot().phase(), Phase::Loading, "left loading");
+        assert_ne!(slot.snapshot().phase(), Phase::Loading, "slot still in LOADING");
         load(slot, world);
         assert_eq!(world.maps(), 1);
     });
 }
 
 /// Rules 1 and 3. Who loads after another gave up writes the cell after that one did.
-pub fn loaders_take_turns() {
+pub fn load_after_abandoned_load_is_ordered() {
     model(|slot, world| {
         let give_up = |slot: &Slot<Region>, world: &Arc<World>| {
             if let Ok(loading) = slot.begin_load() {
@@ -121,7 +121,7 @@ pub fn loaders_take_turns() {
 }
 
 /// Rule 3. Two readers and an evictor: nobody reads what is unmapped, and it is unmapped once.
-pub fn take_release_against_retire() {
+pub fn take_and_release_against_retire() {
     model(|slot, world| {
         load(slot, world);
         let readers = [spawn(slot, world, take), spawn(slot, world, take)];
@@ -131,7 +131,7 @@ pub fn take_release_against_retire() {
 }
 
 /// Rules 1 and 3. Evicted and loaded anew while a reader takes: the old mapping is unmapped before the new one is there.
-pub fn retire_and_load_again() {
+pub fn reload_after_retire_against_take() {
     model(|slot, world| {
         load(slot, world);
         let others = [spawn(slot, world, retire), spawn(slot, world, take)];
@@ -141,7 +141,7 @@ pub fn retire_and_load_again() {
 }
 
 /// Rule 3. Two evictors and a reader: one of them wins, or none; it is dropped once, by the winner.
-pub fn two_evictors() {
+pub fn two_evictors_retire_once() {
     model(|slot, world| {
         load(slot, world);
         let evictors = [spawn(slot, world, retire), spawn(slot, world, retire)];
@@ -163,7 +163,7 @@ pub fn clone_against_drain() {
         let others = spawn(slot, world, take);
         drain(slot, world);
         join([cloner, others]);
-        assert_eq!(world.mapped(), 0, "nobody unmapped it");
+        assert_eq!(world.mapped(), 0, "region not unmapped");
     });
 }
 
@@ -184,7 +184,7 @@ pub fn last_release_against_drain() {
         let clients = [client, clone].map(|client| spawn(slot, world, move |_, _| read(&client)));
         drain(slot, world);
         join(clients);
-        assert_eq!(world.mapped(), 0, "nobody unmapped it");
+        assert_eq!(world.mapped(), 0, "region not unmapped");
     });
 }
 
@@ -198,19 +198,19 @@ pub fn drain_against_load() {
             unmap(token);
         }
         join([loader]);
-        assert!(!was_held || world.mapped() == 0, "a load that was drained stayed");
+        assert!(!was_held || world.mapped() == 0, "drained load stayed mapped");
     });
 }
 
 /// Rule 2. Takes that a draining slot refuses leave nothing in its word, so that the last client finds that it is.
-pub fn a_refused_take_leaves_nothing() {
+pub fn refused_take_leaves_word_unchanged() {
     model(|slot, world| {
         let client = load_or_take(slot, world).expect("a vacant slot");
         assert!(matches!(slot.drain(), Drain::Held));
         let stranger = spawn(slot, world, |slot, _| assert!(slot.take().is_err(), "took what drains"));
         drop(client);
         join([stranger]);
-        assert_eq!(world.mapped(), 0, "nobody unmapped it");
+        assert_eq!(world.mapped(), 0, "region not unmapped");
         assert_eq!(slot.snapshot().phase(), Phase::Vacant);
     });
 }
@@ -223,7 +223,7 @@ pub fn restore_against_drain() {
         let others = [spawn(slot, world, drain), spawn(slot, world, take)];
         reconsider(slot, world);
         join(others);
-        assert_eq!(world.mapped(), 0, "nobody unmapped it");
+        assert_eq!(world.mapped(), 0, "region not unmapped");
     });
 }
 
@@ -238,7 +238,7 @@ pub fn restore_against_retire() {
 }
 
 /// A mapping in no table goes with its last client, and its slot with it.
-pub fn detached_goes_with_its_last_client() {
+pub fn detached_region_is_unmapped_by_its_last_client() {
     explore(|| {
         let world = Arc::new(World::default());
         let client = Slot::detached(map(&world));
@@ -270,16 +270,16 @@ fn pairs(is_held: bool, third: Verb) {
 }
 
 /// Rules 1 to 3. All pairs of verbs, beside a reader; two preemptions.
-pub fn all_pairs_beside_a_reader() {
+pub fn all_verb_pairs_beside_reader() {
     pairs(false, take);
 }
 
 /// Rules 1 to 3. All pairs of verbs, beside an evictor; two preemptions.
-pub fn all_pairs_beside_an_evictor() {
+pub fn all_verb_pairs_beside_evictor() {
     pairs(false, retire);
 }
 
 /// Rules 1 to 3. All pairs of verbs while a client that was there before lets go; two preemptions.
-pub fn all_pairs_beside_a_client() {
+pub fn all_verb_pairs_beside_client() {
     pairs(true, |_, _| ());
 }

@@ -15,7 +15,7 @@ use crate::protocol::wake_event::{WakeEvent, Woken};
 const TIME: Option<Duration> = Some(Duration::ZERO);
 
 /// Two wakers: what they did before they woke is seen by a look that follows, and the sleeper ends.
-pub fn no_wake_is_lost() {
+pub fn wake_is_never_lost() {
     explore(|| {
         let (signal, done) = (Arc::new(WakeEvent::default()), Arc::new(AtomicUsize::new(0)));
         let sleeper = thread::spawn({
@@ -85,27 +85,27 @@ fn brings(call: fn(&WakeEvent), woken: Woken, at_most: Option<Duration>) {
 }
 
 /// A wake ends the sleep, is consumed, and brings what came before it.
-pub fn a_wake_brings_what_came_before() {
+pub fn wake_publishes_earlier_writes() {
     brings(WakeEvent::wake, Woken::Called, None);
 }
 
 /// A wake at the moment when the time is over is answered then, or by the next sleep: not lost, and not twice.
-pub fn a_wake_when_the_time_is_over() {
+pub fn wake_at_timeout_is_answered_once() {
     brings(WakeEvent::wake, Woken::Called, TIME);
 }
 
 /// A stop ends the sleep, brings what came before it, and is never consumed.
-pub fn a_stop_brings_what_came_before() {
+pub fn stop_publishes_earlier_writes() {
     brings(WakeEvent::stop, Woken::Stop, None);
 }
 
 /// A stop at the moment when the time is over.
-pub fn a_stop_when_the_time_is_over() {
+pub fn stop_at_timeout_is_answered() {
     brings(WakeEvent::stop, Woken::Stop, TIME);
 }
 
 /// Who asks whether it is stopped, in the middle of its work, sees what the stopper did.
-pub fn who_is_stopped_sees_why() {
+pub fn is_stopped_sees_earlier_writes() {
     explore(|| {
         let (signal, said) = (Arc::new(WakeEvent::default()), Arc::new(Said(UnsafeCell::new(false))));
         let stopper = thread::spawn({
@@ -124,7 +124,7 @@ pub fn who_is_stopped_sees_why() {
 }
 
 /// A stop ends the sleep, also together with a wake.
-pub fn a_stop_always_ends_it() {
+pub fn stop_ends_sleep_despite_wake() {
     explore(|| {
         let signal = Arc::new(WakeEvent::default());
         let sleeper = thread::spawn({
@@ -138,6 +138,6 @@ pub fn a_stop_always_ends_it() {
         signal.stop();
         waker.join().expect("a thread that ends");
         sleeper.join().expect("a thread that ends");
-        assert_eq!(signal.sleep(None), Woken::Stop, "a stop was consumed");
+        assert_eq!(signal.sleep(None), Woken::Stop, "stop was consumed");
     });
 }
