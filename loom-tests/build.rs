@@ -1,4 +1,5 @@
-//! Writes the broken twins: for each, a copy of the protocol and of the models with one change, as a module of its own.
+//! Generates the twins of `twins.rs`: for each, a module with a copy of the protocol and the models, and one fault in
+//! it.
 
 use std::path::{Path, PathBuf};
 use std::{env, fs};
@@ -17,47 +18,47 @@ fn main() {
     let sources: Vec<(String, String)> = ["src/epoch.rs", "src/sync.rs", "src/models", "../src/protocol"]
         .into_iter()
         .flat_map(|root| rust_files(&here.join(root)))
-        .map(|path| (name_in_crate(&here, &path), fs::read_to_string(&path).expect("a source that can be read")))
+        .map(|path| (name_in_crate(&here, &path), fs::read_to_string(&path).expect("cannot read a source file")))
         .collect();
 
-    // What an earlier build wrote may be of twins that are gone.
+    // An earlier build may have generated twins that no longer exist.
     if target.exists() {
-        fs::remove_dir_all(&target).expect("a folder of our own");
+        fs::remove_dir_all(&target).expect("cannot remove OUT_DIR/twins");
     }
-    fs::create_dir_all(&target).expect("a folder of our own");
+    fs::create_dir_all(&target).expect("cannot create OUT_DIR/twins");
     let mut modules = String::new();
     for twin in table::TWINS {
         write_twin(twin, &sources, &target.join(twin.name));
         modules += &module(twin, &target.join(twin.name));
     }
-    modules += &format!("pub const WRITTEN: usize = {};\n", table::TWINS.len());
-    fs::write(target.join("mod.rs"), modules).expect("a folder of our own");
+    modules += &format!("pub const GENERATED: usize = {};\n", table::TWINS.len());
+    fs::write(target.join("mod.rs"), modules).expect("cannot write OUT_DIR/twins/mod.rs");
 }
 
 fn rust_files(path: &Path) -> Vec<PathBuf> {
     if path.is_file() {
         return vec![path.to_owned()];
     }
-    let entries = fs::read_dir(path).expect("a folder of sources");
+    let entries = fs::read_dir(path).expect("cannot list a source directory");
     entries
-        .map(|entry| entry.expect("an entry").path())
+        .map(|entry| entry.expect("cannot read a directory entry").path())
         .filter(|path| path.extension().is_some_and(|ext| ext == "rs"))
         .collect()
 }
 
-/// `protocol/slot.rs` and `models/slot.rs`, wherever they are.
+/// Returns the path of a source file as `twins.rs` names it, such as `protocol/slot.rs` or `models/slot.rs`.
 fn name_in_crate(here: &Path, path: &Path) -> String {
     let inside = path.strip_prefix(here.join("src")).or_else(|_| path.strip_prefix(here.join("../src")));
-    inside.expect("one of the two roots").to_str().expect("a plain name").replace('\\', "/")
+    inside.expect("a path below one of the two roots").to_str().expect("a path in UTF-8").replace('\\', "/")
 }
 
 fn write_twin(twin: &table::Twin, sources: &[(String, String)], folder: &Path) {
     let mut changes = 0;
-    let (model, _) = twin.model.split_once("::").expect("a model's path");
+    let (model, _) = twin.model.split_once("::").expect("a model named `module::function`");
     for (name, source) in sources {
         let mut source = source.clone();
         if name == "models/mod.rs" {
-            // The one that is used: there are many twins to compile.
+            // Keep only the module of the twin's model, to shorten the compilation of the many twins.
             source = source
                 .lines()
                 .filter(|line| !line.starts_with("pub mod") || line.contains(model))
@@ -68,20 +69,22 @@ fn write_twin(twin: &table::Twin, sources: &[(String, String)], folder: &Path) {
             changes = source.matches(twin.from).count();
             source = source.replace(twin.from, twin.to);
         }
-        // Their root is a module here; and the protocol's own unit tests are not for loom.
+        // In a copy, the crate root is the twin's module. Unit tests of the protocol are removed: they do not run on
+        // loom.
         let source = source
-            .replace("crate::", &format!("crate::written::{}::", twin.name))
+            .replace("crate::", &format!("crate::generated::{}::", twin.name))
             .replace("#[cfg(test)]", "#[cfg(any())]");
         let path = folder.join(name);
-        fs::create_dir_all(path.parent().expect("a folder")).expect("a folder of our own");
-        fs::write(path, source).expect("a folder of our own");
+        fs::create_dir_all(path.parent().expect("a file below the twin's directory"))
+            .expect("cannot create a directory");
+        fs::write(path, source).expect("cannot write a twin's file");
     }
-    assert_eq!(changes, 1, "twin {}: what it changes has to stand in {} once", twin.name, twin.file);
+    assert_eq!(changes, 1, "twin {}: its `from` text must occur in {} exactly once", twin.name, twin.file);
 }
 
 fn module(twin: &table::Twin, folder: &Path) -> String {
     let table::Twin { name, model, says, .. } = twin;
-    let folder = folder.to_str().expect("a plain name");
+    let folder = folder.to_str().expect("a path in UTF-8");
     format!(
         "mod {name} {{\n\
          #[path = {protocol:?}] mod protocol;\n\

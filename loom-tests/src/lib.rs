@@ -1,10 +1,10 @@
-//! Models of smmap's protocol.
+//! Loom models of smmap's protocol.
 //!
-//! The files of `src/protocol/` are compiled here a second time, as they are, against loom's atomics, cells and locks
-//! ([`sync`]); [`models`] explores their interleavings. `cargo test --workspace` runs them; no flag has to be set, so none
-//! can be forgotten, and the library itself knows nothing of loom.
+//! This crate compiles the files of `src/protocol/` a second time, unchanged, against loom's atomics, cells and locks
+//! ([`sync`]). The [`models`] explore the interleavings. `cargo test --workspace` runs them without any flag, and the
+//! library itself does not depend on loom.
 
-#[allow(dead_code, reason = "the protocol is all there, the models use a part of it")]
+#[allow(dead_code, reason = "the models use a part of the protocol")]
 #[path = "../../src/protocol/mod.rs"]
 mod protocol;
 

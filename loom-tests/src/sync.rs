@@ -1,74 +1,77 @@
-//! The same names as the library's `sync`, made of loom's types.
+//! The library's `sync`, with the same names, built on loom's types.
 
 use std::time::Duration;
 
 pub(crate) use loom::cell::UnsafeCell;
 pub(crate) use loom::sync::atomic::{AtomicPtr, Ordering, fence};
 pub(crate) use loom::sync::{LockResult, Mutex, MutexGuard};
-/// Not modelled: they only keep and make memory. (And loom's `Arc` cannot be a receiver.)
+// Not modelled: these types only own and create memory. Loom's `Arc` cannot be a method receiver (`self: &Arc<Self>`).
 pub(crate) use std::sync::{Arc, OnceLock};
 
 pub(crate) use crate::epoch;
 
 pub(crate) use AtomicU64 as ProcessU64;
 
-/// Whether memory was freed: loom does not see that. Dropping writes it, and each access of what it belongs to reads it.
+/// A flag that makes a use after free visible: loom itself does not track freed memory.
+///
+/// Dropping the flag writes it, and each access of the atomic that contains it reads it. Loom reports a read that races
+/// with the write, and the assertion reports a read after it.
 #[derive(Debug)]
-struct Mark(UnsafeCell<bool>);
+struct FreedFlag(UnsafeCell<bool>);
 
 // SAFETY: loom's cell checks every access itself.
-unsafe impl Send for Mark {}
+unsafe impl Send for FreedFlag {}
 // SAFETY: as above.
-unsafe impl Sync for Mark {}
+unsafe impl Sync for FreedFlag {}
 
-impl Default for Mark {
+impl Default for FreedFlag {
     fn default() -> Self {
         Self(UnsafeCell::new(false))
     }
 }
 
-impl Mark {
+impl FreedFlag {
     fn assert_not_freed(&self) {
-        // SAFETY: loom's cell checks that nobody writes meanwhile.
-        assert!(!self.0.with(|is_freed| unsafe { *is_freed }), "touched after it was freed");
+        // SAFETY: loom's cell checks that no write is concurrent.
+        assert!(!self.0.with(|is_freed| unsafe { *is_freed }), "accessed after it was freed");
     }
 }
 
-impl Drop for Mark {
+impl Drop for FreedFlag {
     fn drop(&mut self) {
         if !std::thread::panicking() {
-            // SAFETY: loom's cell checks that nobody looks meanwhile.
+            // SAFETY: loom's cell checks that no other access is concurrent.
             self.0.with_mut(|is_freed| unsafe { *is_freed = true });
         }
     }
 }
 
-/// loom's, with a turn for the other threads before each access, and a mark.
+/// Defines an atomic that wraps loom's, with a store to another atomic before each access, and a [`FreedFlag`].
 ///
-/// Plain loom explores fewer orders of accesses to one word than there are, and lets some broken protocols pass; a store
-/// to another atomic right before makes it look at them.
-macro_rules! word {
+/// Loom alone does not explore all orders of accesses to one atomic, so some broken protocols would pass. A store to
+/// another atomic directly before each access adds a point where loom can switch threads.
+macro_rules! atomic {
     ($name:ident, $number:ident) => {
         #[derive(Debug)]
         pub(crate) struct $name {
             word: loom::sync::atomic::$name,
-            turn: loom::sync::atomic::AtomicU8,
-            mark: Mark,
+            switch_point: loom::sync::atomic::AtomicU8,
+            freed: FreedFlag,
         }
 
-        #[allow(dead_code, reason = "not every word needs every verb")]
+        #[allow(dead_code, reason = "not every type is used with every operation")]
         impl $name {
             pub(crate) fn new(value: $number) -> Self {
                 Self {
                     word: loom::sync::atomic::$name::new(value),
-                    turn: loom::sync::atomic::AtomicU8::new(0),
-                    mark: Mark::default(),
+                    switch_point: loom::sync::atomic::AtomicU8::new(0),
+                    freed: FreedFlag::default(),
                 }
             }
 
             fn word(&self) -> &loom::sync::atomic::$name {
-                self.turn.store(0, Ordering::Relaxed);
-                self.mark.assert_not_freed();
+                self.switch_point.store(0, Ordering::Relaxed);
+                self.freed.assert_not_freed();
                 &self.word
             }
 
@@ -106,32 +109,32 @@ macro_rules! word {
 
             pub(crate) fn compare_exchange(
                 &self,
-                now: $number,
+                current: $number,
                 new: $number,
                 success: Ordering,
                 failure: Ordering,
             ) -> Result<$number, $number> {
-                self.word().compare_exchange(now, new, success, failure)
+                self.word().compare_exchange(current, new, success, failure)
             }
 
             pub(crate) fn compare_exchange_weak(
                 &self,
-                now: $number,
+                current: $number,
                 new: $number,
                 success: Ordering,
                 failure: Ordering,
             ) -> Result<$number, $number> {
-                self.word().compare_exchange_weak(now, new, success, failure)
+                self.word().compare_exchange_weak(current, new, success, failure)
             }
         }
     };
 }
 
-word!(AtomicU32, u32);
-word!(AtomicU64, u64);
-word!(AtomicUsize, usize);
+atomic!(AtomicU32, u32);
+atomic!(AtomicU64, u64);
+atomic!(AtomicUsize, usize);
 
-/// loom's, except that time is always over at once: loom's own never is.
+/// Loom's `Condvar`, except that a wait with a timeout times out at once. In loom's own, such a wait never times out.
 #[derive(Debug)]
 pub(crate) struct Condvar(loom::sync::Condvar);
 
@@ -147,7 +150,7 @@ impl Condvar {
     pub(crate) fn wait_timeout<'a, T>(
         &self,
         guard: MutexGuard<'a, T>,
-        _time: Duration,
+        _timeout: Duration,
     ) -> LockResult<(MutexGuard<'a, T>, ())> {
         Ok((guard, ()))
     }
@@ -157,46 +160,49 @@ impl Condvar {
     }
 }
 
-/// Both barriers are fences, as the library has them where the system has nothing better; that the system's own are as strong is
-/// the system's promise. Or there is none: the light one is nothing then, as with the system's own, and the heavy one is refused.
+/// Both barriers are SeqCst fences, as in the library on systems without a process-wide barrier. The models do not
+/// check that the OS's barrier is as strong; the OS guarantees that.
+///
+/// In a model under [`unavailable`](barrier::unavailable), the OS refuses the barrier. The light barrier is then no
+/// instruction, as with the OS's own, and the heavy barrier fails.
 pub(crate) mod barrier {
     use std::cell::Cell;
 
     use super::{Ordering, fence};
 
     std::thread_local! {
-        // loom runs all threads of a model on one.
-        static IS_REFUSED: Cell<bool> = const { Cell::new(false) };
+        // Loom runs all threads of a model on one OS thread.
+        static IS_UNAVAILABLE: Cell<bool> = const { Cell::new(false) };
     }
 
-    /// In what `explore` explores.
-    pub(crate) fn refused(explore: impl FnOnce()) {
-        IS_REFUSED.set(true);
+    /// Runs `explore` with a barrier that the OS refuses.
+    pub(crate) fn unavailable(explore: impl FnOnce()) {
+        IS_UNAVAILABLE.set(true);
         explore();
-        IS_REFUSED.set(false);
+        IS_UNAVAILABLE.set(false);
     }
 
     #[derive(Clone, Copy, Debug)]
     pub(crate) struct Barrier {
-        is_refused: bool,
+        is_unavailable: bool,
     }
 
     impl Barrier {
         pub(crate) fn best() -> Self {
-            Self { is_refused: IS_REFUSED.get() }
+            Self { is_unavailable: IS_UNAVAILABLE.get() }
         }
 
         pub(crate) fn light(self) {
-            if !self.is_refused {
+            if !self.is_unavailable {
                 fence(Ordering::SeqCst);
             }
         }
 
         pub(crate) fn heavy(self) -> bool {
-            if !self.is_refused {
+            if !self.is_unavailable {
                 fence(Ordering::SeqCst);
             }
-            !self.is_refused
+            !self.is_unavailable
         }
     }
 }

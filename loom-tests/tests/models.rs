@@ -1,4 +1,4 @@
-//! Runs the models of `smmap_loom_tests::models`; what each proves stands there.
+//! Runs the models of `smmap_loom_tests::models`. The doc comment of each model states what it proves.
 
 macro_rules! models {
     ($($module:ident: $($model:ident),+;)+) => {
@@ -50,9 +50,9 @@ models! {
         restore_against_drain,
         restore_against_retire,
         detached_region_is_unmapped_by_its_last_client,
-        all_verb_pairs_beside_reader,
-        all_verb_pairs_beside_evictor,
-        all_verb_pairs_beside_client;
+        all_operation_pairs_beside_reader,
+        all_operation_pairs_beside_evictor,
+        all_operation_pairs_beside_client;
     file:
         release_never_touches_freed_slot,
         mapped_region_keeps_its_file,

@@ -1,4 +1,4 @@
-//! The small words.
+//! The single-word atomics: `FencedU64`, `UserCount` and `ThreadIds`.
 
 use loom::cell::UnsafeCell;
 use loom::sync::Arc;
@@ -9,12 +9,12 @@ use loom::thread;
 use super::explore;
 use crate::protocol::atomics::{FencedU64, ThreadIds, UserCount};
 
-/// What two threads write, each its own, and the last of them reads.
+/// Two loom cells, one for the writes of each thread.
 struct Written([UnsafeCell<bool>; 2]);
 
 // SAFETY: loom's cells check every access themselves.
 unsafe impl Send for Written {}
-// SAFETY: as above.
+// SAFETY: as for `Send`.
 unsafe impl Sync for Written {}
 
 impl Written {
@@ -23,60 +23,60 @@ impl Written {
     }
 
     fn write(&self, at: usize) {
-        // SAFETY: this is what the models are there to find out.
+        // SAFETY: loom's cell checks that the access is exclusive; the models exist to verify it.
         self.0[at].with_mut(|cell| unsafe { *cell = true });
     }
 
     fn assert_written(&self, at: usize) {
-        // SAFETY: as above.
+        // SAFETY: loom's cell checks that no write is concurrent.
         assert!(self.0[at].with(|cell| unsafe { *cell }), "not written yet");
     }
 }
 
-/// Exactly one of two holders is the last, and sees what the other did.
+/// Exactly one of two users is the last, and sees the writes of the other.
 pub fn last_leave_sees_all_writes() {
     explore(|| {
-        let (holders, written) = (Arc::new(UserCount::default()), Arc::new(Written::new()));
-        holders.enter();
-        holders.enter();
-        let leave = |holders: &UserCount, written: &Written, at: usize| {
+        let (users, written) = (Arc::new(UserCount::default()), Arc::new(Written::new()));
+        users.enter();
+        users.enter();
+        let leave = |users: &UserCount, written: &Written, at: usize| {
             written.write(at);
-            let is_last = holders.leave();
+            let is_last = users.leave();
             if is_last {
                 (0..2).for_each(|at| written.assert_written(at));
             }
             is_last
         };
         let other = thread::spawn({
-            let (holders, written) = (Arc::clone(&holders), Arc::clone(&written));
-            move || leave(&holders, &written, 1)
+            let (users, written) = (Arc::clone(&users), Arc::clone(&written));
+            move || leave(&users, &written, 1)
         });
-        let (one, other) = (leave(&holders, &written, 0), other.join().expect("a thread that ends"));
+        let (one, other) = (leave(&users, &written, 0), other.join().expect("a model's thread does not panic"));
         assert!(one != other, "expected one last user");
     });
 }
 
-/// Who counts no holders sees what the last one did.
+/// A thread that counts no users sees the writes of the last user.
 pub fn zero_count_sees_all_writes() {
     explore(|| {
-        let (holders, written) = (Arc::new(UserCount::default()), Arc::new(Written::new()));
-        holders.enter();
+        let (users, written) = (Arc::new(UserCount::default()), Arc::new(Written::new()));
+        users.enter();
         let other = thread::spawn({
-            let (holders, written) = (Arc::clone(&holders), Arc::clone(&written));
+            let (users, written) = (Arc::clone(&users), Arc::clone(&written));
             move || {
                 written.write(0);
-                assert!(holders.leave());
+                assert!(users.leave(), "the only user is the last");
             }
         });
-        if holders.count() == 0 {
+        if users.count() == 0 {
             written.assert_written(0);
         }
-        other.join().expect("a thread that ends");
+        other.join().expect("a model's thread does not panic");
     });
 }
 
-/// Who makes a place and then asks for the number, against who sets it and then looks for places: one of the two sees what
-/// the other did.
+/// One thread registers a place and then loads the value. The other stores a new value and then searches for places.
+/// Either the first sees the new value, or the second finds the place.
 pub fn store_then_fence_against_load_after_fence() {
     explore(|| {
         let (number, place) = (Arc::new(FencedU64::new(1)), Arc::new(AtomicU64::new(0)));
@@ -89,12 +89,12 @@ pub fn store_then_fence_against_load_after_fence() {
         });
         place.store(1, Relaxed);
         let seen = number.load_after_fence();
-        let was_found = other.join().expect("a thread that ends");
+        let was_found = other.join().expect("a model's thread does not panic");
         assert!(seen == 2 || was_found, "old value read and new place not found");
     });
 }
 
-/// Who sees a number sees what came before it.
+/// A thread that loads a value sees the writes before its store.
 pub fn fenced_u64_publishes_earlier_writes() {
     explore(|| {
         let (number, written) = (Arc::new(FencedU64::new(0)), Arc::new(Written::new()));
@@ -108,26 +108,26 @@ pub fn fenced_u64_publishes_earlier_writes() {
         if number.load() == 1 {
             written.assert_written(0);
         }
-        other.join().expect("a thread that ends");
+        other.join().expect("a model's thread does not panic");
     });
 }
 
-/// Two take a number, add to what is counted under it as if it were a variable, and leave: nothing that was counted is lost.
+/// Two threads take an id, add to the non-atomic counter of that id, and leave: no addition is lost.
 pub fn thread_id_has_one_owner() {
     explore(|| {
-        let (numbers, counts) = (Arc::new(ThreadIds::default()), Arc::new([AtomicU64::new(0), AtomicU64::new(0)]));
-        let count = |numbers: &ThreadIds, counts: &[AtomicU64; 2]| {
-            let number = numbers.take().expect("there are more than two");
-            let counted = &counts[number as usize];
+        let (ids, counts) = (Arc::new(ThreadIds::default()), Arc::new([AtomicU64::new(0), AtomicU64::new(0)]));
+        let count = |ids: &ThreadIds, counts: &[AtomicU64; 2]| {
+            let id = ids.take().expect("there are more ids than threads");
+            let counted = &counts[id as usize];
             counted.store(counted.load(Relaxed) + 1, Relaxed);
-            numbers.leave(number);
+            ids.leave(id);
         };
         let other = thread::spawn({
-            let (numbers, counts) = (Arc::clone(&numbers), Arc::clone(&counts));
-            move || count(&numbers, &counts)
+            let (ids, counts) = (Arc::clone(&ids), Arc::clone(&counts));
+            move || count(&ids, &counts)
         });
-        count(&numbers, &counts);
-        other.join().expect("a thread that ends");
+        count(&ids, &counts);
+        other.join().expect("a model's thread does not panic");
         assert_eq!(counts.iter().map(|count| count.load(Relaxed)).sum::<u64>(), 2, "count lost");
     });
 }

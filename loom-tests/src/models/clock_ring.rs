@@ -1,4 +1,4 @@
-//! Slab: given out once each, and found by those who look.
+//! Entries of the clock ring: each is claimed once, and evictors see the inserted item.
 
 use std::ptr::NonNull;
 
@@ -10,13 +10,14 @@ use crate::protocol::clock_ring::{ClockRing, RingEntry};
 use crate::sync::epoch::Epoch;
 use crate::sync::{AtomicU32, Ordering};
 
-fn seat(ring: &ClockRing<u32>, item: &'static u32) -> RingEntry {
-    // SAFETY: statics stay.
+fn insert(ring: &ClockRing<u32>, item: &'static u32) -> RingEntry {
+    // SAFETY: a static is never freed or changed.
     unsafe { ring.insert(NonNull::from(item)) }
 }
 
-/// Items that sit, each once, with nothing lost and nothing found twice.
-fn seated(ring: &ClockRing<u32>) -> Vec<u32> {
+/// Returns the items of all entries of the ring, sorted. A lost item is missing, and an item in two entries occurs
+/// twice.
+fn items_in(ring: &ClockRing<u32>) -> Vec<u32> {
     let mut items = Vec::new();
     ring.for_each(&std::sync::Arc::new(Epoch::default()).pin(0), |item| items.push(*item));
     items.sort_unstable();
@@ -25,61 +26,61 @@ fn seated(ring: &ClockRing<u32>) -> Vec<u32> {
 
 static ITEMS: [u32; 4] = [0, 1, 2, 3];
 
-/// A seat is nobody else's: two threads take free seats and leave one meanwhile, so that the free seat on top is the same
-/// again but what is below it is not.
+/// A ring entry has one owner at a time. Two threads claim free entries, and one releases an entry in between: the top
+/// of the free list is then the same again, but the entry below it is not (ABA).
 pub fn ring_entry_has_one_owner() {
     explore(|| {
         let ring = Arc::new(ClockRing::default());
-        let seats = [seat(&ring, &ITEMS[0]), seat(&ring, &ITEMS[0])];
-        seats.into_iter().for_each(|seat| ring.remove(seat));
+        let entries = [insert(&ring, &ITEMS[0]), insert(&ring, &ITEMS[0])];
+        entries.into_iter().for_each(|entry| ring.remove(entry));
         let other = thread::spawn({
             let ring = Arc::clone(&ring);
             move || {
-                let first = seat(&ring, &ITEMS[0]);
-                let _second = seat(&ring, &ITEMS[1]);
+                let first = insert(&ring, &ITEMS[0]);
+                let _second = insert(&ring, &ITEMS[1]);
                 ring.remove(first);
             }
         });
-        let _third = seat(&ring, &ITEMS[2]);
-        let _fourth = seat(&ring, &ITEMS[3]);
-        other.join().expect("a thread that ends");
-        assert_eq!(seated(&ring), [1, 2, 3], "ring entry claimed twice");
+        let _third = insert(&ring, &ITEMS[2]);
+        let _fourth = insert(&ring, &ITEMS[3]);
+        other.join().expect("a model's thread does not panic");
+        assert_eq!(items_in(&ring), [1, 2, 3], "ring entry claimed twice");
     });
 }
 
-/// Two seats that are made at once are two.
+/// Two entries that two threads create concurrently are distinct.
 pub fn new_entries_are_distinct() {
     explore(|| {
         let ring = Arc::new(ClockRing::default());
         let other = thread::spawn({
             let ring = Arc::clone(&ring);
             move || {
-                let _theirs = seat(&ring, &ITEMS[0]);
+                let _second = insert(&ring, &ITEMS[0]);
             }
         });
-        let _mine = seat(&ring, &ITEMS[1]);
-        other.join().expect("a thread that ends");
-        assert_eq!(seated(&ring), [0, 1], "ring entry claimed twice");
+        let _first = insert(&ring, &ITEMS[1]);
+        other.join().expect("a model's thread does not panic");
+        assert_eq!(items_in(&ring), [0, 1], "ring entry claimed twice");
     });
 }
 
-/// Who leaves, and who sits down on the seat that was left: the one comes before the other.
+/// An item is removed from its entry before another thread reuses the entry for its own item.
 pub fn remove_against_insert() {
     explore(|| {
         let ring = Arc::new(ClockRing::default());
-        let first = seat(&ring, &ITEMS[0]);
+        let first = insert(&ring, &ITEMS[0]);
         let other = thread::spawn({
             let ring = Arc::clone(&ring);
             move || ring.remove(first)
         });
-        let _second = seat(&ring, &ITEMS[1]);
-        other.join().expect("a thread that ends");
-        assert_eq!(seated(&ring), [1], "removed item still in the ring, or inserted item lost");
-        assert!(ring.len() <= 2);
+        let _second = insert(&ring, &ITEMS[1]);
+        other.join().expect("a model's thread does not panic");
+        assert_eq!(items_in(&ring), [1], "removed item still in the ring, or inserted item lost");
+        assert!(ring.len() <= 2, "more entries than items");
     });
 }
 
-/// Rule 6. Who finds an item on its seat sees what it is.
+/// Rule 6. A thread that finds an item in the ring sees the contents of the item.
 pub fn advance_sees_inserted_item() {
     explore(|| {
         let ring = Arc::new(ClockRing::<AtomicU32>::default());
@@ -88,16 +89,16 @@ pub fn advance_sees_inserted_item() {
             move || {
                 let item = Box::new(AtomicU32::new(7));
                 // SAFETY: the item lives until both threads are joined.
-                let seat = unsafe { ring.insert(NonNull::from(&*item)) };
-                (item, seat)
+                let entry = unsafe { ring.insert(NonNull::from(&*item)) };
+                (item, entry)
             }
         });
         let guard = std::sync::Arc::new(Epoch::default()).pin(0);
         if let Some(item) = ring.advance(&guard) {
             assert_eq!(item.load(Ordering::Relaxed), 7);
         }
-        let (item, seat) = other.join().expect("a thread that ends");
-        ring.remove(seat);
+        let (item, entry) = other.join().expect("a model's thread does not panic");
+        ring.remove(entry);
         drop(item);
     });
 }

@@ -1,4 +1,4 @@
-//! The models. Each says what it proves; `tests/` runs them.
+//! The models. The doc comment of each states what it proves; `tests/models.rs` runs them.
 
 pub mod address_table;
 pub mod atomics;
@@ -14,13 +14,15 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
-/// Explores `model` with at most three preemptions in one execution: in trials that found every bug that more found, and
-/// ends. Prints how many executions it took.
+/// Explores `model` with at most three preemptions in one execution.
+///
+/// With three, the exploration ends in reasonable time, and in trials a larger bound found no further bug. Prints the
+/// number of executions.
 fn explore(model: impl Fn() + Sync + Send + 'static) {
     explore_to(3, model);
 }
 
-/// As [`explore`], with another bound.
+/// Explores `model` with at most `preemptions` preemptions in one execution. Prints the number of executions.
 fn explore_to(preemptions: usize, model: impl Fn() + Sync + Send + 'static) {
     let report = Report { executions: Arc::default(), start: Instant::now() };
     let executions = Arc::clone(&report.executions);
@@ -30,11 +32,11 @@ fn explore_to(preemptions: usize, model: impl Fn() + Sync + Send + 'static) {
         executions.fetch_add(1, Ordering::Relaxed);
         model();
     });
-    // A model with one execution has nothing that could happen in two orders: it would prove nothing.
+    // In a model with one execution, no two steps can happen in two orders, so the model proves nothing.
     assert!(report.executions.load(Ordering::Relaxed) > 1, "nothing was explored");
 }
 
-/// Printed when the exploration is over, also where it failed.
+/// The count of executions, printed on drop: after the exploration, or when it fails.
 struct Report {
     executions: Arc<AtomicUsize>,
     start: Instant,

@@ -1,13 +1,13 @@
-//! The life of a slot's payload, in pairs and threes of verbs.
+//! The operations on one slot, two and three of them at a time.
 
 use loom::sync::Arc;
 use loom::thread;
 
-use super::world::{Region, World, load_or_take, look, map, read, unmap};
+use super::world::{Region, World, inspect, load_or_take, map, read, unmap};
 use super::{explore, explore_to};
 use crate::protocol::slot::{Drain, Phase, Slot};
 
-type Verb = fn(&Slot<Region>, &Arc<World>);
+type Operation = fn(&Slot<Region>, &Arc<World>);
 
 fn model(run: impl Fn(&Arc<Slot<Region>>, &Arc<World>) + Send + Sync + 'static) {
     model_to(3, run);
@@ -17,9 +17,9 @@ fn model_to(preemptions: usize, run: impl Fn(&Arc<Slot<Region>>, &Arc<World>) + 
     explore_to(preemptions, move || {
         let (slot, world) = (Arc::new(Slot::default()), Arc::new(World::default()));
         run(&slot, &world);
-        // Whatever happened: what is left can be had by one who drains, and then nothing is mapped.
+        // All clients are released, so a drain must unmap what is still mapped.
         drain(&slot, &world);
-        world.assert_all_went();
+        world.assert_all_unmapped();
         assert_eq!(slot.snapshot().clients(), 0, "clients still counted");
     });
 }
@@ -34,14 +34,14 @@ fn spawn(
 }
 
 fn join(threads: impl IntoIterator<Item = thread::JoinHandle<()>>) {
-    threads.into_iter().for_each(|thread| thread.join().expect("a thread that ends"));
+    threads.into_iter().for_each(|thread| thread.join().expect("a model's thread does not panic"));
 }
 
 fn take(slot: &Slot<Region>, _: &Arc<World>) {
     slot.take().iter().for_each(read);
 }
 
-/// One more beside those who are clients.
+/// Joins the slot's existing clients and reads the region.
 fn join_clients(slot: &Slot<Region>, _: &Arc<World>) {
     slot.join().iter().for_each(read);
 }
@@ -54,10 +54,10 @@ fn retire(slot: &Slot<Region>, _: &Arc<World>) {
     slot.retire().into_iter().for_each(unmap);
 }
 
-/// Wins it, looks at it, and puts it back unless it was drained meanwhile.
-fn reconsider(slot: &Slot<Region>, _: &Arc<World>) {
+/// Retires the slot, inspects the region, and restores it, or unmaps it if the slot has been drained.
+fn retire_and_restore(slot: &Slot<Region>, _: &Arc<World>) {
     let Some(token) = slot.retire() else { return };
-    look(&token);
+    inspect(&token);
     if let Err(token) = token.restore() {
         unmap(token);
     }
@@ -69,8 +69,8 @@ fn drain(slot: &Slot<Region>, _: &Arc<World>) {
     }
 }
 
-/// Rules 1 and 2. Two want a cold window that was drained before: one maps, the other takes what it published, or nothing;
-/// and the drain is over.
+/// Rules 1 and 2. Two threads load a vacant slot that was drained before: one maps, and the other takes the published
+/// region or gets none. The load clears the drain.
 pub fn concurrent_loads_map_once() {
     model(|slot, world| {
         drain(slot, world);
@@ -78,11 +78,11 @@ pub fn concurrent_loads_map_once() {
         load(slot, world);
         join([other]);
         assert_eq!(world.maps(), 1, "expected one load");
-        assert!(slot.take().is_ok(), "loaded, and nobody can take it");
+        assert!(slot.take().is_ok(), "a loaded slot cannot be taken");
     });
 }
 
-/// Rule 1. The same with three, and two preemptions.
+/// Rule 1. Three threads load a vacant slot: one maps. Two preemptions.
 pub fn three_concurrent_loads_map_once() {
     model_to(2, |slot, world| {
         let others = [spawn(slot, world, load), spawn(slot, world, load)];
@@ -92,7 +92,7 @@ pub fn three_concurrent_loads_map_once() {
     });
 }
 
-/// Rule 1. A loader that gives up leaves the slot to the next.
+/// Rule 1. A loader that abandons its load leaves the slot vacant for the next loader.
 pub fn abandoned_load_leaves_slot_vacant() {
     model(|slot, world| {
         let other = spawn(slot, world, |slot, _| drop(slot.begin_load()));
@@ -104,7 +104,7 @@ pub fn abandoned_load_leaves_slot_vacant() {
     });
 }
 
-/// Rules 1 and 3. Who loads after another gave up writes the cell after that one did.
+/// Rules 1 and 3. A loader writes the memory and the payload cell after the loader that abandoned the slot before it.
 pub fn load_after_abandoned_load_is_ordered() {
     model(|slot, world| {
         let give_up = |slot: &Slot<Region>, world: &Arc<World>| {
@@ -120,7 +120,8 @@ pub fn load_after_abandoned_load_is_ordered() {
     });
 }
 
-/// Rule 3. Two readers and an evictor: nobody reads what is unmapped, and it is unmapped once.
+/// Rule 3. Two readers take the slot while an evictor retires it: no reader reads unmapped memory, and the region is
+/// unmapped once.
 pub fn take_and_release_against_retire() {
     model(|slot, world| {
         load(slot, world);
@@ -130,7 +131,8 @@ pub fn take_and_release_against_retire() {
     });
 }
 
-/// Rules 1 and 3. Evicted and loaded anew while a reader takes: the old mapping is unmapped before the new one is there.
+/// Rules 1 and 3. A region is evicted and loaded again while a reader takes it: the old mapping is unmapped before the
+/// new map.
 pub fn reload_after_retire_against_take() {
     model(|slot, world| {
         load(slot, world);
@@ -140,7 +142,7 @@ pub fn reload_after_retire_against_take() {
     });
 }
 
-/// Rule 3. Two evictors and a reader: one of them wins, or none; it is dropped once, by the winner.
+/// Rule 3. Two evictors and a reader: at most one evictor wins, and the winner drops the region once.
 pub fn two_evictors_retire_once() {
     model(|slot, world| {
         load(slot, world);
@@ -151,10 +153,10 @@ pub fn two_evictors_retire_once() {
     });
 }
 
-/// Rule 3. A client makes another one, also while the slot drains, and lets go first: the count stays right.
+/// Rule 3. A client is cloned and released, also while the slot drains: the count stays right.
 pub fn clone_against_drain() {
     model(|slot, world| {
-        let client = load_or_take(slot, world).expect("a vacant slot");
+        let client = load_or_take(slot, world).expect("the slot is vacant");
         let cloner = spawn(slot, world, move |_, _| {
             let clone = client.clone();
             drop(client);
@@ -167,7 +169,7 @@ pub fn clone_against_drain() {
     });
 }
 
-/// Rule 3. Who joins the loader reads what that one published.
+/// Rule 3. A client that joins the loader reads the payload that the loader published.
 pub fn join_against_load() {
     model(|slot, world| {
         let other = spawn(slot, world, join_clients);
@@ -176,10 +178,10 @@ pub fn join_against_load() {
     });
 }
 
-/// The last releases against the drain: exactly one of the three unmaps, whoever is last.
+/// The last two releases against a drain: exactly one of the three threads unmaps.
 pub fn last_release_against_drain() {
     model(|slot, world| {
-        let client = load_or_take(slot, world).expect("a vacant slot");
+        let client = load_or_take(slot, world).expect("the slot is vacant");
         let clone = client.clone();
         let clients = [client, clone].map(|client| spawn(slot, world, move |_, _| read(&client)));
         drain(slot, world);
@@ -188,7 +190,7 @@ pub fn last_release_against_drain() {
     });
 }
 
-/// Rule 2. A drain that comes while a window is loaded is kept: no new client, and the loader unmaps.
+/// Rule 2. A drain during a load is kept: no new client gets in, and the loader unmaps.
 pub fn drain_against_load() {
     model(|slot, world| {
         let loader = spawn(slot, world, load);
@@ -202,42 +204,43 @@ pub fn drain_against_load() {
     });
 }
 
-/// Rule 2. Takes that a draining slot refuses leave nothing in its word, so that the last client finds that it is.
+/// Rule 2. A take that a draining slot refuses leaves no trace in its word, so the last client finds that it owns the
+/// unmap.
 pub fn refused_take_leaves_word_unchanged() {
     model(|slot, world| {
-        let client = load_or_take(slot, world).expect("a vacant slot");
+        let client = load_or_take(slot, world).expect("the slot is vacant");
         assert!(matches!(slot.drain(), Drain::Held));
-        let stranger = spawn(slot, world, |slot, _| assert!(slot.take().is_err(), "took what drains"));
+        let other = spawn(slot, world, |slot, _| assert!(slot.take().is_err(), "took a draining slot"));
         drop(client);
-        join([stranger]);
+        join([other]);
         assert_eq!(world.mapped(), 0, "region not unmapped");
         assert_eq!(slot.snapshot().phase(), Phase::Vacant);
     });
 }
 
-/// Rule 2. An evictor that changes its mind, against a drain: either it is mapped again and the drainer finds it, or the
-/// evictor keeps it and unmaps.
+/// Rule 2. An evictor restores a retired slot while it is drained: either the drain owns the restored region, or the
+/// evictor still owns it and unmaps.
 pub fn restore_against_drain() {
     model(|slot, world| {
         load(slot, world);
         let others = [spawn(slot, world, drain), spawn(slot, world, take)];
-        reconsider(slot, world);
+        retire_and_restore(slot, world);
         join(others);
         assert_eq!(world.mapped(), 0, "region not unmapped");
     });
 }
 
-/// Rule 3. Who restores has looked at the region before the next owner unmaps it.
+/// Rule 3. The reads of an owner that restores a slot come before the next owner's unmap.
 pub fn restore_against_retire() {
     model(|slot, world| {
         load(slot, world);
         let others = [spawn(slot, world, retire), spawn(slot, world, take)];
-        reconsider(slot, world);
+        retire_and_restore(slot, world);
         join(others);
     });
 }
 
-/// A mapping in no table goes with its last client, and its slot with it.
+/// The last client of a detached region unmaps it, and frees its slot.
 pub fn detached_region_is_unmapped_by_its_last_client() {
     explore(|| {
         let world = Arc::new(World::default());
@@ -246,17 +249,19 @@ pub fn detached_region_is_unmapped_by_its_last_client() {
         read(&client);
         drop(client);
         join(clients);
-        world.assert_all_went();
+        world.assert_all_unmapped();
     });
 }
 
-const VERBS: [Verb; 6] = [take, join_clients, load, retire, reconsider, drain];
+const OPERATIONS: [Operation; 6] = [take, join_clients, load, retire, retire_and_restore, drain];
 
-/// Each two verbs against each other, on a mapped slot, beside `third`, who may hold a client from before. With one
-/// preemption fewer, since they are so many.
-fn pairs(is_held: bool, third: Verb) {
-    for (at, one) in VERBS.into_iter().enumerate() {
-        for other in VERBS.into_iter().skip(at) {
+/// Explores each pair of operations on a mapped slot, beside `third` on this thread. If `is_held`, this thread also has
+/// a client from before, which it releases first.
+///
+/// The bound is two preemptions, one fewer than elsewhere, because of the number of pairs.
+fn pairs(is_held: bool, third: Operation) {
+    for (at, one) in OPERATIONS.into_iter().enumerate() {
+        for other in OPERATIONS.into_iter().skip(at) {
             model_to(2, move |slot, world| {
                 let client = load_or_take(slot, world).filter(|_| is_held);
                 let others = [spawn(slot, world, one), spawn(slot, world, other)];
@@ -269,17 +274,17 @@ fn pairs(is_held: bool, third: Verb) {
     }
 }
 
-/// Rules 1 to 3. All pairs of verbs, beside a reader; two preemptions.
-pub fn all_verb_pairs_beside_reader() {
+/// Rules 1 to 3. All pairs of operations, beside a reader. Two preemptions.
+pub fn all_operation_pairs_beside_reader() {
     pairs(false, take);
 }
 
-/// Rules 1 to 3. All pairs of verbs, beside an evictor; two preemptions.
-pub fn all_verb_pairs_beside_evictor() {
+/// Rules 1 to 3. All pairs of operations, beside an evictor. Two preemptions.
+pub fn all_operation_pairs_beside_evictor() {
     pairs(false, retire);
 }
 
-/// Rules 1 to 3. All pairs of verbs while a client that was there before lets go; two preemptions.
-pub fn all_verb_pairs_beside_client() {
+/// Rules 1 to 3. All pairs of operations, while an earlier client is released. Two preemptions.
+pub fn all_operation_pairs_beside_client() {
     pairs(true, |_, _| ());
 }

@@ -1,5 +1,7 @@
-//! The collector's sleep. Unless a time is given, time never passes in a model, so a lost wake is a deadlock, which loom
-//! reports; where one is given, it is over at once.
+//! The collector's sleep.
+//!
+//! A sleep without a timeout ends only by a wake or a stop, so a lost wake is a deadlock, which loom reports. A sleep
+//! with a timeout times out at once.
 
 use std::time::Duration;
 
@@ -12,132 +14,133 @@ use loom::thread;
 use super::explore;
 use crate::protocol::wake_event::{WakeEvent, Woken};
 
-const TIME: Option<Duration> = Some(Duration::ZERO);
+const TIMEOUT: Option<Duration> = Some(Duration::ZERO);
 
-/// Two wakers: what they did before they woke is seen by a look that follows, and the sleeper ends.
+/// Two threads write and then wake: the sleeper wakes until it has seen both writes, so no wake is lost.
 pub fn wake_is_never_lost() {
     explore(|| {
-        let (signal, done) = (Arc::new(WakeEvent::default()), Arc::new(AtomicUsize::new(0)));
+        let (event, done) = (Arc::new(WakeEvent::default()), Arc::new(AtomicUsize::new(0)));
         let sleeper = thread::spawn({
-            let (signal, done) = (Arc::clone(&signal), Arc::clone(&done));
+            let (event, done) = (Arc::clone(&event), Arc::clone(&done));
             move || {
                 while done.load(Relaxed) < 2 {
-                    assert_eq!(signal.sleep(None), Woken::Called);
+                    assert_eq!(event.sleep(None), Woken::Called);
                 }
             }
         });
-        let call = |signal: &WakeEvent, done: &AtomicUsize| {
+        let call = |event: &WakeEvent, done: &AtomicUsize| {
             done.fetch_add(1, Relaxed);
-            signal.wake();
+            event.wake();
         };
         let waker = thread::spawn({
-            let (signal, done) = (Arc::clone(&signal), Arc::clone(&done));
-            move || call(&signal, &done)
+            let (event, done) = (Arc::clone(&event), Arc::clone(&done));
+            move || call(&event, &done)
         });
-        call(&signal, &done);
-        waker.join().expect("a thread that ends");
-        sleeper.join().expect("a thread that ends");
+        call(&event, &done);
+        waker.join().expect("a model's thread does not panic");
+        sleeper.join().expect("a model's thread does not panic");
     });
 }
 
-/// What a waker or a stopper did before, in a loom cell.
-struct Said(UnsafeCell<bool>);
+/// A write before the wake or the stop, in a loom cell.
+struct EarlierWrite(UnsafeCell<bool>);
 
 // SAFETY: loom's cell checks every access itself.
-unsafe impl Send for Said {}
-// SAFETY: as above.
-unsafe impl Sync for Said {}
+unsafe impl Send for EarlierWrite {}
+// SAFETY: as for `Send`.
+unsafe impl Sync for EarlierWrite {}
 
-impl Said {
-    fn say(&self) {
-        // SAFETY: this is what the models are there to find out.
-        self.0.with_mut(|said| unsafe { *said = true });
+impl EarlierWrite {
+    fn write(&self) {
+        // SAFETY: loom's cell checks that the access is exclusive; the models exist to verify it.
+        self.0.with_mut(|is_written| unsafe { *is_written = true });
     }
 
-    fn assert_heard(&self) {
-        // SAFETY: as above.
-        assert!(self.0.with(|said| unsafe { *said }), "called before it was said");
+    fn assert_written(&self) {
+        // SAFETY: loom's cell checks that no write is concurrent.
+        assert!(self.0.with(|is_written| unsafe { *is_written }), "woken before the write");
     }
 }
 
-/// Who is called sees what the caller did before.
-fn brings(call: fn(&WakeEvent), woken: Woken, at_most: Option<Duration>) {
+/// Asserts that a sleep that ends with `woken` sees the writes before `call`, and that each call is answered.
+fn answers_and_publishes(call: fn(&WakeEvent), woken: Woken, timeout: Option<Duration>) {
     explore(move || {
-        let (signal, said) = (Arc::new(WakeEvent::default()), Arc::new(Said(UnsafeCell::new(false))));
+        let (event, earlier) = (Arc::new(WakeEvent::default()), Arc::new(EarlierWrite(UnsafeCell::new(false))));
         let caller = thread::spawn({
-            let (signal, said) = (Arc::clone(&signal), Arc::clone(&said));
+            let (event, earlier) = (Arc::clone(&event), Arc::clone(&earlier));
             move || {
-                said.say();
-                call(&signal);
+                earlier.write();
+                call(&event);
             }
         });
-        let first = signal.sleep(at_most);
+        let first = event.sleep(timeout);
         if first == woken {
-            said.assert_heard();
+            earlier.assert_written();
         }
-        caller.join().expect("a thread that ends");
-        // A call is answered once, now or then; a stop always.
-        let second = signal.sleep(TIME);
+        caller.join().expect("a model's thread does not panic");
+        // One of the two sleeps answers a wake. A stop ends every later sleep too.
+        let second = event.sleep(TIMEOUT);
         let answers = [first, second].iter().filter(|&&answer| answer == woken).count();
         let expected = if woken == Woken::Stop && first == woken { 2 } else { 1 };
         assert_eq!(answers, expected, "{first:?}, then {second:?}");
     });
 }
 
-/// A wake ends the sleep, is consumed, and brings what came before it.
+/// A wake ends the sleep, is consumed, and publishes the writes before it.
 pub fn wake_publishes_earlier_writes() {
-    brings(WakeEvent::wake, Woken::Called, None);
+    answers_and_publishes(WakeEvent::wake, Woken::Called, None);
 }
 
-/// A wake at the moment when the time is over is answered then, or by the next sleep: not lost, and not twice.
+/// A wake at the moment of the timeout is answered by this sleep or by the next one: it is neither lost nor answered
+/// twice.
 pub fn wake_at_timeout_is_answered_once() {
-    brings(WakeEvent::wake, Woken::Called, TIME);
+    answers_and_publishes(WakeEvent::wake, Woken::Called, TIMEOUT);
 }
 
-/// A stop ends the sleep, brings what came before it, and is never consumed.
+/// A stop ends the sleep, publishes the writes before it, and is never consumed.
 pub fn stop_publishes_earlier_writes() {
-    brings(WakeEvent::stop, Woken::Stop, None);
+    answers_and_publishes(WakeEvent::stop, Woken::Stop, None);
 }
 
-/// A stop at the moment when the time is over.
+/// A stop at the moment of the timeout ends this sleep or the next one.
 pub fn stop_at_timeout_is_answered() {
-    brings(WakeEvent::stop, Woken::Stop, TIME);
+    answers_and_publishes(WakeEvent::stop, Woken::Stop, TIMEOUT);
 }
 
-/// Who asks whether it is stopped, in the middle of its work, sees what the stopper did.
+/// A thread that finds `is_stopped` true sees the writes before the stop.
 pub fn is_stopped_sees_earlier_writes() {
     explore(|| {
-        let (signal, said) = (Arc::new(WakeEvent::default()), Arc::new(Said(UnsafeCell::new(false))));
+        let (event, earlier) = (Arc::new(WakeEvent::default()), Arc::new(EarlierWrite(UnsafeCell::new(false))));
         let stopper = thread::spawn({
-            let (signal, said) = (Arc::clone(&signal), Arc::clone(&said));
+            let (event, earlier) = (Arc::clone(&event), Arc::clone(&earlier));
             move || {
-                said.say();
-                signal.stop();
+                earlier.write();
+                event.stop();
             }
         });
-        if signal.is_stopped() {
-            said.assert_heard();
+        if event.is_stopped() {
+            earlier.assert_written();
         }
-        stopper.join().expect("a thread that ends");
-        assert!(signal.is_stopped());
+        stopper.join().expect("a model's thread does not panic");
+        assert!(event.is_stopped(), "the stop is lost");
     });
 }
 
-/// A stop ends the sleep, also together with a wake.
+/// A stop ends the sleep, also if another thread wakes the sleeper at the same time.
 pub fn stop_ends_sleep_despite_wake() {
     explore(|| {
-        let signal = Arc::new(WakeEvent::default());
+        let event = Arc::new(WakeEvent::default());
         let sleeper = thread::spawn({
-            let signal = Arc::clone(&signal);
-            move || while signal.sleep(None) != Woken::Stop {}
+            let event = Arc::clone(&event);
+            move || while event.sleep(None) != Woken::Stop {}
         });
         let waker = thread::spawn({
-            let signal = Arc::clone(&signal);
-            move || signal.wake()
+            let event = Arc::clone(&event);
+            move || event.wake()
         });
-        signal.stop();
-        waker.join().expect("a thread that ends");
-        sleeper.join().expect("a thread that ends");
-        assert_eq!(signal.sleep(None), Woken::Stop, "stop was consumed");
+        event.stop();
+        waker.join().expect("a model's thread does not panic");
+        sleeper.join().expect("a model's thread does not panic");
+        assert_eq!(event.sleep(None), Woken::Stop, "stop was consumed");
     });
 }

@@ -1,7 +1,7 @@
-//! What the models of slots share: memory that is mapped and unmapped, regions, files, and who unmaps.
+//! Shared parts of the models of slots: memory that is mapped and unmapped, regions, files, and the owner's steps.
 
-use std::sync::Arc as Kept;
-use std::sync::atomic::AtomicUsize as Count;
+use std::sync::Arc as StdArc;
+use std::sync::atomic::AtomicUsize as StdAtomicUsize;
 use std::sync::atomic::Ordering::Relaxed;
 
 use loom::cell::UnsafeCell;
@@ -13,14 +13,16 @@ use crate::protocol::hazard::{HazardDomain, HazardPointer, ProtectedSet};
 use crate::protocol::slot::{Payload, Slot, SlotRef, UnmapToken};
 use crate::sync::epoch::Epoch;
 
-/// One window's bytes. Readers read them, who maps and who unmaps writes them, so loom fails a model in which a reader
-/// could read what is not mapped, or in which a map does not come after the unmap before it.
+/// The bytes of one window. A reader reads the cell; the loader and the owner write it when they map and unmap.
+///
+/// Loom therefore fails a model in which a reader may read unmapped memory, or in which a map is not ordered after the
+/// preceding unmap.
 #[derive(Debug)]
 pub(super) struct Memory(UnsafeCell<bool>);
 
 // SAFETY: loom's cell checks every access itself.
 unsafe impl Send for Memory {}
-// SAFETY: as above.
+// SAFETY: as for `Send`.
 unsafe impl Sync for Memory {}
 
 impl Default for Memory {
@@ -31,33 +33,34 @@ impl Default for Memory {
 
 impl Memory {
     pub(super) fn map(&self) {
-        // SAFETY: this is what the models are there to find out.
+        // SAFETY: loom's cell checks that the access is exclusive; the models exist to verify it.
         self.0.with_mut(|is_mapped| assert!(!unsafe { is_mapped.replace(true) }, "mapped twice"));
     }
 
     fn read(&self) {
-        // SAFETY: as above.
+        // SAFETY: loom's cell checks that no write is concurrent.
         assert!(self.0.with(|is_mapped| unsafe { *is_mapped }), "read after the unmap");
     }
 
     pub(super) fn unmap(&self) {
-        // SAFETY: as above.
+        // SAFETY: loom's cell checks that the access is exclusive; the models exist to verify it.
         self.0.with_mut(|is_mapped| assert!(unsafe { is_mapped.replace(false) }, "unmapped twice"));
     }
 }
 
-/// One execution: what evictors walk, the epoch, and what happened. The counts are not loom's: they are exact at every
-/// step, and no step more for it to explore.
+/// The state of one execution: the clock ring, the epoch, and counts of maps, unmaps and drops.
+///
+/// The counts are `std` atomics: they are exact at every step, and loom does not explore accesses to them.
 #[derive(Debug, Default)]
 pub(super) struct World {
     pub(super) ring: ClockRing<Slot<Region>>,
-    pub(super) epoch: Kept<Epoch>,
-    pub(super) memory: Kept<Memory>,
-    /// Of those who read without being counted, if the model has any.
+    pub(super) epoch: StdArc<Epoch>,
+    pub(super) memory: StdArc<Memory>,
+    /// The state of hazard-protected readers, if the model has any.
     pub(super) readers: Option<Readers>,
-    maps: Count,
-    unmaps: Count,
-    drops: Count,
+    maps: StdAtomicUsize,
+    unmaps: StdAtomicUsize,
+    drops: StdAtomicUsize,
 }
 
 impl World {
@@ -69,67 +72,68 @@ impl World {
         self.maps() - self.unmaps.load(Relaxed)
     }
 
-    /// Whatever was mapped is unmapped, and dropped once.
-    pub(super) fn assert_all_went(&self) {
-        assert_eq!(self.mapped(), 0, "left mapped");
-        assert_eq!(self.maps(), self.drops.load(Relaxed), "left undropped");
+    /// Asserts that each mapped region has been unmapped, and dropped once.
+    pub(super) fn assert_all_unmapped(&self) {
+        assert_eq!(self.mapped(), 0, "regions left mapped");
+        assert_eq!(self.maps(), self.drops.load(Relaxed), "regions not dropped once each");
     }
 }
 
-/// Who reads without being counted, and what waits for them.
+/// The hazard records of the readers, and the list of deferred unmaps.
 #[derive(Debug, Default)]
 pub(super) struct Readers {
-    pub(super) hazards: Kept<HazardDomain<Region>>,
+    pub(super) hazards: StdArc<HazardDomain<Region>>,
     deferred: Mutex<Vec<UnmapToken<Region>>>,
 }
 
 impl World {
-    /// One in which some announce what they read.
+    /// Creates a world with readers that protect slots by hazard records.
     pub(super) fn with_readers() -> Self {
         Self { readers: Some(Readers::default()), ..Self::default() }
     }
 
     pub(super) fn readers(&self) -> &Readers {
-        self.readers.as_ref().expect("a world with readers")
+        self.readers.as_ref().expect("a world created by `with_readers`")
     }
 
     pub(super) fn hazard(&self) -> HazardPointer<Region> {
         HazardPointer::new(&self.readers().hazards)
     }
 
-    /// What waited for a reader, once more.
+    /// Tries again to unmap each region on the deferred list.
     pub(super) fn retry_deferred(&self) {
-        let waiting = std::mem::take(&mut *self.readers().deferred.lock().expect("no panic"));
-        waiting.into_iter().for_each(give_back);
+        let deferred = std::mem::take(&mut *self.readers().deferred.lock().expect("no panic"));
+        deferred.into_iter().for_each(reclaim);
     }
 
-    /// After something was kept for readers, of whom the last may have let go before.
+    /// Scans again after a region was deferred: its last reader may have left before it was on the list.
     fn rescan_deferred(&self) {
         let Some(protected) = self.readers().hazards.scan_after_barrier() else { return };
         let mut deferred = self.readers().deferred.lock().expect("no panic");
-        let (left, read) =
-            std::mem::take(&mut *deferred).into_iter().partition(|token| !protected.contains_token(token));
-        *deferred = read;
+        let (still_protected, unprotected): (Vec<_>, Vec<_>) =
+            std::mem::take(&mut *deferred).into_iter().partition(|token| protected.contains_token(token));
+        *deferred = still_protected;
         drop(deferred);
-        let left: Vec<_> = left;
-        left.into_iter().for_each(give_back);
+        unprotected.into_iter().for_each(reclaim);
     }
 }
 
-/// What an owner does where some may read without being counted: it looks, and unmaps, restores, or keeps for later.
-pub(super) fn give_back(token: UnmapToken<Region>) {
+/// Performs the owner's steps: scans the hazard records if the world has readers, then unmaps, restores, or defers.
+pub(super) fn reclaim(token: UnmapToken<Region>) {
     let world = Arc::clone(&token.payload().world);
     let Some(readers) = &world.readers else { return unmap(token) };
     let protected = readers.hazards.scan_after_barrier();
-    give_back_unless(protected, token);
+    reclaim_unless_protected(protected, token);
 }
 
-pub(super) fn give_back_unless(protected: Option<ProtectedSet<Region>>, token: UnmapToken<Region>) {
-    // Without a barrier nothing is known.
+/// Unmaps the region if `protected` does not contain it. Otherwise restores it, or defers the unmap if the slot drains.
+///
+/// If `protected` is `None`, the heavy barrier failed, and every slot counts as protected.
+pub(super) fn reclaim_unless_protected(protected: Option<ProtectedSet<Region>>, token: UnmapToken<Region>) {
     if protected.is_some_and(|protected| !protected.contains_token(&token)) {
         return unmap(token);
     }
-    // Before it is restored: then it may go at any time.
+    // Cloned before the restore: afterwards another owner may unmap and drop the region at any time.
     let world = Arc::clone(&token.payload().world);
     if let Err(token) = token.restore() {
         world.readers().deferred.lock().expect("no panic").push(token);
@@ -137,12 +141,12 @@ pub(super) fn give_back_unless(protected: Option<ProtectedSet<Region>>, token: U
     }
 }
 
-/// Reads what is in `slot`, if it can be announced.
-pub(super) fn protect(hazard: &mut HazardPointer<Region>, slot: &Slot<Region>) -> bool {
-    // SAFETY: this is what the models are there to find out.
+/// Protects `slot` and reads its region. Returns `false` if the slot is not mapped or drains.
+pub(super) fn protect_and_read(hazard: &mut HazardPointer<Region>, slot: &Slot<Region>) -> bool {
+    // SAFETY: not proven here: the models exist to verify it.
     match unsafe { hazard.protect(slot) } {
         Some(region) => {
-            // SAFETY: as above.
+            // SAFETY: the slot is protected, so by rule 7 its region stays mapped; the models exist to verify it.
             unsafe { region.as_ref() }.memory.read();
             true
         }
@@ -150,27 +154,27 @@ pub(super) fn protect(hazard: &mut HazardPointer<Region>, slot: &Slot<Region>) -
     }
 }
 
-/// Reads what is announced, once more.
-pub(super) fn read_on(region: std::ptr::NonNull<Region>) {
-    // SAFETY: as above.
+/// Reads a region that the caller has protected.
+pub(super) fn read_protected(region: std::ptr::NonNull<Region>) {
+    // SAFETY: the caller has protected the slot, so by rule 7 its region stays mapped; the models exist to verify it.
     unsafe { region.as_ref() }.memory.read();
 }
 
-/// Maps the one window.
+/// Maps the world's window.
 pub(super) fn map(world: &Arc<World>) -> Region {
     world.memory.map();
     world.maps.fetch_add(1, Relaxed);
     Region {
-        memory: Kept::clone(&world.memory),
+        memory: StdArc::clone(&world.memory),
         world: Arc::clone(world),
         is_mapped: true,
         ring_entry: None,
         reservation: None,
-        home: None,
+        file: None,
     }
 }
 
-/// Loads if the slot is vacant; a client either way, or nothing.
+/// Loads the slot if it is vacant, or takes it if it is mapped. Returns `None` if neither is possible.
 pub(super) fn load_or_take(slot: &Slot<Region>, world: &Arc<World>) -> Option<SlotRef<Region>> {
     match slot.begin_load() {
         Ok(loading) => Some(loading.publish(map(world))),
@@ -178,23 +182,23 @@ pub(super) fn load_or_take(slot: &Slot<Region>, world: &Arc<World>) -> Option<Sl
     }
 }
 
-/// A slot's payload.
+/// The payload of a slot.
 #[derive(Debug)]
 pub(super) struct Region {
-    memory: Kept<Memory>,
+    memory: StdArc<Memory>,
     pub(super) world: Arc<World>,
     is_mapped: bool,
     pub(super) ring_entry: Option<RingEntry>,
     pub(super) reservation: Option<Reservation>,
-    /// Keeps the slot (rule 5).
-    pub(super) home: Option<Arc<File>>,
+    /// Keeps the slot's memory (rule 5).
+    pub(super) file: Option<Arc<File>>,
 }
 
-// SAFETY: a slot of the models stands in a file that the region keeps (and that goes through the epoch), or in an `Arc`
-// that each thread holds.
+// SAFETY: a slot of the models is in an `Arc` that each thread holds, or in a file. In a file, the region keeps the
+// file, and the slot is freed through the epoch.
 unsafe impl Payload for Region {
     fn orphaned(token: UnmapToken<Self>) {
-        give_back(token);
+        reclaim(token);
     }
 }
 
@@ -211,41 +215,42 @@ pub(super) fn read(client: &SlotRef<Region>) {
     client.memory.read();
 }
 
-/// What an owner reads of a region before it decides.
-pub(super) fn look(token: &UnmapToken<Region>) {
+/// Reads the region as its owner, before the owner decides to unmap or to restore.
+pub(super) fn inspect(token: &UnmapToken<Region>) {
     token.payload().memory.read();
 }
 
-/// What an owner does: off its seat, unmapped, vacant; then the reservation goes back, and last the file.
+/// Performs the owner's unmap: removes the ring entry, unmaps, vacates the slot, then releases the reservation and the
+/// file.
 pub(super) fn unmap(token: UnmapToken<Region>) {
     let vacated = token.vacate(|region| {
-        if let Some(seat) = region.ring_entry.take() {
-            region.world.ring.remove(seat);
+        if let Some(entry) = region.ring_entry.take() {
+            region.world.ring.remove(entry);
         }
         region.memory.unmap();
         region.is_mapped = false;
         region.world.unmaps.fetch_add(1, Relaxed);
         Ok::<(), ()>(())
     });
-    let mut region = vacated.expect("an unmap that succeeds");
+    let mut region = vacated.expect("the unmap of a model never fails");
     drop(region.reservation.take());
     drop(region);
 }
 
-/// A file with one window. Evictors look at its slot without holding it, so that goes through the epoch.
+/// A file with one window. Evictors inspect its slot without keeping the file, so the slot is freed through the epoch.
 #[derive(Debug)]
 pub(super) struct File {
     slot: Option<Box<Slot<Region>>>,
-    epoch: Kept<Epoch>,
+    epoch: StdArc<Epoch>,
 }
 
 impl File {
     pub(super) fn new(world: &World) -> Arc<Self> {
-        Arc::new(Self { slot: Some(Box::default()), epoch: Kept::clone(&world.epoch) })
+        Arc::new(Self { slot: Some(Box::default()), epoch: StdArc::clone(&world.epoch) })
     }
 
     pub(super) fn slot(&self) -> &Slot<Region> {
-        self.slot.as_deref().expect("taken in drop only")
+        self.slot.as_deref().expect("only `drop` takes the slot")
     }
 }
 
@@ -257,11 +262,12 @@ impl Drop for File {
     }
 }
 
-/// Loads the file's window, seated and keeping the file from before it is published (rules 5 and 6).
+/// Loads the file's window. The region gets its ring entry and its reference to the file before it is published (rules
+/// 5 and 6).
 pub(super) fn load(file: &Arc<File>, world: &Arc<World>) -> Option<SlotRef<Region>> {
     let loading = file.slot().begin_load().ok()?;
     let ring_entry = loading.enlist(&world.ring);
     let mut region = map(world);
-    (region.ring_entry, region.home) = (Some(ring_entry), Some(Arc::clone(file)));
+    (region.ring_entry, region.file) = (Some(ring_entry), Some(Arc::clone(file)));
     Some(loading.publish(region))
 }
