@@ -1,52 +1,172 @@
-//! [`HazardDomain`]: who reads which slot without being counted.
+//! [`HazardDomain`]: hazard pointers for mappings (M. Michael, 2004), with an asymmetric barrier.
 //!
-//! A client that comes and goes writes its slot's word twice, and readers of one window meet there. A cursor does not count
-//! itself in: it *announces* the slot that it reads, in a record of its own, and looks whether the slot is mapped. Whoever has
-//! won a slot looks at all records before it unmaps. These are hazard pointers (M. Michael, 2004), for mappings instead of
-//! nodes; the barrier between announcing and looking is on the owner's side, where the system has it ([`Barrier`]).
+//! A counted client ([`SlotRef`]) writes the slot's word twice, so all readers of one window contend for one cache
+//! line. A cursor is not counted. It *protects* the slot: it stores the slot's address in its own hazard record and
+//! then checks that the slot is mapped. The *owner*, the thread that has to unmap a slot, scans all records before it
+//! unmaps. This module states why that is sound. The rules and states that it refers to are those of the [module
+//! above](super).
 //!
-//! # The steps
+//! # Actors and memory cells
 //!
-//! The reader, in [`HazardPointer::protect`]: 1. store the slot in the record (which takes back what stood there); 2. the light
-//! barrier; 3. load the word: mapped and not draining, or take the announcement back and go the slow way. 4. Read, for as long
-//! as the announcement stands. 5. Store something else (Release). Who stores nothing (`reset`): 6. the light barrier; 7. load
-//! the word: if it drains, give back what waits.
+//! - *R* is a reader: a cursor with a [`HazardPointer`], which has one record. *O* is an owner: a thread with an
+//!   [`UnmapToken`].
+//! - `record.slot` is the address that the record protects, or null. Only the holder of the record stores it.
+//! - `slot.word` is the state of a slot. Every change of it is a read-modify-write (rule 2).
+//! - *payload* is the slot's payload cell and the mapped bytes that it leads to.
+//! - `active` is the number of records in use. `len` is the number of records ever made ([`Slab::len`]).
+//! - The *deferred list* holds the tokens of draining slots that are still protected. The cache keeps it, behind a
+//!   lock.
 //!
-//! The owner: 1. win the word (`retire`, `drain`, the last release); 2. the heavy barrier; 3. look at each record (Acquire);
-//! 4. what is announced is restored, or, if it drains, kept for later, still owned; the rest is unmapped. 5. Who kept something
-//! does 2 and 3 once more, and takes back what is not announced any more.
+//! # Steps
 //!
-//! # Why that is right
+//! Reader, [`protect`](HazardPointer::protect):
 //!
-//! - *An announcement against an owner.* If the reader's light barrier comes first, its store is seen by the owner's look. If
-//!   the owner's heavy barrier comes first, the reader's load sees the word as the owner left it, or later: retiring or
-//!   draining, so it does not read; or vacant and mapped anew by then, which is what it reads, and what the next owner of that
-//!   will see announced.
-//! - *The end of a read against an unmap.* The owner's look finds in the record what came after the announcement, and stored
-//!   there with Release: it is an Acquire, so the reads come before the unmap.
-//! - *A record that is new, or is used again.* Its number was handed out before the announcement, by the same thread or by one
-//!   that the record came from (the stack of free places, or whatever moved the announcer to another thread): the barrier that
-//!   shows the announcement shows the number of records as well.
-//! - *Kept for later.* A slot that drains is not announced with success any more, but by who is its client, and lets go after
-//!   that. So whoever owns it and finds it no longer announced may unmap it.
-//! - *Who lets go, against who keeps for later.* If the reader's second light barrier comes first, the owner's second look does
-//!   not find it any more. If the owner's second heavy barrier comes first, the reader sees that the slot drains, and goes for
-//!   what waits: before the owner had brought it (the lock says so, and then the owner's look sees what the reader did), or
-//!   after. So one of the two gives it back. A reader that stores another slot, or announces what drains in vain, does not look
-//!   back: what it leaves waits for somebody who does, a second at most, which is how often the collector looks.
-//! - *The cache is gone.* Then no reader is left (each keeps the cache), and its last step was to let go of that: an owner who finds
-//!   it gone has only to come [after that](acquire_after_last_reader).
-//! - *Nobody has a record.* Then nobody reads unseen, and the owner does without the heavy barrier. Who takes the first record
-//!   meanwhile has a fence after it has said so, and the owner one before it asks: either the owner sees that there is a
-//!   record, or that reader sees the word as the owner left it.
+//! - R1. Store the slot's address in `record.slot`, Release. If the record protected another slot, this is its R5.
+//! - R2. Issue the light barrier.
+//! - R3. Load `slot.word`, Acquire. Unless it is MAPPED and not draining: store null (R5) and return `None`.
+//! - R4. Read the payload.
+//! - R5. Store another address or null in `record.slot`, Release. This ends the read.
 //!
-//! # What it costs
+//! Reader, [`reset`](HazardPointer::reset), which is R5 with null, and then:
 //!
-//! Who announces writes one word, in a cache line of its own. Who evicts looks at as many records as there ever were at once, at
-//! rest or not, about 50 instructions each: once before it wins a window, to pass over those that are read, and once after (which
-//! who trims or collects does for eight at once). So a reader that has to evict takes 3,800 instructions beside one cursor,
-//! 107,000 beside 1,000, and 1,060,000 beside 10,000. (x86-64, 2026-11-21; `cargo bench --bench scale -- ratios`.)
-#![allow(unsafe_code, reason = "the payload of an protected slot; rule 7 of `protocol`")]
+//! - R6. Issue the light barrier.
+//! - R7. Load `slot.word`, Relaxed.
+//! - R8. If the slot drains: the caller takes the deferred list and reclaims its tokens, each from O2 on.
+//!
+//! Record, [`new`](HazardPointer::new) and drop:
+//!
+//! - N1. Claim a record. N2. Add 1 to `active`, Relaxed. N3. SeqCst fence.
+//! - D1. Store null in `record.slot`, Release (an R5). D2. Release the record to the slab, Release. D3. Subtract 1 from
+//!   `active`, Release.
+//!
+//! Owner, [`scan_after_barrier`](HazardDomain::scan_after_barrier) and the code of the cache around it:
+//!
+//! - O1. Win `slot.word`: by `retire`, by `drain`, or by the last release of a draining slot. Each is an AcqRel
+//!   read-modify-write, or a Release one followed by an Acquire load.
+//! - O2. SeqCst fence, then load `active`, Acquire. If it is 0, no slot is protected: go to O4. Otherwise, issue the
+//!   heavy barrier. If the OS refuses it, every slot counts as protected: go to O4.
+//! - O3. Load `len`, then `record.slot` of each record below it, Acquire.
+//! - O4. If the slot is not protected: unmap and `vacate`. If it is protected: `restore`. If `restore` fails, because
+//!   the slot drains: push the token on the deferred list.
+//! - O5. After a push: issue the heavy barrier again, as in O2.
+//! - O6. Scan again, as in O3. Take the tokens of slots that are no longer protected off the list, and reclaim them
+//!   from O2 on.
+//!
+//! # Theorem
+//!
+//! *If an owner O unmaps a payload in O4, then every read of that payload (R4) by an uncounted reader happens before
+//! the unmap.*
+//!
+//! Two facts are used. The [barrier guarantee](crate::sync::barrier): of a light and a heavy barrier, one comes first,
+//! and a load after the second one returns what was stored (or loaded) before the first one, or a later value. The
+//! *ownership fact*: from O1 to O's `vacate`, the word is never MAPPED without draining. It is RETIRING after `retire`,
+//! and draining in the other two cases. Only `restore`, `vacate` and `begin_load` leave RETIRING or clear draining. A
+//! successful `restore` ends the ownership without an unmap, and `begin_load` needs a vacant slot, hence a `vacate`
+//! before it.
+//!
+//! *Proof.* Let R read the payload that O unmaps. Let `s` be its slot. Assume first that O scanned, so that it issued
+//! the heavy barrier. Take the light barrier of R2 and the heavy barrier of O2.
+//!
+//! **If O's heavy barrier comes first**, R3 returns the value that O1 wrote to `s.word`, or a later one. By the
+//! ownership fact, R3 refuses each value from O1 up to `vacate`. A value after `vacate` that R3 accepts was written by
+//! a later `publish` (Release; R3 is Acquire), so R reads another payload. Both contradict the assumption, so this case
+//! does not occur. The later payload has an owner of its own, to which the theorem applies anew: R1 still stands in the
+//! record.
+//!
+//! **If R's light barrier comes first**, O3 finds in `record.slot` the address that R1 stored, or a later value.
+//!
+//! - If it finds the address of `s`, `s` is in the [`ProtectedSet`], and O does not unmap. This contradicts the
+//!   assumption.
+//! - If it finds a later value that R stored, that store is R5 or comes after it. So R4 happens before that store,
+//!   which is a Release. O3 is its Acquire partner and happens before the unmap.
+//! - If it finds a value that a later holder of the record stored, see *record reuse*.
+//!
+//! So R4 happens before the unmap. ∎ The sections below complete the proof: each covers one situation that it left out.
+//!
+//! # The situations in detail
+//!
+//! **End of a read against the unmap.** This is the second item above. The partners are the Release store in `store`
+//! (R5) and the Acquire load in `scan_unordered` (O3). Without either, the unmap could overtake the last bytes that R
+//! reads.
+//!
+//! **Record reuse.** A record that R dropped may have a new holder, whose store O3 finds. The new holder's claim pops
+//! the slab's free stack (Acquire). R's drop pushed it there (D2, Release, after D1). Every change of the stack's head
+//! is a read-modify-write, so the pop synchronizes with that push even if other pushes and pops lie between. So R4
+//! happens before the new holder's store. That store is a Release, and O3 is its Acquire partner.
+//!
+//! **New records, and `len`.** The proof needs O3 to load R's record. The record's number was taken from `len`, by R's
+//! thread or by a thread from which the record came (the free stack, or a cursor that was moved). So the increment of
+//! `len` happens before R2. If R's light barrier comes first, O3's load of `len` returns a value above the record's
+//! number. The slab's table is grown in the same way: N1 or an earlier claim has set the
+//! [`OnceLock`](crate::sync::OnceLock)s on the way to the record before R2. `get` loads their state atomically, so O3
+//! finds them set. If the heavy barrier comes first, the proof does not need the record.
+//!
+//! **No record in use.** If O2 loads 0 from `active`, O issues no heavy barrier and scans nothing. Of the fences in N3
+//! and O2, one comes first in the total order of SeqCst fences. If O2's comes first, R3, which comes after N3, returns
+//! what O1 wrote or a later value: the first case of the proof. If N3 comes first, O2's load sees N2 or a later value.
+//! It is 0 only if it also sees R's D3: it counts each N2 and each D3, and every D3 comes after its N2. D3 is a
+//! Release, the load is an Acquire, and all changes of `active` are read-modify-writes (one release sequence). So R4
+//! happens before D3, and D3 before the unmap.
+//!
+//! **Barrier refused.** If the OS refuses the heavy barrier, `scan_after_barrier` returns `None`, and O treats every
+//! slot as protected. So O does not unmap, and the theorem holds trivially. O6 is refused as well, so the token stays
+//! deferred.
+//!
+//! **A client that becomes a reader.** [`protect_client`](HazardPointer::protect_client) stores R1 while it holds a
+//! counted client, and issues no barrier. The client's release comes after R1 (Release). O1 needs a count of 0, so it
+//! reads from that release or from a later read-modify-write of the same release sequence (Acquire). So R1 happens
+//! before O3, which finds that address or a later value: the second case of the proof.
+//!
+//! **A cursor moved between threads.** R1 to R3 run in one call, on one thread. N1 to N3, R4 and R5 may run on others.
+//! What moves the cursor orders its steps (its move is a synchronization), so each step still happens before the next.
+//! The proof and the barrier guarantee use only *happens before*.
+//!
+//! **Restore.** A restored slot is MAPPED(0) again, with the payload in place. R reads on, and the next `retire` or
+//! `drain` makes a new owner, which scans after its own O1. `restore` is a Release, so what O read of the payload
+//! happens before the next owner's unmap. O must not touch the slot afterwards.
+//!
+//! **Deferred tokens.** Any thread may take a token off the list and become its owner. The list's lock orders O1 before
+//! that thread's O2, so the proof holds with the new owner in O's place. A deferred slot drains, so no `protect`
+//! succeeds on it any more. (A `protect_client` can only come before O1.) So the set of its readers only shrinks. The
+//! cache defers a token also if the OS refuses the unmap. That slot is never restored, so its word stays RETIRING or
+//! draining.
+//!
+//! **Second scan against `reset`.** Without O5 and O6, a token could wait for a reader that has already left. Let O
+//! push the token of `s`, and let R be a reader of `s` that ends with `reset`.
+//!
+//! - If R's barrier (R6) comes before O's (O5), O6 finds R5's store or a later value. R does not keep the token on the
+//!   list.
+//! - If O's barrier comes first, R7 returns the draining value on which O's `restore` failed, or a later one. If R7
+//!   finds the slot not draining, O or a later owner has vacated it, and R has nothing to do. Otherwise R runs R8,
+//!   under the list's lock. If O's push came before R8, R finds the token, or another thread has taken it and is O from
+//!   now on. If the push comes after R8, the lock orders R5 before O6, which finds R5's store or a later value.
+//!
+//! So R or an owner retries the token after R5. A retry that finds another reader pushes the token again, and the
+//! argument applies to that reader.
+//!
+//! **Reads that end without R8.** A reader that protects another slot, a dropped `HazardPointer`, and a failed
+//! `protect` (whose short-lived address O6 may find) do not check for a deferred token. The token then stays deferred
+//! until a thread next retries the list: the collector in its next pass, a reader in R8, or a thread that needs room.
+//! The collector's passes are one second apart while the cache has files. The same holds for a token whose second scan
+//! the OS refused. Such a token only delays the unmap, and its bytes stay counted in the budget.
+//!
+//! **A cache that is gone.** A cursor keeps its cache alive. If an owner cannot upgrade its weak reference to the
+//! cache, all cursors were dropped, and O does not scan. The drop of each cursor comes before the subtraction that took
+//! the cache's reference count to 0 (Release, at each level of references). The failed upgrade loaded 0 from that count
+//! (Relaxed). [`acquire_after_last_reader`] is the Acquire fence that completes the pair, so all reads happen before
+//! the unmap. The cache's own drop unmaps the deferred regions: there, `Arc` issues that fence.
+//!
+//! **A detached slot.** It is in no table, so no cursor finds or protects it. Its readers are counted. Its owner
+//! needs no scan.
+//!
+//! # Cost
+//!
+//! Protecting a slot costs one store to the reader's own cache line, one load of the slot's word, and the light
+//! barrier, which is no instruction where the OS has the asymmetric one. The owner pays: a heavy barrier and a scan of
+//! all records that ever existed at once, in use or not. An evicting thread scans once more, without the barrier, to
+//! pass over protected slots. So an eviction's cost grows linearly with the number of records that ever existed at
+//! once. Threads that trim or collect share one scan between several slots.
+#![allow(unsafe_code, reason = "the payload of a protected slot; rule 7 of `protocol`")]
 
 use std::fmt;
 use std::ptr::{self, NonNull};
@@ -56,24 +176,26 @@ use super::slot::{Payload, Slot, SlotRef, UnmapToken};
 use crate::sync::barrier::Barrier;
 use crate::sync::{Arc, AtomicPtr, AtomicU64, AtomicUsize, Ordering, fence};
 
-/// The records of all who announce slots of one cache.
+/// The hazard records of all readers of one cache.
 pub(crate) struct HazardDomain<P> {
-    records: Slab<Record<P>>,
-    /// Records that somebody has.
-    taken: AtomicUsize,
-    /// Had with the cache, not with its first reader: the first time, the system may take 30 ms for it.
+    records: Slab<HazardRecord<P>>,
+    /// The number of records in use.
+    active: AtomicUsize,
+    /// Chosen when the cache is built, not by its first reader: the first registration with the OS may take tens of
+    /// milliseconds.
     barrier: Barrier,
 }
 
-/// What one reader announces. In a cache line of its own, so that nobody waits for it but an owner.
+/// The slot that one reader protects. It has a cache line of its own, so only a scanning owner contends with the
+/// reader.
 #[repr(align(64))]
-struct Record<P> {
+struct HazardRecord<P> {
     slot: AtomicPtr<Slot<P>>,
-    /// How often all who had this record announced a slot and read.
+    /// The number of slots protected and read, summed over all holders of this record.
     reads: AtomicU64,
 }
 
-impl<P> Default for Record<P> {
+impl<P> Default for HazardRecord<P> {
     fn default() -> Self {
         Self { slot: AtomicPtr::new(ptr::null_mut()), reads: AtomicU64::new(0) }
     }
@@ -81,27 +203,32 @@ impl<P> Default for Record<P> {
 
 impl<P> Default for HazardDomain<P> {
     fn default() -> Self {
-        Self { records: Slab::default(), taken: AtomicUsize::new(0), barrier: Barrier::best() }
+        Self { records: Slab::default(), active: AtomicUsize::new(0), barrier: Barrier::best() }
     }
 }
 
 impl<P> HazardDomain<P> {
-    /// What is announced, of the slots that were won before this: for their owner. `None` if there was no barrier to be had:
-    /// then nothing is known.
+    /// Returns the protected slots, complete for every slot that the caller won before this call (steps O2 and O3).
+    ///
+    /// Returns `None` if the OS refuses the barrier. The caller must then treat every slot as protected.
     pub(crate) fn scan_after_barrier(&self) -> Option<ProtectedSet<P>> {
-        // SeqCst: pairs with the fence in `HazardPointer::new`.
+        // SeqCst: pairs with the fence in `HazardPointer::new`. Either the load below sees the new record, or the new
+        // reader sees the word as its owner left it.
         fence(Ordering::SeqCst);
-        // Acquire: pairs with the Release in the hazard's drop; its reads are over.
-        if self.taken.load(Ordering::Acquire) == 0 {
+        // Acquire: pairs with the Release in `HazardPointer::drop`. The reads of all dropped hazard pointers are over.
+        if self.active.load(Ordering::Acquire) == 0 {
             return Some(ProtectedSet::nothing());
         }
         self.barrier.heavy().then(|| self.scan_unordered())
     }
 
-    /// What is announced, as far as can be seen from here: for a guess, and for show. O(n) of the records.
+    /// Returns the protected slots without a barrier: only a guess, for the choice of victims and for statistics.
+    ///
+    /// It may lack a slot that a reader has just protected. Takes time linear in the number of records ever made.
     pub(crate) fn scan_unordered(&self) -> ProtectedSet<P> {
         let mut slots: Vec<*const Slot<P>> = (0..self.records.len())
-            // Acquire: pairs with the Release that ended a read there.
+            // Acquire: pairs with the Release in `HazardPointer::store`. The reads of the slots protected before are
+            // over.
             .filter_map(|number| Some(self.records.get(number)?.slot.load(Ordering::Acquire).cast_const()))
             .filter(|slot| !slot.is_null())
             .collect();
@@ -109,9 +236,9 @@ impl<P> HazardDomain<P> {
         ProtectedSet(slots)
     }
 
-    /// How often slots were announced and read, by all, since the beginning.
+    /// Returns the number of slots that all readers have protected and read since the cache was built.
     pub(crate) fn reads(&self) -> u64 {
-        // Relaxed: a count.
+        // Relaxed: a statistic.
         let reads = |number| self.records.get(number).map_or(0, |record| record.reads.load(Ordering::Relaxed));
         (0..self.records.len()).map(reads).sum()
     }
@@ -123,137 +250,153 @@ impl<P> fmt::Debug for HazardDomain<P> {
     }
 }
 
-/// The slots that were announced at one moment.
+/// The result of a scan: the addresses of the protected slots, sorted.
 #[derive(Debug)]
 pub(crate) struct ProtectedSet<P>(Vec<*const Slot<P>>);
 
-/// For an owner who has found that whatever readers keep is gone, and so are they: their reads are over. (It has found that by a
-/// count, which the last of them took down with Release, and which it has loaded without an Acquire.)
+/// Orders the reads of all readers of a cache that is gone before what the calling owner does next.
+///
+/// The caller has loaded the cache's reference count without Acquire and found it 0. The last step of each reader
+/// subtracted from that count with Release.
 pub(crate) fn acquire_after_last_reader() {
-    // Acquire: as above; pairs with the Release of the last reader's step, which was to let go of what it kept.
+    // Acquire: pairs with the Release subtraction from the cache's reference count. It publishes the end of all reads.
     fence(Ordering::Acquire);
 }
 
 impl<P> ProtectedSet<P> {
+    /// Returns the set without slots.
     pub(crate) fn nothing() -> Self {
         Self(Vec::new())
     }
 
+    /// Returns `true` if the scan found `slot` in a record.
     pub(crate) fn contains(&self, slot: &Slot<P>) -> bool {
         self.0.binary_search(&ptr::from_ref(slot)).is_ok()
     }
 
+    /// Returns `true` if the scan found the slot of `token` in a record.
     pub(crate) fn contains_token(&self, token: &UnmapToken<P>) -> bool {
         self.contains(token.slot())
     }
 }
 
-/// A reader that announces, one slot at a time.
+/// One reader's hazard record. It protects at most one slot at a time.
 pub(crate) struct HazardPointer<P> {
-    hazards: Arc<HazardDomain<P>>,
-    /// Its record, which `hazards` keeps.
-    record: NonNull<Record<P>>,
+    domain: Arc<HazardDomain<P>>,
+    /// The record, which `domain` keeps in memory.
+    record: NonNull<HazardRecord<P>>,
     number: u32,
-    /// A copy: who hops does not go where `hazards` keeps it.
+    /// A copy of the domain's barrier, so that `protect` does not follow the pointer to the domain.
     barrier: Barrier,
 }
 
-// SAFETY: it reaches a record, which is made of atomics, and what it gives of a payload is a pointer (so `P: Sync` for those who
-// follow it; `P: Send` is what an owner needs, whom it may make wait).
+// SAFETY: a hazard pointer reaches its record, which consists of atomics, and hands out payloads as raw pointers. `P:
+// Sync` is for the readers that dereference these. `P: Send` is for the owner, which drops on its thread what this
+// reader read.
 unsafe impl<P: Send + Sync> Send for HazardPointer<P> {}
-// SAFETY: as above; shared, it does nothing.
+// SAFETY: as for `Send`. A shared reference gives access to `Debug` only.
 unsafe impl<P: Send + Sync> Sync for HazardPointer<P> {}
 
 impl<P> HazardPointer<P> {
-    pub(crate) fn new(hazards: &Arc<HazardDomain<P>>) -> Self {
-        let number = hazards.records.claim();
+    /// Takes a record of `domain` (steps N1 to N3). It protects no slot yet.
+    pub(crate) fn new(domain: &Arc<HazardDomain<P>>) -> Self {
+        let number = domain.records.claim();
         // Relaxed: ordered by the fence.
-        hazards.taken.fetch_add(1, Ordering::Relaxed);
-        // SeqCst: pairs with the fence in `scan_after_barrier`.
+        domain.active.fetch_add(1, Ordering::Relaxed);
+        // SeqCst: pairs with the fence in `scan_after_barrier`. Either that owner sees the addition, or this reader's
+        // next `protect` sees the word as the owner left it.
         fence(Ordering::SeqCst);
         Self {
-            record: NonNull::from(hazards.records.at(number)),
+            record: NonNull::from(domain.records.at(number)),
             number,
-            barrier: hazards.barrier,
-            hazards: Arc::clone(hazards),
+            barrier: domain.barrier,
+            domain: Arc::clone(domain),
         }
     }
 
     #[inline]
-    fn record(&self) -> &Record<P> {
-        // SAFETY: a place of the table that `hazards` keeps, and which does not move.
+    fn record(&self) -> &HazardRecord<P> {
+        // SAFETY: an entry of the slab that `domain` keeps. Entries do not move.
         unsafe { self.record.as_ref() }
     }
 
-    /// Announces `slot`, in the place of what it announced before. Its payload, which stays what and where it is until the next
-    /// call (or the drop) of this announcer; `None` if there is none, or it drains: then nothing is announced.
+    /// Protects `slot` in place of the slot protected before, and returns its payload (steps R1 to R3).
+    ///
+    /// The payload stays mapped, and at its address, until the next call of `protect`, `protect_client` or `reset`, or
+    /// until this hazard pointer is dropped. Returns `None` if the slot is not mapped or drains. No slot is protected
+    /// then.
     ///
     /// # Safety
     ///
-    /// Whoever owns `slot` looks at these announcements before it unmaps.
+    /// Each owner of `slot` scans the records of this domain before it unmaps (rule 7).
     #[inline]
     pub(crate) unsafe fn protect(&mut self, slot: &Slot<P>) -> Option<NonNull<P>> {
-        self.put(slot);
+        self.store(slot);
         self.barrier.light();
-        // SAFETY: it is announced, and the barrier passed.
+        // SAFETY: the record holds `slot`, and the light barrier came after that store.
         let payload = unsafe { slot.payload_if_mapped() };
         if payload.is_none() {
-            self.put(ptr::null());
+            self.store(ptr::null());
         }
         payload
     }
 
-    /// Announces the slot of a client, who may then let go.
+    /// Protects the slot of `client`, and returns its payload. The caller may then drop the client.
+    ///
+    /// The payload stays mapped for as long as that of [`protect`](Self::protect).
     ///
     /// # Safety
     ///
-    /// As [`protect`](Self::protect).
+    /// That of [`protect`](Self::protect), for the client's slot.
     pub(crate) unsafe fn protect_client(&mut self, client: &SlotRef<P>) -> NonNull<P>
     where
         P: Payload,
     {
-        // The client's release, by which an owner may win it, comes after this.
-        self.put(client.slot());
+        // No barrier: the client is released after this store, and an owner wins the slot after that release.
+        self.store(client.slot());
         NonNull::from(&**client)
     }
 
-    /// Takes the announcement back. Whether that slot drains: then its owner may be waiting for this.
+    /// Ends the protection (steps R5 to R7). Returns `true` if the slot that was protected drains.
+    ///
+    /// Its token may then be on the deferred list, and the caller must retry that list (step R8).
     ///
     /// # Safety
     ///
-    /// The slot that was announced last, if it is announced still, is still allocated.
+    /// If a slot is still protected, its memory is still allocated.
     pub(crate) unsafe fn reset(&mut self) -> bool {
-        // Relaxed: what this announcer stored itself.
+        // Relaxed: only this hazard pointer stores the record.
         let slot = self.record().slot.load(Ordering::Relaxed);
-        self.put(ptr::null());
-        // Pairs with the heavy barrier of the owner's second look: that one sees the record without the slot, or this that the
-        // slot drains.
+        self.store(ptr::null());
+        // Pairs with the heavy barrier before the owner's second scan (O5). Either that scan finds the record without
+        // the slot, or the load below finds that the slot drains.
         self.barrier.light();
         // SAFETY: the caller's promise.
         unsafe { slot.as_ref() }.is_some_and(|slot| slot.snapshot().is_draining())
     }
 
     #[inline]
-    fn put(&self, slot: *const Slot<P>) {
-        // Release: pairs with the Acquire in `scan_unordered`: what was read by the announcement before is over.
+    fn store(&self, slot: *const Slot<P>) {
+        // Release: pairs with the Acquire in `scan_unordered`. The reads of the slot protected before are over.
         self.record().slot.store(slot.cast_mut(), Ordering::Release);
     }
 
-    /// Counts a read.
+    /// Adds one to the number of reads of this record.
     #[inline]
     pub(crate) fn count(&mut self) {
         let reads = &self.record().reads;
-        // Relaxed: nobody else writes it.
+        // Relaxed: only this hazard pointer writes it.
         reads.store(reads.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
     }
 }
 
 impl<P> Drop for HazardPointer<P> {
+    /// Ends the protection and gives the record to the next reader (steps D1 to D3).
     fn drop(&mut self) {
-        self.put(ptr::null());
-        self.hazards.records.release(self.number);
-        // Release: pairs with the Acquire in `scan_after_barrier`.
-        self.hazards.taken.fetch_sub(1, Ordering::Release);
+        self.store(ptr::null());
+        self.domain.records.release(self.number);
+        // Release: pairs with the Acquire in `scan_after_barrier`. This reader's reads are over.
+        self.domain.active.fetch_sub(1, Ordering::Release);
     }
 }
 
@@ -271,7 +414,7 @@ mod tests {
 
     struct Number(u32);
 
-    // SAFETY: the slots of these tests outlive what is in them.
+    // SAFETY: the slots of these tests outlive their payloads.
     unsafe impl Payload for Number {
         fn orphaned(token: UnmapToken<Self>) {
             let _ = token.vacate(|_| Ok::<(), ()>(()));
@@ -280,68 +423,69 @@ mod tests {
 
     fn mapped(number: u32) -> Slot<Number> {
         let slot = Slot::default();
-        drop(slot.begin_load().expect("vacant").publish(Number(number)));
+        drop(slot.begin_load().expect("a new slot is vacant").publish(Number(number)));
         slot
     }
 
     fn protect(hazard: &mut HazardPointer<Number>, slot: &Slot<Number>) -> Option<u32> {
-        // SAFETY: nothing is unmapped here but by who has looked.
+        // SAFETY: the owners of these tests scan before they vacate.
         let payload = unsafe { hazard.protect(slot) }?;
-        // SAFETY: announced.
+        // SAFETY: the slot is protected.
         Some(unsafe { payload.as_ref() }.0)
     }
 
     #[test]
-    fn what_many_announce_is_seen_each() {
-        let hazards = Arc::new(HazardDomain::default());
+    fn scan_of_many_records_finds_each_protected_slot() {
+        let domain = Arc::new(HazardDomain::default());
         let slots: Vec<_> = (0..200).map(mapped).collect();
-        let mut hazard_pointers: Vec<_> = slots.iter().map(|_| HazardPointer::new(&hazards)).collect();
+        let mut hazard_pointers: Vec<_> = slots.iter().map(|_| HazardPointer::new(&domain)).collect();
         for (hazard, slot) in hazard_pointers.iter_mut().zip(&slots).step_by(3) {
             assert!(protect(hazard, slot).is_some());
         }
-        let seen = |slot| hazards.scan_after_barrier().expect("a barrier").contains(slot);
+        let is_protected = |slot| domain.scan_after_barrier().expect("the OS grants the barrier").contains(slot);
         for (number, slot) in slots.iter().enumerate() {
-            assert_eq!(seen(slot), number % 3 == 0, "{number}");
+            assert_eq!(is_protected(slot), number % 3 == 0, "slot {number}");
         }
         hazard_pointers.drain(..100);
         for (number, slot) in slots.iter().enumerate() {
-            assert_eq!(seen(slot), number % 3 == 0 && number >= 100, "{number}");
+            assert_eq!(is_protected(slot), number % 3 == 0 && number >= 100, "slot {number}");
         }
     }
 
     #[test]
-    fn an_announcer_reads_one_slot_at_a_time_and_only_what_is_mapped() {
-        let hazards = Arc::new(HazardDomain::default());
+    fn hazard_pointer_protects_one_slot_at_a_time_and_only_mapped_ones() {
+        let domain = Arc::new(HazardDomain::default());
         let (one, two, vacant) = (mapped(1), mapped(2), Slot::default());
-        let mut hazard = HazardPointer::new(&hazards);
-        let seen = |slots: [&Slot<Number>; 3]| slots.map(|slot| hazards.scan_unordered().contains(slot));
+        let mut hazard = HazardPointer::new(&domain);
+        let are_protected = |slots: [&Slot<Number>; 3]| slots.map(|slot| domain.scan_unordered().contains(slot));
+        let scan = || domain.scan_after_barrier().expect("the OS grants the barrier");
         assert_eq!(protect(&mut hazard, &one), Some(1));
         assert_eq!(protect(&mut hazard, &two), Some(2));
-        assert_eq!(seen([&one, &two, &vacant]), [false, true, false]);
+        assert_eq!(are_protected([&one, &two, &vacant]), [false, true, false]);
         assert_eq!(protect(&mut hazard, &vacant), None);
-        assert_eq!(seen([&one, &two, &vacant]), [false; 3]);
+        assert_eq!(are_protected([&one, &two, &vacant]), [false; 3]);
         assert_eq!(protect(&mut hazard, &one), Some(1));
-        let Drain::Owned(token) = one.drain() else { panic!("nobody is counted") };
-        assert!(hazards.scan_after_barrier().expect("a barrier").contains_token(&token));
-        // SAFETY: the slot is here.
-        assert!(unsafe { hazard.reset() }, "it drains");
-        assert!(!hazards.scan_after_barrier().expect("a barrier").contains_token(&token));
-        assert_eq!(protect(&mut hazard, &one), None, "it drains");
+        let Drain::Owned(token) = one.drain() else { panic!("a slot without clients is owned by the drainer") };
+        assert!(scan().contains_token(&token));
+        // SAFETY: the slot is a local variable.
+        assert!(unsafe { hazard.reset() }, "the slot drains");
+        assert!(!scan().contains_token(&token));
+        assert_eq!(protect(&mut hazard, &one), None, "a draining slot was protected");
         Number::orphaned(token);
-        drop(two.take().expect("mapped"));
-        let Drain::Owned(token) = two.drain() else { panic!("nobody is counted") };
+        drop(two.take().expect("the slot is mapped"));
+        let Drain::Owned(token) = two.drain() else { panic!("a slot without clients is owned by the drainer") };
         Number::orphaned(token);
     }
 
     #[test]
-    fn reads_are_counted_also_of_those_who_went() {
-        let hazards = Arc::new(HazardDomain::<Number>::default());
+    fn reads_include_those_of_dropped_hazard_pointers() {
+        let domain = Arc::new(HazardDomain::<Number>::default());
         for _ in 0..3 {
-            let (mut one, mut two) = (HazardPointer::new(&hazards), HazardPointer::new(&hazards));
+            let (mut one, mut two) = (HazardPointer::new(&domain), HazardPointer::new(&domain));
             one.count();
             two.count();
             one.count();
         }
-        assert_eq!(hazards.reads(), 9);
+        assert_eq!(domain.reads(), 9);
     }
 }

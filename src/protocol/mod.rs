@@ -1,21 +1,30 @@
-//! The protocol: concurrency without I/O. All of take, load, retire, drain, reserve and wake is here, and nothing else.
+//! The concurrency protocol of the cache, without I/O: take, load, retire, drain, protect, reserve and wake.
 //!
-//! These files see no path, file, mapping, map of files, clock or error type, only [`crate::sync`]; so `loom-tests/`
-//! compiles the very same files against loom's types and explores their interleavings.
+//! These files use no path, file, mapping, clock or error type, only [`crate::sync`]. So `loom-tests/` compiles the very same
+//! files against loom's types and explores their interleavings.
 //!
-//! | file | what it is |
+//! | file | content |
 //! |---|---|
-//! | [`slot`] | [`Slot<P>`](slot::Slot): one place for a payload, the count of its clients, and who may unmap it |
-//! | [`radix_table`] | [`RadixTable<T>`](radix_table::RadixTable): slots by index; grows without moving |
-//! | [`hazard`] | [`HazardDomain`](hazard::HazardDomain): who reads a slot without being counted |
-//! | [`slab`] | [`Slab<T>`](slab::Slab): places with numbers, taken and left |
-//! | [`clock_ring`] | [`ClockRing<T>`](clock_ring::ClockRing): the slots that could be evicted; walked without a lock, under the epoch |
-//! | [`budget`] | [`Budget`](budget::Budget): reserve before mapping, give back after unmapping |
+//! | [`slot`] | [`Slot<P>`](slot::Slot): a payload, the count of its clients, and the state that decides which thread may unmap it |
+//! | [`radix_table`] | [`RadixTable<T>`](radix_table::RadixTable): elements by 64-bit index; grows without moving them |
+//! | [`hazard`] | [`HazardDomain`](hazard::HazardDomain): hazard records of uncounted readers, and the proof that they are sound |
+//! | [`slab`] | [`Slab<T>`](slab::Slab): numbered entries, claimed and released without a lock |
+//! | [`clock_ring`] | [`ClockRing<T>`](clock_ring::ClockRing): the candidates for eviction, walked without a lock under the epoch |
+//! | [`budget`] | [`Budget`](budget::Budget): bytes are reserved before the map and released after the unmap |
 //! | [`wake_event`] | [`WakeEvent`](wake_event::WakeEvent): wake, sleep and stop of the collector |
-//! | [`address_table`] | [`AddressTable`](address_table::AddressTable): the addresses that are ours, for a signal handler to ask |
-//! | [`atomics`] | small words of one atomic each: [`FencedU64`](atomics::FencedU64), [`UserCount`](atomics::UserCount), [`Clock`](atomics::Clock) |
+//! | [`address_table`] | [`AddressTable`](address_table::AddressTable): the mapped address ranges, for a signal handler to look up |
+//! | [`atomics`] | one-word atomics: [`FencedU64`](atomics::FencedU64), [`UserCount`](atomics::UserCount), [`ThreadIds`](atomics::ThreadIds), [`Clock`](atomics::Clock) |
+//!
+//! # Actors
+//!
+//! A *client* is a counted reference ([`SlotRef`](slot::SlotRef)). A *reader* is a cursor: it protects the slot in its own
+//! hazard record and is not counted. A *loader* maps a vacant slot ([`Loading`](slot::Loading)). An *evicting thread* retires
+//! a slot without clients. A *drainer* closes a slot to new clients. The *owner* is the thread that has to unmap: it holds the
+//! [`UnmapToken`](slot::UnmapToken).
 //!
 //! # The states of a slot
+//!
+//! The number in parentheses is the number of clients.
 //!
 //! ```text
 //!  VACANT ── begin_load ─▶ LOADING ── publish ─▶ MAPPED(1..n) ⟲ take / clone / release
@@ -23,66 +32,66 @@
 //!     ├───────────────────────┘                     ▼
 //!     └──────────── vacate, after the unmap ◀─── RETIRING ── restore ─▶ MAPPED(0)
 //!
-//!  + draining, a bit in any phase: no new client; whoever takes MAPPED+draining to 0 owns the unmap
-//!  + detached, a bit from birth: in no table; its owner frees the slot
+//!  + draining, a flag in any state: no new client; the thread that takes MAPPED+draining to 0 clients is the owner
+//!  + detached, a flag from birth: the slot is in no table; its owner frees it
 //! ```
 //!
-//! | verb | from → to | who, how | ordering | its partner |
+//! | verb | from → to | actor, operation | ordering | its partner |
 //! |---|---|---|---|---|
-//! | `begin_load` | VACANT, draining or not → LOADING | anyone with a handle; exchange | AcqRel | `vacate`, `drain` |
+//! | `begin_load` | VACANT, draining or not → LOADING, not draining | a loader; exchange | AcqRel | `vacate`, `drain` |
 //! | `publish` | LOADING → MAPPED(1), keeps draining | the loader; addition | AcqRel | `take`, `retire`, `drain` |
-//! | abandon (drop of `Loading`) | LOADING → VACANT | the loader; swap | AcqRel | `begin_load` |
-//! | `take` | MAPPED(n) → MAPPED(n + 1), never while draining | anyone with the slot; exchange | Acquire | `publish` |
-//! | `join` | MAPPED(n) → MAPPED(n + 1), n ≥ 1, draining or not | anyone with the slot; exchange | Acquire | `publish` |
-//! | clone of a `SlotRef` | MAPPED(n) → MAPPED(n + 1), n ≥ 1 | a client; addition | Relaxed | – |
-//! | release (drop of a `SlotRef`) | n → n − 1; (draining, 1) → (draining, 0) *owns* | a client; subtraction | Release, and an Acquire load if it owns | `retire`, `drain` |
-//! | `retire` | MAPPED(0), not draining → RETIRING | an evictor, pinned; exchange | AcqRel | release, `restore` |
-//! | `restore` | RETIRING → MAPPED(0), from exactly that | the owner; exchange | Release | `retire`, `take` |
-//! | `protect` ([`HazardPointer`](hazard::HazardPointer)) | none; reads in MAPPED, never while draining | a cursor; a store in its own record, the light barrier, a load | Acquire | `publish`; the owner's heavy barrier |
-//! | `drain` | + draining; on MAPPED(0) it *owns* | anyone with the slot; or | AcqRel | all |
-//! | `vacate` | RETIRING or (draining, 0) → VACANT | the owner, after the unmap; swap | AcqRel | `begin_load` |
+//! | abandon (drop of `Loading`) | LOADING → VACANT, not draining | the loader; swap | AcqRel | `begin_load` |
+//! | `take` | MAPPED(n) → MAPPED(n + 1), never while draining | any thread with the slot; exchange | Acquire | `publish` |
+//! | `join` | MAPPED(n) → MAPPED(n + 1), n ≥ 1, draining or not | any thread with the slot; exchange | Acquire | `publish` |
+//! | clone of a `SlotRef` | MAPPED(n) → MAPPED(n + 1), n ≥ 1 | a client; addition | Relaxed | none |
+//! | release (drop of a `SlotRef`) | n → n − 1; makes the thread the *owner* at (draining, 1) → (draining, 0) | a client; subtraction | Release; then an Acquire load, if it is the owner | `retire`, `drain` |
+//! | `retire` | MAPPED(0), not draining → RETIRING; makes the thread the *owner* | an evicting thread, pinned; exchange | AcqRel | release, `restore` |
+//! | `restore` | RETIRING, not draining → MAPPED(0) | the owner; exchange | Release | `retire`, `take` |
+//! | `protect` ([`HazardPointer`](hazard::HazardPointer)) | none; succeeds in MAPPED, never while draining | a reader; a store to its record, the light barrier, a load | Acquire | `publish`; the owner's heavy barrier |
+//! | `drain` | + draining; at MAPPED(0) it makes the thread the *owner* | any thread with the slot; or | AcqRel | all |
+//! | `vacate` | RETIRING or (draining, 0) → VACANT, not draining | the owner, after the unmap; swap | AcqRel | `begin_load` |
 //!
-//! *Owning* is the duty to unmap, a value of type [`UnmapToken`](slot::UnmapToken): look who has announced it, take it off its seat, unmap,
-//! pay back, `vacate`. `(draining, 0)` **is** ownership; there is no second step in which two could meet. `drain` and release are
-//! wait-free; the others retry only because somebody else got on.
+//! The owner scans the hazard records (rule 7), removes the slot from the ring, unmaps, vacates the slot, and releases the
+//! reservation. `(draining, 0)` **is** ownership: one atomic step both takes the last client away and names the owner, so
+//! two threads cannot both become the owner. `drain` and release are wait-free. The other verbs retry only if another thread's
+//! verb succeeded.
 //!
 //! # The rules
 //!
-//! 1. **One loader.** Only who wins `begin_load` maps. The others read meanwhile, or look again.
-//! 2. **Nothing is overwritten.** Every change of the word is a read-modify-write. A refused `take` leaves no trace; a
-//!    `drain` is kept by `publish` and seen by the next `begin_load`.
-//! 3. **The cell** of the payload is written by the loader in LOADING and by the owner; it is read by clients (n ≥ 1), by who
-//!    has announced it (rule 7), and by the owner; by nobody else, at no other time.
-//! 4. **Bytes first.** A reservation is made before a mapping and given back after its unmap ([`budget`]).
-//! 5. **The payload keeps the slot.** A payload holds whatever keeps its slot's memory (a counted reference to the file,
-//!    whose table the slot stands in), from before `publish` until after `vacate`. So clients and owners need nothing but
-//!    a pointer to the slot, and a releaser that does not own must not touch the slot after its subtraction: it may be
-//!    gone.
-//! 6. **Evictors look at slots that they do not keep.** A slot takes its seat in the [`clock_ring`] before `publish`, leaves it
-//!    before the unmap, and its table is freed through the epoch. A pinned evictor may so find a slot that is vacant, or
-//!    mapped anew, or whose file is gone: its word is the truth, and `retire` fails or wins something real.
-//!
-//! 7. **An owner looks before it unmaps.** Whoever has won a slot (by `retire`, `drain`, the last release) issues the heavy
-//!    barrier and looks at all announcements. What is announced is restored; if it drains, it stays owned, in limbo, until it is
-//!    not announced any more, and who brought it there looks once more. What the barrier failed for is treated as announced. A
-//!    slot that was never in a table needs no look: only its clients know it. ([`hazard`] has the steps and why they are
-//!    right.)
+//! 1. **One loader.** Only the thread whose `begin_load` succeeds maps. Other threads read the file meanwhile, or try again.
+//! 2. **No change is overwritten.** Every change of the word is a read-modify-write. A refused `take` changes nothing.
+//!    `publish` keeps a drain, and the next `begin_load` synchronizes with it.
+//! 3. **The payload cell** is written by the loader in LOADING and by the owner. It is read by clients (n ≥ 1), by readers
+//!    that protect the slot (rule 7), and by the owner. No other thread accesses it.
+//! 4. **Reserve first.** A reservation is made before the map and released after the unmap ([`budget`]).
+//! 5. **The payload keeps the slot.** From before `publish` until after `vacate`, a payload holds a counted reference that
+//!    keeps its slot's memory: the file, whose table contains the slot. So clients and owners need only a pointer to the slot. A
+//!    releasing client that does not become the owner must not touch the slot after its subtraction: the memory may be freed.
+//! 6. **Evicting threads visit slots that they do not keep.** A slot enters the [`clock_ring`] before `publish` and leaves it
+//!    before the unmap. Its table is freed through the epoch. So a pinned evicting thread may find a slot that is vacant, or was
+//!    mapped again, or belongs to a file that is closed. The word decides: `retire` fails, or it makes the thread the owner
+//!    of a real mapping.
+//! 7. **An owner scans before it unmaps.** After it has won a slot (by `retire`, `drain`, or the last release), the owner issues
+//!    the heavy barrier and scans all hazard records. A protected slot is restored. If it drains, its token stays on the
+//!    deferred list until no record protects it, and the owner that deferred it scans once more. If the OS refuses the
+//!    barrier, every slot counts as protected. A detached slot needs no scan: only clients can reach it. [`hazard`] states the
+//!    steps and the proof.
 //!
 //! # The races to be feared
 //!
-//! - *The last release against a drain.* Both are single steps on one word. If the drain comes first, the release finds
-//!   the bit and takes (draining, 1) to (draining, 0): it owns. If the release comes first, the drain finds MAPPED(0): it
-//!   owns. Never both, never neither.
-//! - *A take against a retire.* Both exchange from MAPPED(0): one wins. The reader loses to RETIRING and goes the slow
-//!   way; the evictor loses to a client and goes on.
-//! - *A drain against a publish.* If the drain comes first, the addition keeps its bit: the loader is the only client
-//!   there will be, and unmaps. If it comes later, it is the race above.
-//! - *A release against the end of the file.* The releaser that does not own has touched the slot for the last time in
-//!   its subtraction; the one that owns still has the payload, which keeps the slot until after `vacate`.
-//! - *A reader that acts on old bytes of the cell.* `publish` writes it before its Release; every way to see MAPPED is an
-//!   Acquire. `vacate` empties it before its Release; `begin_load` is an Acquire. A client's reads come before its
-//!   Release; `retire`, `drain` and the load in release are Acquires, and a chain of subtractions in between does not
-//!   break it, since each is a read-modify-write (a release sequence).
+//! - *The last release against a drain.* Client C subtracts 1, drainer D sets the flag. Both are single steps on one word. If
+//!   D's step comes first, C finds the flag and takes (draining, 1) to (draining, 0): C is the owner. If C's step comes first, D
+//!   finds MAPPED(0): D is the owner. There is always exactly one owner.
+//! - *A take against a retire.* Client C and evicting thread E both exchange from MAPPED(0), so one of them fails. If C fails, it
+//!   finds RETIRING, and its caller waits, reads the file, or maps the range separately. If E fails, it continues with another slot.
+//! - *A drain against a publish.* If the drain comes first, the loader's addition keeps the flag. The loader is then the only
+//!   client there will be, and its release makes it the owner. If the drain comes later, it meets a client: the first race.
+//! - *A release against the end of the file.* A client that does not become the owner touches the slot for the last time in
+//!   its subtraction. A client that becomes the owner still has the payload, which keeps the slot until after `vacate`.
+//! - *A stale view of the payload cell.* `publish` writes the cell before its Release, and every operation that accepts MAPPED
+//!   is an Acquire. `vacate` empties the cell before its Release, and `begin_load` is an Acquire. A client's reads come before
+//!   its Release, and `retire`, `drain` and the load in release are Acquires. Other subtractions in between do not break the
+//!   pair: each is a read-modify-write, so they continue the release sequence.
 
 #[cfg(all(unix, feature = "fault-guard"))]
 pub(crate) mod address_table;
