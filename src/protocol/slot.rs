@@ -1,6 +1,6 @@
-//! [`Slot<P>`]: the state word, its transitions, and the cell of what they protect.
+//! [`Slot<P>`]: the state word, its transitions, and the payload cell that they guard.
 //!
-//! The rules that this file is held to are numbered in the [module above](super); comments here name them.
+//! Comments refer to the numbered rules of the [module above](super), which also shows the states and verbs.
 #![allow(unsafe_code, reason = "the payload's cell and the counted pointer; rules 1 to 5 of `protocol`")]
 
 use std::fmt;
@@ -12,26 +12,26 @@ use std::ptr::NonNull;
 use super::clock_ring::{ClockRing, RingEntry};
 use crate::sync::{AtomicU32, Ordering, UnsafeCell};
 
-// The word: bits 0 and 1 are the phase, 2 and 3 are flags, the rest counts clients.
+// Layout of the word: bits 0 and 1 are the phase, bits 2 and 3 are flags, the other bits count clients.
 const PHASE: u32 = 0b11;
 const VACANT: u32 = 0;
 const LOADING: u32 = 1;
 const MAPPED: u32 = 2;
 const RETIRING: u32 = 3;
-/// Lets no new client in; whoever takes `MAPPED` with this bit to no clients owns the unmap.
+/// Refuses new clients. The thread that takes `MAPPED` with this flag to 0 clients is the owner.
 const DRAINING: u32 = 1 << 2;
-/// The slot is in no table: it was made for its clients alone, and its owner frees it.
+/// The slot is in no table. Only its clients can reach it, and its owner frees it.
 const DETACHED: u32 = 1 << 3;
 const CLIENT: u32 = 1 << 4;
-/// Half of what the count can hold. Beyond it the process aborts, as `Arc` does: so many forgotten clients are a bug,
-/// and an overflow would unmap what is in use.
+/// Half of the largest client count. Beyond it the process aborts, as `Arc` does: only leaked clients can reach it, and
+/// an overflow would unmap a payload that is in use.
 const CLIENTS_MAX: u32 = 1 << 27;
 
-/// What a slot's word said at one moment.
+/// The value of a slot's word at one moment.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Snapshot(u32);
 
-/// The phases of a slot; see the drawing in [`protocol`](super).
+/// The phase of a slot. [`protocol`](super) shows the transitions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Phase {
     Vacant,
@@ -69,31 +69,31 @@ impl fmt::Debug for Snapshot {
     }
 }
 
-/// What a slot protects: a mapping, or a descriptor.
+/// The resource that a slot holds: a mapping or a descriptor.
 ///
 /// # Safety
 ///
-/// From [`Loading::publish`] on, until it is dropped, the payload keeps the memory of its slot alive (rule 5); and unless
+/// From [`Loading::publish`] until it is dropped, the payload keeps the memory of its slot allocated (rule 5). Unless
 /// the slot is detached, that memory is freed through the epoch (rule 6).
 pub(crate) unsafe trait Payload: Sized {
-    /// The last client of a draining slot let go: the thread it did so on now owns the unmap, and does it here.
+    /// Unmaps the payload of a draining slot. The thread that dropped the slot's last client calls it, as the owner.
     fn orphaned(token: UnmapToken<Self>);
 }
 
-/// One place that holds a payload, or none, and counts its clients. It has cache lines of its own, so that clients of one
-/// window do not slow down those of its neighbours.
+/// A place for at most one payload, with the count of its clients. It has cache lines of its own, so that clients of
+/// one window do not slow down those of its neighbours.
 #[repr(align(64))]
 pub(crate) struct Slot<P> {
     word: AtomicU32,
-    /// The policy's own: relaxed, racy, and outlives the payload.
+    /// The access frequency. Only the policy uses it. It is racy, and it outlives the payload.
     frequency: AtomicU32,
     payload: UnsafeCell<Option<P>>,
 }
 
-// SAFETY: the word decides who may touch the payload: many threads by shared reference while they are clients (so `P:
-// Sync`), and one thread by value, which may be another than the one that put it there (so `P: Send`).
+// SAFETY: the word decides which threads access the payload. Clients and readers share references to it (so `P: Sync`).
+// The owner takes it by value, on a thread that need not be the loader's (so `P: Send`).
 unsafe impl<P: Send + Sync> Sync for Slot<P> {}
-// SAFETY: a slot owns its payload and nothing else.
+// SAFETY: a slot owns only its payload.
 unsafe impl<P: Send> Send for Slot<P> {}
 
 impl<P> Default for Slot<P> {
@@ -107,48 +107,50 @@ impl<P> Slot<P> {
         Self { word: AtomicU32::new(word), frequency: AtomicU32::new(0), payload: UnsafeCell::new(payload) }
     }
 
-    /// What the word says now. Stale as soon as it is read: for decisions that may be wrong, and for show.
+    /// Returns the current value of the word. Other threads may change it at any time, so the value is only a hint.
     pub(crate) fn snapshot(&self) -> Snapshot {
-        // Relaxed: nothing is read on the strength of it.
+        // Relaxed: no caller reads the payload because of it.
         Snapshot(self.word.load(Ordering::Relaxed))
     }
 
     fn is_detached(&self) -> bool {
-        // Relaxed: the bit never changes.
+        // Relaxed: the flag never changes.
         self.word.load(Ordering::Relaxed) & DETACHED != 0
     }
 
     #[inline]
     pub(crate) fn frequency(&self) -> u32 {
-        // Relaxed: an estimate; a lost update costs a touch.
+        // Relaxed: an estimate. A lost update loses one counted access.
         self.frequency.load(Ordering::Relaxed)
     }
 
     #[inline]
     pub(crate) fn set_frequency(&self, frequency: u32) {
-        // Relaxed: as above.
+        // Relaxed: as in `frequency`.
         self.frequency.store(frequency, Ordering::Relaxed);
     }
 
-    /// VACANT → LOADING. The winner is the only one who loads; it publishes, or drops the duty and so abandons.
+    /// VACANT → LOADING, not draining. Makes the caller the only loader (rule 1), or returns the word that refused it.
     pub(crate) fn begin_load(&self) -> Result<Loading<'_, P>, Snapshot> {
-        // Acquire: pairs with the Release in `UnmapToken::vacate` (the cell is empty) and in `drain` (its reason is seen).
-        // Release: a `begin_load` stands between a drain and the next drain in the word's order of changes.
-        // Relaxed on failure: the caller looks again.
+        // Acquire: pairs with the Release in `UnmapToken::vacate` and in `drain`. The cell is empty, and the loader
+        // sees the reason for the drain (a new file length).
+        // Release: continues that chain for a later `begin_load`, past this change of the word.
+        // Relaxed on failure: the payload is not read.
         self.transition(Ordering::AcqRel, Ordering::Relaxed, |now| {
             (now.phase() == Phase::Vacant).then_some((now.0 & !(PHASE | DRAINING)) | LOADING)
         })
         .map(|_| Loading { slot: self })
     }
 
-    /// MAPPED(n) → MAPPED(n + 1), unless draining. A refused take leaves nothing behind (rule 2).
+    /// MAPPED(n) → MAPPED(n + 1), unless draining. Returns the word that refused it otherwise, which stays unchanged
+    /// (rule 2).
     #[inline]
     pub(crate) fn take(&self) -> Result<SlotRef<P>, Snapshot>
     where
         P: Payload,
     {
-        // Acquire: pairs with the Release in `Loading::publish`, whose payload the new client will read.
-        // Relaxed on failure: nothing is read then.
+        // Acquire: pairs with the Release in `Loading::publish`, which publishes the payload.
+        // Relaxed on failure: the payload is not read.
         let before = self.transition(Ordering::Acquire, Ordering::Relaxed, |now| {
             (now.phase() == Phase::Mapped && !now.is_draining()).then(|| now.0 + CLIENT)
         })?;
@@ -156,29 +158,30 @@ impl<P> Slot<P> {
         Ok(SlotRef { slot: NonNull::from(self), _payload: PhantomData })
     }
 
-    /// The payload, for who reads it without being counted; `None` if it is not mapped, or drains.
+    /// Returns the payload for an uncounted reader. Returns `None` if the slot is not mapped or drains.
     ///
     /// # Safety
     ///
-    /// The caller has announced this slot and passed the light barrier, and reads for as long as the announcement stands
-    /// (rule 7).
+    /// The caller has stored this slot in its hazard record and then issued the light barrier. It reads the payload
+    /// only as long as the record holds the slot (rule 7).
     #[inline]
     pub(super) unsafe fn payload_if_mapped(&self) -> Option<NonNull<P>> {
-        // Acquire: pairs with the Release in `Loading::publish`, whose payload is read.
+        // Acquire: pairs with the Release in `Loading::publish`, which publishes the payload.
         let now = Snapshot(self.word.load(Ordering::Acquire));
         if now.0 & (PHASE | DRAINING) != MAPPED {
             return None;
         }
-        // SAFETY: mapped when the word was loaded, and whoever wins it later waits for the announcement (rule 7): nobody writes
-        // the cell (rule 3).
+        // SAFETY: the slot was mapped when the word was loaded. An owner that wins it later does not write the cell
+        // while the record holds the slot (rules 3 and 7).
         let payload = self.payload.with(|cell| unsafe { &*cell });
         debug_assert!(payload.is_some(), "a mapped slot has a payload");
-        // SAFETY: `publish` put one there before it said MAPPED, and nobody has taken it since (as above).
+        // SAFETY: `publish` filled the cell before MAPPED, and no owner has emptied it (as above).
         Some(NonNull::from(unsafe { payload.as_ref().unwrap_unchecked() }))
     }
 
-    /// MAPPED(n) → MAPPED(n + 1) for n ≥ 1, draining or not: one more beside those who are clients already, to look at what
-    /// they hold. As safe as a clone, since the count was not 0.
+    /// MAPPED(n) → MAPPED(n + 1) for n ≥ 1, draining or not. Returns `None` in all other states.
+    ///
+    /// It gives access to a payload that clients hold. It is as safe as cloning a client, since the count is not 0.
     pub(crate) fn join(&self) -> Option<SlotRef<P>>
     where
         P: Payload,
@@ -193,30 +196,33 @@ impl<P> Slot<P> {
         Some(SlotRef { slot: NonNull::from(self), _payload: PhantomData })
     }
 
-    /// MAPPED(0) → RETIRING: wins the unmap of what nobody uses.
+    /// MAPPED(0) → RETIRING, unless draining. Makes the caller the owner. Returns `None` in all other states.
     pub(crate) fn retire(&self) -> Option<UnmapToken<P>> {
-        // Acquire: pairs with the Release in `release`: the last client's reads are over. AcqRel and not less, since the
-        // owner's successor (`begin_load`) has to come after it as well.
-        // Relaxed on failure: the caller goes on to another slot.
+        // Acquire: pairs with the Release in `SlotRef::drop`. The last client's reads are over.
+        // Release: pairs with the Acquire in the next `begin_load` and in `Budget::in_transit`. What the caller did
+        // before it won the slot is visible there.
+        // Relaxed on failure: the payload is not read.
         self.word
             .compare_exchange(MAPPED, RETIRING, Ordering::AcqRel, Ordering::Relaxed)
             .is_ok()
             .then(|| UnmapToken::of(self))
     }
 
-    /// Adds *draining* in any phase, so that no new client comes in; owns the unmap if there was none left.
+    /// Sets *draining*, in any phase, so that the slot refuses new clients. Makes the caller the owner if there are no
+    /// clients.
     pub(crate) fn drain(&self) -> Drain<P> {
-        // AcqRel: Acquire as in `retire`; Release so that the next `begin_load` sees why it was drained (a new length).
+        // Acquire: as in `retire`. Release: pairs with the Acquire in `begin_load`. The next loader sees the reason for
+        // the drain (a new file length).
         let before = Snapshot(self.word.fetch_or(DRAINING, Ordering::AcqRel));
         match (before.phase(), before.clients()) {
             (Phase::Mapped, 0) if !before.is_draining() => Drain::Owned(UnmapToken::of(self)),
-            // Draining and without clients: that is ownership already, somebody else's.
+            // Draining without clients: another thread is the owner.
             (Phase::Mapped, 0) | (Phase::Vacant | Phase::Retiring, _) => Drain::Nothing,
             (Phase::Mapped | Phase::Loading, _) => Drain::Held,
         }
     }
 
-    /// The one loop of compare and exchange: `step` says what the word becomes, or that it stays.
+    /// Changes the word to what `step` returns, in a compare-exchange loop. Stops with `Err` if `step` returns `None`.
     #[inline]
     fn transition(
         &self,
@@ -224,7 +230,7 @@ impl<P> Slot<P> {
         failure: Ordering,
         step: impl Fn(Snapshot) -> Option<u32>,
     ) -> Result<Snapshot, Snapshot> {
-        // Relaxed: only a first guess, which the exchange confirms.
+        // Relaxed: a first guess, which the exchange confirms.
         let mut now = self.word.load(Ordering::Relaxed);
         loop {
             let Some(next) = step(Snapshot(now)) else { return Err(Snapshot(now)) };
@@ -237,7 +243,7 @@ impl<P> Slot<P> {
 }
 
 impl<P: Payload> Slot<P> {
-    /// A payload that is in no table, born draining, with one client. The owner of its unmap frees the slot.
+    /// Puts `payload` in a slot that is in no table, draining from birth, with one client. The owner frees the slot.
     pub(crate) fn detached(payload: P) -> SlotRef<P> {
         let slot = Box::new(Self::with(MAPPED | DRAINING | DETACHED | CLIENT, Some(payload)));
         SlotRef { slot: NonNull::from(Box::leak(slot)), _payload: PhantomData }
@@ -257,41 +263,43 @@ fn abort_if_too_many(before: Snapshot) {
     }
 }
 
-/// What a drainer found.
-#[must_use = "an owner has to unmap"]
+/// The result of [`Slot::drain`].
+#[must_use = "`Drain::Owned` holds the duty to unmap: call `vacate`"]
 #[derive(Debug)]
 pub(crate) enum Drain<P> {
-    /// Nobody used it: the drainer unmaps.
+    /// The slot had no clients. The drainer is the owner.
     Owned(UnmapToken<P>),
-    /// Clients (or a loader) hold it: the last of them unmaps.
+    /// The slot has clients or a loader. The last of them becomes the owner.
     Held,
-    /// There was nothing, or somebody else is unmapping it already.
+    /// The slot was vacant, or another thread is its owner.
     Nothing,
 }
 
-/// The duty of a loader: publish a payload. Dropped without, the slot is vacant again (also when a loader panics).
-#[must_use = "a load that is neither published nor abandoned would leave everyone waiting"]
+/// A loader's duty to publish a payload. Dropping it makes the slot vacant again, also if the loader panics.
+#[must_use = "dropping a `Loading` abandons the load: call `publish`"]
 #[derive(Debug)]
 pub(crate) struct Loading<'s, P> {
     slot: &'s Slot<P>,
 }
 
 impl<P: Payload> Loading<'_, P> {
-    /// Takes a seat, for evictors to find the slot once it is published (rule 6).
+    /// Inserts the slot in `ring`, where evicting threads find it once it is published (rule 6).
     pub(crate) fn enlist(&self, ring: &ClockRing<Slot<P>>) -> RingEntry {
-        // SAFETY: the payload that is about to be published keeps the slot until after it left its seat, and what frees the
-        // slot's memory goes through the epoch: the promise of `Payload`.
+        // SAFETY: `Payload` promises both. The payload to be published keeps the slot until after its removal from the
+        // ring. The slot's memory is freed through the epoch.
         unsafe { ring.insert(NonNull::from(self.slot)) }
     }
 
-    /// LOADING → MAPPED(1), keeping *draining*: the loader is the first client.
+    /// LOADING → MAPPED(1), draining or not. Returns the first client.
     pub(crate) fn publish(self, payload: P) -> SlotRef<P> {
         let slot = ManuallyDrop::new(self).slot;
-        // SAFETY: in LOADING the cell is the loader's alone (rule 3), and there is one loader: `self`.
+        // SAFETY: in LOADING only the loader accesses the cell (rule 3), and `self` is the only loader (rule 1).
         slot.payload.with_mut(|cell| unsafe { *cell = Some(payload) });
-        // An addition, not a store: a drain that came meanwhile stays (rule 2).
-        // Release: pairs with the Acquire in `take` and `retire`: who sees MAPPED sees the payload.
-        // Acquire: pairs with `drain`, for the loader that drops its client next.
+        // An addition, not a store: it keeps a concurrent drain (rule 2).
+        // Release: pairs with the Acquire in `take`, `join`, `retire` and `payload_if_mapped`. It publishes the
+        // payload.
+        // Acquire: pairs with the Release in `drain`. If the loader becomes the owner, it sees the reason for the
+        // drain.
         slot.word.fetch_add(MAPPED - LOADING + CLIENT, Ordering::AcqRel);
         SlotRef { slot: NonNull::from(slot), _payload: PhantomData }
     }
@@ -299,37 +307,39 @@ impl<P: Payload> Loading<'_, P> {
 
 impl<P> Drop for Loading<'_, P> {
     fn drop(&mut self) {
-        // Release: pairs with the Acquire in the next `begin_load`. Acquire: as in `publish`.
+        // Release: pairs with the Acquire in the next `begin_load`, which sees what this loader did. Acquire: as in
+        // `publish`.
         self.slot.word.swap(VACANT, Ordering::AcqRel);
     }
 }
 
-/// A client: a counted pointer to a slot's payload, which stays where it is as long as this lives.
+/// A client: a counted reference to a slot's payload. The payload stays mapped, at its address, until the client is
+/// dropped.
 pub(crate) struct SlotRef<P: Payload> {
     slot: NonNull<Slot<P>>,
     _payload: PhantomData<P>,
 }
 
-// SAFETY: a client only reads the payload (`P: Sync`), and the last one may unmap and drop it (`P: Send`).
+// SAFETY: a client only reads the payload (so `P: Sync`). The last client may unmap and drop it (so `P: Send`).
 unsafe impl<P: Payload + Send + Sync> Send for SlotRef<P> {}
-// SAFETY: as above; a shared `SlotRef` gives shared references and clones.
+// SAFETY: as for `Send`. A shared `SlotRef` gives only shared references and clones.
 unsafe impl<P: Payload + Send + Sync> Sync for SlotRef<P> {}
 
 impl<P: Payload> SlotRef<P> {
     #[inline]
     pub(super) fn slot(&self) -> &Slot<P> {
-        // SAFETY: this client keeps the payload, and the payload keeps its slot (rule 5; `Payload`'s promise).
+        // SAFETY: this client keeps the payload, and the payload keeps its slot (rule 5, the promise of `Payload`).
         unsafe { self.slot.as_ref() }
     }
 }
 
 impl<P: Payload> SlotRef<P> {
-    /// Whether its slot is in no table.
+    /// Returns `true` if the slot is in no table.
     pub(crate) fn is_detached(&self) -> bool {
         self.slot().is_detached()
     }
 
-    /// Its slot, for who knows how long that stays.
+    /// Returns the address of the slot. The caller must know how long the slot stays allocated.
     pub(crate) fn place(&self) -> NonNull<Slot<P>> {
         self.slot
     }
@@ -340,19 +350,20 @@ impl<P: Payload> Deref for SlotRef<P> {
 
     #[inline]
     fn deref(&self) -> &P {
-        // SAFETY: while there is a client, nobody writes the cell (rule 3).
+        // SAFETY: while the slot has a client, no thread writes the cell (rule 3).
         let payload = self.slot().payload.with(|cell| unsafe { &*cell });
         debug_assert!(payload.is_some(), "a mapped slot has a payload");
-        // SAFETY: `publish` put one there before there was a client, and an owner takes it when there is none (rule 3).
+        // SAFETY: `publish` filled the cell before the first client, and an owner empties it only after the last (rule
+        // 3).
         unsafe { payload.as_ref().unwrap_unchecked() }
     }
 }
 
 impl<P: Payload> Clone for SlotRef<P> {
-    /// MAPPED(n) → MAPPED(n + 1) by one who is a client already, also while draining: the count cannot have been 0.
+    /// MAPPED(n) → MAPPED(n + 1), draining or not. The count is not 0, since `self` is a client.
     #[inline]
     fn clone(&self) -> Self {
-        // Relaxed: the new client's view comes from the old one's, as in `Arc`.
+        // Relaxed: the new client sees what `self` sees, as in `Arc`.
         let before = Snapshot(self.slot().word.fetch_add(CLIENT, Ordering::Relaxed));
         abort_if_too_many(before);
         Self { slot: self.slot, _payload: PhantomData }
@@ -360,15 +371,16 @@ impl<P: Payload> Clone for SlotRef<P> {
 }
 
 impl<P: Payload> Drop for SlotRef<P> {
-    /// n → n − 1. Who takes a draining slot to 0 owns the unmap; nobody else touches the slot after this (rule 5).
+    /// n → n − 1. Taking a draining slot to 0 makes this thread the owner. Otherwise it must not touch the slot again
+    /// (rule 5).
     #[inline]
     fn drop(&mut self) {
-        // Release: pairs with the Acquire in `retire`, in `drain` and in the load below: this client's reads are over.
+        // Release: pairs with the Acquire in `retire`, in `drain` and in the load below. This client's reads are over.
         let before = self.slot().word.fetch_sub(CLIENT, Ordering::Release);
         if before & !DETACHED == (MAPPED | DRAINING | CLIENT) {
-            // Acquire: pairs with the Release of every other client's last step, before the payload is taken apart.
-            // A load: it reads what this thread wrote, which ends a chain of all their subtractions. A fence would do, but the
-            // thread sanitizer does not see fences.
+            // Acquire: pairs with the Release subtraction of every other client. Their reads are over. The load reads
+            // this thread's own subtraction, which continues the release sequence of theirs. An Acquire fence would
+            // also do, but the thread sanitizer does not model fences.
             let _ = self.slot().word.load(Ordering::Acquire);
             P::orphaned(UnmapToken { slot: self.slot });
         }
@@ -381,13 +393,14 @@ impl<P: Payload + fmt::Debug> fmt::Debug for SlotRef<P> {
     }
 }
 
-/// The duty of an owner: unmap, then `vacate`, or `restore`. It may be handed on, and kept for later.
-#[must_use = "what is token stays mapped until it is vacated"]
+/// The owner's duty to unmap a slot, or to restore it. It may move to another thread or wait on the deferred list.
+#[must_use = "dropping an `UnmapToken` leaks the mapping: call `vacate` or `restore`"]
 pub(crate) struct UnmapToken<P> {
     slot: NonNull<Slot<P>>,
 }
 
-// SAFETY: the owner is the only one who reaches the payload; handing it on moves `P` (so `P: Send`).
+// SAFETY: only the owner takes the payload by value. Moving the token moves that right to another thread (so `P:
+// Send`).
 unsafe impl<P: Send> Send for UnmapToken<P> {}
 
 impl<P> UnmapToken<P> {
@@ -396,60 +409,68 @@ impl<P> UnmapToken<P> {
     }
 
     pub(super) fn slot(&self) -> &Slot<P> {
-        // SAFETY: the payload is still in the slot and keeps it alive (rule 5).
+        // SAFETY: the payload is still in the slot and keeps it allocated (rule 5).
         unsafe { self.slot.as_ref() }
     }
 
-    /// What is owned.
+    /// Returns the payload.
     pub(crate) fn payload(&self) -> &P {
-        // SAFETY: the owner alone reaches the cell (rule 3), and `&self` lends it for reading only.
+        // SAFETY: only the owner writes the cell now, and only through `vacate`, which consumes the token (rule 3).
         let payload = self.slot().payload.with(|cell| unsafe { &*cell });
         match payload {
             Some(payload) => payload,
-            None => unreachable!("an token slot has a payload"),
+            None => unreachable!("a slot with an owner has a payload"),
         }
     }
 
-    /// Whether the slot is in no table.
+    /// Returns `true` if the slot is in no table.
     pub(crate) fn is_detached(&self) -> bool {
         self.slot().is_detached()
     }
 
-    /// RETIRING → MAPPED(0): changed its mind. Fails, still owned, if a drain came meanwhile.
+    /// RETIRING → MAPPED(0). Returns the token if the slot drains: the caller is still the owner.
     ///
-    /// The slot may be gone as soon as it succeeds: another owner may unmap it.
+    /// After a success the slot's memory may be freed at any time, because another owner may unmap it.
     pub(crate) fn restore(self) -> Result<(), Self> {
-        // Release: pairs with the Acquire of the next `retire` and `take`. Relaxed on failure: nothing is read.
+        // Release: pairs with the Acquire in the next `retire`, `drain` and `take`. This owner's reads of the payload
+        // are over. Relaxed on failure: the caller stays the owner and needs no new view.
         match self.slot().word.compare_exchange(RETIRING, MAPPED, Ordering::Release, Ordering::Relaxed) {
             Ok(_) => Ok(()),
             Err(_) => Err(self),
         }
     }
 
-    /// Runs `unmap` on the payload; if it succeeds: → VACANT, and the payload is the caller's (with what is left to give
-    /// back). If it fails, the slot stays owned, the payload in it.
+    /// Runs `unmap` on the payload. If it succeeds: → VACANT, and returns the payload.
+    ///
+    /// # Errors
+    ///
+    /// If `unmap` fails, returns its error with the token. The caller is still the owner, and the payload stays in the
+    /// slot.
     pub(crate) fn vacate<E>(self, unmap: impl FnOnce(&mut P) -> Result<(), E>) -> Result<P, (Self, E)> {
         let unmapped = self.slot().payload.with_mut(|cell| {
-            // SAFETY: the owner alone reaches the cell (rule 3).
+            // SAFETY: the slot has no clients, no record protects it, and only the owner accesses the cell (rules 3 and
+            // 7).
             match unsafe { &mut *cell } {
                 Some(payload) => unmap(payload),
-                None => unreachable!("an token slot has a payload"),
+                None => unreachable!("a slot with an owner has a payload"),
             }
         });
         if let Err(error) = unmapped {
             return Err((self, error));
         }
-        // SAFETY: as above; and nobody finds the cell empty before the word says VACANT.
+        // SAFETY: as above. No other thread accesses the cell before the word is VACANT.
         let payload = self.slot().payload.with_mut(|cell| unsafe { (*cell).take() });
-        let Some(payload) = payload else { unreachable!("it was there a moment ago") };
+        let Some(payload) = payload else { unreachable!("`unmap` found the payload") };
         if self.is_detached() {
-            // SAFETY: a detached slot was leaked from a box by `Slot::detached`, and its last client is gone: the owner
-            // is the only one who knows it.
+            // SAFETY: `Slot::detached` leaked this slot from a box. Its last client was dropped, so only the owner
+            // reaches it.
             drop(unsafe { Box::from_raw(self.slot.as_ptr()) });
         } else {
-            // A swap, not a store, so that it also comes after every drain (rule 2). The payload in our hand still keeps
-            // the slot. Release: pairs with the Acquire in `begin_load`: the next loader finds the cell empty, and the
-            // unmap happened before its map. Acquire: pairs with `drain`.
+            // A swap, not a store, so that it synchronizes with every earlier drain (rule 2). `payload` still keeps the
+            // slot.
+            // Release: pairs with the Acquire in `begin_load`. The next loader finds the cell empty, and this unmap
+            // happens before its map. Acquire: pairs with the Release in `drain`, and so carries the reason for the
+            // drain.
             self.slot().word.swap(VACANT, Ordering::AcqRel);
         }
         Ok(payload)
@@ -467,10 +488,10 @@ mod tests {
     use super::{Drain, Phase, Slot};
 
     #[test]
-    fn a_slot_that_is_loaded_says_so() {
+    fn begin_load_sets_loading_until_the_load_is_abandoned() {
         let slot = Slot::<u32>::default();
         assert_eq!(slot.snapshot().phase(), Phase::Vacant);
-        let loading = slot.begin_load().expect("vacant");
+        let loading = slot.begin_load().expect("the slot is vacant");
         assert_eq!(slot.snapshot().phase(), Phase::Loading);
         assert!(slot.begin_load().is_err_and(|now| now.phase() == Phase::Loading && !now.is_draining()));
         drop(loading);
@@ -478,19 +499,19 @@ mod tests {
     }
 
     #[test]
-    fn a_load_begins_without_what_was_drained_before_it() {
+    fn begin_load_clears_an_earlier_drain_and_keeps_a_later_one() {
         let slot = Slot::<u32>::default();
         assert!(matches!(slot.drain(), Drain::Nothing));
         assert!(slot.snapshot().is_draining());
-        let loading = slot.begin_load().expect("vacant");
-        assert!(!slot.snapshot().is_draining(), "its first client would be its last");
+        let loading = slot.begin_load().expect("the slot is vacant");
+        assert!(!slot.snapshot().is_draining(), "an earlier drain would refuse every client but the first");
         assert!(matches!(slot.drain(), Drain::Held));
         assert!(slot.snapshot().is_draining() && slot.snapshot().phase() == Phase::Loading);
         drop(loading);
     }
 
     #[test]
-    fn heat_is_what_was_set_last() {
+    fn frequency_returns_the_value_set_last() {
         let slot = Slot::<u32>::default();
         for frequency in [7, 0, 1, u32::MAX] {
             slot.set_frequency(frequency);
