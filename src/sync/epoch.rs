@@ -1,28 +1,28 @@
-//! The epoch: what lets an evictor look at a slot that it does not own.
+//! Epoch-based reclamation: it lets an evicting thread visit a slot that the thread does not own.
 //!
-//! Memory handed to [`retire`] is freed only when every [`Guard`] that existed at that
-//! moment is gone. A hit never pins. The epoch holds *slots* back, never a mapping: those are unmapped at once by
-//! whoever owns them.
+//! Memory passed to [`retire`] is freed only after every [`Guard`] that existed at that moment was dropped. A cache hit
+//! pins no guard. The epoch delays only the freeing of *slots*. Their owners unmap mappings without waiting for it.
 
 pub(crate) use crossbeam_epoch::{Guard, pin};
 
-/// Frees `value` once nobody who is pinned now can still see it.
+/// Frees `value` after all threads that are pinned now have unpinned.
 pub(crate) fn retire<T: Send + 'static>(value: Box<T>) {
     let guard = pin();
-    // `defer` wants a closure that may run on another thread: dropping a box of `Send` is one.
+    // `defer` needs a closure that may run on another thread. Dropping a box of a `Send` type is one.
     guard.defer(move || drop(value));
 }
 
-/// Gives what this thread retired to the others, and frees what is old enough. For the collector.
+/// Moves what this thread retired to the global queue, and frees what is old enough. Called by the collector.
 pub(crate) fn flush() {
     pin().flush();
 }
 
-/// What is [retired](retire) when it is dropped: for what others may still be looking at.
+/// A box whose value is [retired](retire) when the box is dropped, for memory that pinned threads may still read.
 #[derive(Debug)]
 pub(crate) struct EpochBox<T: Send + 'static>(Option<Box<T>>);
 
 impl<T: Send + 'static> EpochBox<T> {
+    /// Moves `value` to the heap.
     pub(crate) fn new(value: T) -> Self {
         Self(Some(Box::new(value)))
     }
@@ -35,7 +35,7 @@ impl<T: Send + 'static> std::ops::Deref for EpochBox<T> {
     fn deref(&self) -> &T {
         match &self.0 {
             Some(value) => value,
-            None => unreachable!("taken in drop only"),
+            None => unreachable!("only `drop` takes the value"),
         }
     }
 }
