@@ -1,14 +1,15 @@
 //! The whole cache under random schedules.
 //!
-//! The files of `src/` are compiled here a second time, as they are, but for two: [`sync`] is made of
-//! [shuttle](https://docs.rs/shuttle)'s types, whose scheduler decides at each step who goes on; and [`mapping`] maps nothing,
-//! but copies, counts, refuses now and then, and spoils what is unmapped, so that whoever reads it is found out. Files and
-//! descriptors are real.
+//! This crate compiles the files of `src/` a second time, unchanged except for two modules:
 //!
-//! This finds errors of logic in runs much longer than loom could explore. It does not find wrong orderings: that is what
-//! `loom-tests/` is for.
+//! - [`sync`] uses the types of [shuttle](https://docs.rs/shuttle). Its scheduler chooses the thread of each step.
+//! - [`mapping`] copies the file's bytes and does not map them. It counts mapped bytes and fails at intervals. An unmap
+//!   overwrites the copy, so that the tests find a later read. Files and descriptors are real.
+//!
+//! The schedules find errors of logic in executions much longer than loom can explore. They do not find wrong memory
+//! orderings: `loom-tests/` does.
 #![cfg(unix)]
-#![allow(dead_code, unused_imports, reason = "the tests use a part of what is there")]
+#![allow(dead_code, unused_imports, reason = "the tests use a part of the library")]
 #![allow(missing_docs, unreachable_pub)]
 
 pub mod mapping;

@@ -1,4 +1,4 @@
-//! A mapping that maps nothing: a copy of the file's bytes, which is spoilt when it is unmapped.
+//! The mapping of the tests: a copy of the file's bytes, which is overwritten when it is unmapped.
 
 use std::cell::RefCell;
 use std::fs::File;
@@ -8,38 +8,42 @@ use std::ptr::NonNull;
 
 use crate::os::{self, Advice};
 
-/// What stands where something was unmapped.
-const SPOILT: u8 = 0xdd;
+/// The byte that overwrites an unmapped copy. No file of the tests contains it.
+const UNMAPPED: u8 = 0xdd;
 
 thread_local! {
-    /// Of the run at hand. All of shuttle's threads are one for the system.
+    /// The world of the current execution. All of shuttle's threads run on one OS thread.
     static WORLD: RefCell<World> = RefCell::new(World::default());
 }
 
-/// What the system has mapped, and how it behaves.
+/// The mapped bytes and regions of one execution, their limits, and the failures of the simulated OS.
 #[derive(Clone, Debug, Default)]
 pub struct World {
     pub mapped_bytes: usize,
     pub regions: usize,
-    /// More than this at once is an error of the cache.
+    /// The bytes that may be mapped at once. A map beyond this limit fails the test.
     pub limit_bytes: usize,
+    /// The regions that may be mapped at once. A map beyond this limit fails the test.
     pub limit_regions: usize,
-    /// Each so many-th map, and unmap, is refused; 0: none.
+    /// If not 0, every `refuse_maps`-th map fails.
     pub refuse_maps: usize,
+    /// If not 0, every `refuse_unmaps`-th unmap fails.
     pub refuse_unmaps: usize,
     maps: usize,
     unmaps: usize,
-    /// Kept so that who reads too late reads what is spoilt, and not what is another's by now.
-    graves: Vec<Box<[u8]>>,
+    /// Unmapped copies, still allocated, so that a late read finds [`UNMAPPED`] and not the bytes of another mapping.
+    unmapped: Vec<Box<[u8]>>,
 }
 
 impl World {
+    /// Begins an execution: resets the counts and sets the limits and failures.
     pub fn begin(limit_bytes: usize, limit_regions: usize, refuse_maps: usize, refuse_unmaps: usize) {
         let new = Self { limit_bytes, limit_regions, refuse_maps, refuse_unmaps, ..Self::default() };
         WORLD.with(|world| *world.borrow_mut() = new);
     }
 
-    pub fn look() -> (usize, usize) {
+    /// Returns the number of mapped bytes and of mapped regions.
+    pub fn mapped() -> (usize, usize) {
         WORLD.with(|world| (world.borrow().mapped_bytes, world.borrow().regions))
     }
 }
@@ -51,9 +55,9 @@ pub(crate) struct Mapping {
     len: usize,
 }
 
-// SAFETY: as in the library.
+// SAFETY: as for the library's `Mapping`: the bytes are only read until the owner unmaps them.
 unsafe impl Send for Mapping {}
-// SAFETY: as above.
+// SAFETY: as for `Send`.
 unsafe impl Sync for Mapping {}
 
 impl Mapping {
@@ -66,7 +70,7 @@ impl Mapping {
                 return Err(io::Error::from_raw_os_error(libc::ENOMEM));
             }
             let mut bytes = vec![0; len].into_boxed_slice();
-            assert_eq!(os::read_fully_at(file, &mut bytes, start)?, len, "mapped beyond the end");
+            assert_eq!(os::read_fully_at(file, &mut bytes, start)?, len, "mapped beyond the end of the file");
             world.mapped_bytes += Self::pages(len);
             world.regions += 1;
             assert!(world.mapped_bytes <= world.limit_bytes, "{} bytes mapped", world.mapped_bytes);
@@ -84,15 +88,16 @@ impl Mapping {
             if world.refuse_unmaps > 0 && world.unmaps % world.refuse_unmaps == 0 {
                 return Err(io::Error::from_raw_os_error(libc::ENOMEM));
             }
-            self.leave(&mut world);
+            self.discard(&mut world);
             Ok(())
         })
     }
 
-    fn leave(&mut self, world: &mut World) {
+    /// Overwrites the copy and takes it out of the counts, if that has not happened yet.
+    fn discard(&mut self, world: &mut World) {
         if let Some(mut bytes) = self.bytes.take() {
-            bytes.fill(SPOILT);
-            world.graves.push(bytes);
+            bytes.fill(UNMAPPED);
+            world.unmapped.push(bytes);
             world.mapped_bytes -= Self::pages(self.len);
             world.regions -= 1;
         }
@@ -128,7 +133,7 @@ impl Mapping {
         Ok(false)
     }
 
-    /// Nothing is cut short here.
+    /// Returns `false`: the tests truncate no file.
     pub(crate) fn is_faulted(&self) -> bool {
         false
     }
@@ -144,6 +149,6 @@ impl Mapping {
 
 impl Drop for Mapping {
     fn drop(&mut self) {
-        WORLD.with(|world| self.leave(&mut world.borrow_mut()));
+        WORLD.with(|world| self.discard(&mut world.borrow_mut()));
     }
 }

@@ -1,5 +1,7 @@
-//! Random schedules of everything at once. `SMMAP_SCHEDULES=1000` makes it a thousand of each; a failure prints the schedule
-//! that shows it, to be replayed.
+//! Random schedules of all operations of the cache together.
+//!
+//! `SMMAP_SCHEDULES=1000` sets the number of schedules of each test. A failure prints its schedule, which shuttle can
+//! replay.
 #![cfg(unix)]
 #![allow(unsafe_code)]
 
@@ -21,16 +23,16 @@ struct Files {
 }
 
 fn files() -> Files {
-    let dir = tempfile::tempdir().expect("a directory");
+    let dir = tempfile::tempdir().expect("cannot create a directory");
     let paths = [("long", 9 * PAGE + 100), ("short", 700)].map(|(name, len)| {
         let path = dir.path().join(name);
-        std::fs::write(&path, (0..len).map(byte).collect::<Vec<u8>>()).expect("a file");
+        std::fs::write(&path, (0..len).map(byte).collect::<Vec<u8>>()).expect("cannot write a file");
         path
     });
     Files { paths, _dir: dir }
 }
 
-/// Never what stands where something was unmapped.
+/// Returns the byte of each test file at offset `at`. It never equals the byte that overwrites an unmapped copy.
 fn byte(at: usize) -> u8 {
     (at % 191) as u8
 }
@@ -38,7 +40,7 @@ fn byte(at: usize) -> u8 {
 fn check(start: usize, bytes: &[u8]) {
     for at in [0, bytes.len() / 2, bytes.len().saturating_sub(1)] {
         if let Some(&found) = bytes.get(at) {
-            assert_eq!(found, byte(start + at), "at {start} + {at}");
+            assert_eq!(found, byte(start + at), "wrong byte at offset {start} + {at}");
         }
     }
 }
@@ -47,8 +49,8 @@ fn random(end: usize) -> usize {
     thread_rng().gen_range(0..end.max(1))
 }
 
-/// What one thread does: reads in all ways, holds a little, and bothers the others.
-fn work(maps: &MapManager, files: &[MappedFile; 2], paths: &[PathBuf; 2], budget: usize, moves_limits: bool) {
+/// Runs one thread: it reads in every way, keeps one lease, and collects, closes files and moves limits.
+fn run_thread(maps: &MapManager, files: &[MappedFile; 2], paths: &[PathBuf; 2], budget: usize, moves_limits: bool) {
     let mut cursor = files[0].cursor();
     let mut kept = None;
     for _ in 0..STEPS {
@@ -85,7 +87,7 @@ fn work(maps: &MapManager, files: &[MappedFile; 2], paths: &[PathBuf; 2], budget
             10 => drop(maps.close(&paths[which])),
             _ if moves_limits => {
                 let max_mapped_bytes = (budget - random(3) * PAGE) as u64;
-                maps.set_limits(Limits { max_mapped_bytes, ..maps.limits() }).expect("limits");
+                maps.set_limits(Limits { max_mapped_bytes, ..maps.limits() }).expect("cannot set the limits");
             }
             _ => cursor.release(),
         }
@@ -112,10 +114,10 @@ fn explore(plan: Plan) {
     config.stack_size = 0x10_0000;
     config.max_steps = shuttle::MaxSteps::FailAfter(2_000_000);
     let runner = shuttle::Runner::new(shuttle::scheduler::RandomScheduler::new(schedules), config);
-    runner.run(move || run(&plan, &paths));
+    runner.run(move || run_schedule(&plan, &paths));
 }
 
-fn run(plan: &Plan, paths: &[PathBuf; 2]) {
+fn run_schedule(plan: &Plan, paths: &[PathBuf; 2]) {
     let may_exceed = plan.overcommit == Overcommit::Allow;
     let limit = if may_exceed { usize::MAX } else { plan.budget };
     World::begin(limit, if may_exceed { usize::MAX } else { 6 }, plan.refuse_maps, plan.refuse_unmaps);
@@ -126,31 +128,31 @@ fn run(plan: &Plan, paths: &[PathBuf; 2]) {
         .max_open_files(1)
         .overcommit(plan.overcommit)
         .admission(plan.admission);
-    // SAFETY: nobody changes the files.
-    let maps = unsafe { builder.build() }.expect("a manager");
+    // SAFETY: the test never changes the files.
+    let maps = unsafe { builder.build() }.expect("cannot build a manager");
     let open = |path: &PathBuf| maps.open(path as &Path);
-    // Under `Fail` there may be no room for a second descriptor.
+    // Under `Overcommit::Fail`, the second file may find no room for its descriptor.
     let (Ok(long), Ok(short)) = (open(&paths[0]), open(&paths[1])) else { return };
     let files = [long, short];
     let threads: Vec<_> = (0..THREADS)
         .map(|_| {
             let (maps, files, paths) = (maps.clone(), files.clone(), paths.clone());
             let (budget, moves_limits) = (plan.budget, plan.moves_limits);
-            thread::spawn(move || work(&maps, &files, &paths, budget, moves_limits))
+            thread::spawn(move || run_thread(&maps, &files, &paths, budget, moves_limits))
         })
         .collect();
     for thread in threads {
-        thread.join().expect("a reader");
+        thread.join().expect("a reading thread does not panic");
     }
     drop(files);
-    // What was refused is tried again each time.
+    // Each pass retries the unmaps that the simulated OS refused.
     for _ in 0..100 {
         maps.collect();
     }
     let stats = maps.stats();
     assert_eq!((stats.regions, stats.pinned_regions, stats.mapped_bytes), (0, 0, 0), "{stats:?}");
     assert_eq!(stats.maps, stats.unmaps, "{stats:?}");
-    assert_eq!(World::look(), (0, 0), "something is mapped that nobody counts");
+    assert_eq!(World::mapped(), (0, 0), "mapped bytes or regions are missing in the counts of the cache");
     drop(maps);
 }
 
@@ -160,21 +162,21 @@ fn plan(overcommit: Overcommit, budget: usize) -> Plan {
 }
 
 #[test]
-fn a_hard_budget_holds() {
+fn overcommit_fail_keeps_budget() {
     explore(plan(Overcommit::Fail, 4 * PAGE));
 }
 
 #[test]
-fn a_soft_budget_comes_out_even() {
+fn overcommit_allow_unmaps_everything_at_the_end() {
     explore(Plan { admission: Admission::Always, ..plan(Overcommit::Allow, 2 * PAGE) });
 }
 
 #[test]
-fn limits_move() {
+fn changing_limits_unmaps_everything_at_the_end() {
     explore(Plan { moves_limits: true, ..plan(Overcommit::Allow, 5 * PAGE) });
 }
 
 #[test]
-fn the_system_refuses_now_and_then() {
+fn refused_maps_and_unmaps_keep_budget() {
     explore(Plan { refuse_maps: 5, refuse_unmaps: 7, ..plan(Overcommit::Fail, 4 * PAGE) });
 }

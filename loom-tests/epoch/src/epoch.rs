@@ -1,4 +1,4 @@
-//! The real epoch, behind the modelled one's face.
+//! Crossbeam's epoch, with the interface of the modelled epoch in `loom-tests/src/epoch.rs`.
 
 use std::any::Any;
 use std::mem::MaybeUninit;
@@ -8,20 +8,20 @@ use std::sync::{Arc, Mutex, PoisonError};
 use crossbeam_epoch::Collector;
 pub(crate) use crossbeam_epoch::Guard;
 
-/// How often memory was freed by the epoch, while there was one: not only because it ended.
+/// The number of times that the epoch freed memory during an execution, not at the end of the epoch.
 pub static FREED: AtomicUsize = AtomicUsize::new(0);
-/// For the broken twin: memory is freed when it is retired.
+/// The fault of the twin: if set, memory is freed as soon as it is retired.
 pub static FREES_AT_ONCE: AtomicBool = AtomicBool::new(false);
 
 #[derive(Debug, Default)]
 pub(crate) struct Epoch {
     collector: Collector,
-    graves: Graves,
+    freed: FreedMemory,
     has_ended: Arc<AtomicBool>,
 }
 
-/// Memory that was freed in this execution stays until its end, so that a late look at it reads its mark.
-type Graves = Arc<Mutex<Vec<Box<dyn Any + Send>>>>;
+/// Freed memory, still allocated until the end of the execution, so that a late access reads its `FreedFlag`.
+type FreedMemory = Arc<Mutex<Vec<Box<dyn Any + Send>>>>;
 
 impl Epoch {
     pub(crate) fn pin(self: &Arc<Self>, _thread: usize) -> Guard {
@@ -32,19 +32,19 @@ impl Epoch {
         if FREES_AT_ONCE.load(Ordering::Relaxed) {
             return self.free(unlinked);
         }
-        let (graves, has_ended) = (Arc::clone(&self.graves), Arc::clone(&self.has_ended));
+        let (freed, has_ended) = (Arc::clone(&self.freed), Arc::clone(&self.has_ended));
         self.collector.register().pin().defer(move || {
             FREED.fetch_add(usize::from(!has_ended.load(Ordering::Relaxed)), Ordering::Relaxed);
-            free(&graves, unlinked);
+            free(&freed, unlinked);
         });
-        // Each goes on by one epoch at most, and what is retired goes after two.
+        // A flush advances the epoch by one at most, and retired memory is freed after two advances.
         for _ in 0..3 {
             self.collector.register().pin().flush();
         }
     }
 
     pub(crate) fn free<T: Send + 'static>(&self, memory: Box<T>) {
-        free(&self.graves, memory);
+        free(&self.freed, memory);
     }
 }
 
@@ -54,12 +54,12 @@ impl Drop for Epoch {
     }
 }
 
-/// Drops it, which marks its words; its memory stays to the end of the execution.
-fn free<T: Send + 'static>(graves: &Graves, memory: Box<T>) {
+/// Drops the value, which sets the `FreedFlag` of its atomics. The memory stays allocated to the end of the execution.
+fn free<T: Send + 'static>(freed: &FreedMemory, memory: Box<T>) {
     let memory = Box::into_raw(memory);
-    // SAFETY: from a box; it is not dropped again, since from here on it is bytes.
+    // SAFETY: the pointer comes from a box. The value is not dropped again: below, the memory is a box of bytes.
     unsafe { memory.drop_in_place() };
-    // SAFETY: from a box of the same layout.
-    let grave: Box<MaybeUninit<T>> = unsafe { Box::from_raw(memory.cast()) };
-    graves.lock().unwrap_or_else(PoisonError::into_inner).push(grave);
+    // SAFETY: the pointer comes from a box of the same layout.
+    let bytes: Box<MaybeUninit<T>> = unsafe { Box::from_raw(memory.cast()) };
+    freed.lock().unwrap_or_else(PoisonError::into_inner).push(bytes);
 }

@@ -1,4 +1,4 @@
-//! The models of files and evictors, with the real epoch in place of the modelled one.
+//! The models of files and evictors, on crossbeam's epoch in place of the modelled one.
 //!
 //! ```sh
 //! RUSTFLAGS='--cfg crossbeam_loom' cargo test --manifest-path loom-tests/epoch/Cargo.toml --target-dir target/epoch
@@ -6,17 +6,17 @@
 
 #[cfg(not(crossbeam_loom))]
 compile_error!(
-    "without RUSTFLAGS='--cfg crossbeam_loom' loom would not see what the epoch does, and the models would prove nothing"
+    "set RUSTFLAGS='--cfg crossbeam_loom': without it, crossbeam does not use loom and the models prove nothing"
 );
 
-#[allow(dead_code, reason = "the protocol is all there, the models use a part of it")]
+#[allow(dead_code, reason = "the models use a part of the protocol")]
 #[path = "../../../src/protocol/mod.rs"]
 mod protocol;
 
 pub mod epoch;
-#[allow(dead_code, reason = "as above")]
+#[allow(dead_code, reason = "the models use a part of `sync`")]
 #[path = "../../src/sync.rs"]
 mod sync;
 
-#[allow(dead_code, reason = "as above")]
+#[allow(dead_code, reason = "the tests run one model")]
 pub mod models;

@@ -1,4 +1,4 @@
-//! Runs the models of files, with the real epoch.
+//! Runs a model of files and evictors on crossbeam's epoch.
 
 use std::sync::atomic::Ordering::Relaxed;
 

@@ -1,4 +1,4 @@
-//! The same models as beside the modelled epoch, explored less far.
+//! The `file` models of `loom-tests`, on crossbeam's epoch and with a lower bound.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -8,7 +8,9 @@ pub mod file;
 #[path = "../../../src/models/world.rs"]
 mod world;
 
-/// With one preemption: with two, the real epoch takes more than a minute for two threads.
+/// Explores `model` with at most one preemption in one execution. Prints the number of executions.
+///
+/// With two preemptions and two threads, an exploration with crossbeam's epoch takes more than a minute.
 fn explore(model: impl Fn() + Sync + Send + 'static) {
     let executions = Arc::new(AtomicUsize::new(0));
     let count = Arc::clone(&executions);
