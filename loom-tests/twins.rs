@@ -1,13 +1,13 @@
-/// A protocol that is broken on purpose: the sources with one change, and the model that has to fail for it.
+/// A twin: the protocol with one deliberate fault. `model` must fail on it with `says`.
 pub struct Twin {
     pub name: &'static str,
     /// The file, below `src/protocol/` or `loom-tests/src/`.
     pub file: &'static str,
-    /// Stands there once.
+    /// The text that the fault replaces. It occurs exactly once in the file.
     pub from: &'static str,
     pub to: &'static str,
     pub model: &'static str,
-    /// What the failure says.
+    /// A part of the failure's message.
     pub says: &'static str,
 }
 
@@ -22,9 +22,9 @@ const fn twin(
     Twin { name, file, from, to, model, says }
 }
 
-/// Who reads while another writes.
+/// Loom's message if a thread reads a cell while another thread writes it.
 const RACE: &str = "Causality violation: Concurrent read and write accesses";
-/// Two who write at once.
+/// Loom's message if two threads write a cell at once.
 const RACE_OF_WRITES: &str = "Causality violation: Concurrent write accesses";
 
 pub const TWINS: &[Twin] = &[
@@ -77,7 +77,7 @@ pub const TWINS: &[Twin] = &[
         "slot::load_after_abandoned_load_is_ordered",
         RACE_OF_WRITES,
     ),
-    // Rule 2: nothing is overwritten.
+    // Rule 2: no change is overwritten.
     twin(
         "take_without_the_phase",
         "protocol/slot.rs",
@@ -214,7 +214,7 @@ pub const TWINS: &[Twin] = &[
         "file::new_length_against_retire_and_load",
         "old length stayed mapped",
     ),
-    // Rule 3: who touches the payload, and when.
+    // Rule 3: the payload cell.
     twin(
         "take_without_acquire",
         "protocol/slot.rs",
@@ -343,7 +343,7 @@ pub const TWINS: &[Twin] = &[
         "slot::reload_after_retire_against_take",
         "Arc is already released",
     ),
-    // Rule 4: bytes first.
+    // Rule 4: reserve first.
     twin(
         "reserve_looks_then_adds",
         "protocol/budget.rs",
@@ -422,7 +422,7 @@ pub const TWINS: &[Twin] = &[
         "self.bytes += mem::take(&mut other.bytes);",
         "let bytes = other.bytes; drop(other); self.budget.bytes.try_add(bytes); self.bytes += bytes; let _ = mem::take::<u8>;",
         "budget::absorbed_bytes_stay_reserved",
-        "gave back",
+        "released ",
     ),
     twin(
         "shrink_comes_back_twice",
@@ -438,7 +438,7 @@ pub const TWINS: &[Twin] = &[
         "let grown = self.budget.bytes.try_add(missing);",
         "let grown = self.budget.bytes.try_add(missing) || true;",
         "budget::absorbed_bytes_stay_reserved",
-        "gave back",
+        "released ",
     ),
     twin(
         "the_limit_is_not_looked_at",
@@ -521,7 +521,7 @@ pub const TWINS: &[Twin] = &[
         "file::release_never_touches_freed_slot",
         "Arc is already released",
     ),
-    // Rule 6: evictors look at slots that they do not keep.
+    // Rule 6: evicting threads visit slots that they do not keep.
     twin(
         "freed_without_the_epoch",
         "models/world.rs",
@@ -573,7 +573,7 @@ pub const TWINS: &[Twin] = &[
     twin(
         "leave_forgets_the_item",
         "protocol/clock_ring.rs",
-        "        self.entries.at(seat.0).store(ptr::null_mut(), Ordering::Release);\n",
+        "        self.entries.at(entry.0).store(ptr::null_mut(), Ordering::Release);\n",
         "",
         "file::evictor_against_drop_of_file",
         RACE,
@@ -581,8 +581,8 @@ pub const TWINS: &[Twin] = &[
     twin(
         "leave_frees_the_seat_first",
         "protocol/clock_ring.rs",
-        "        self.entries.at(seat.0).store(ptr::null_mut(), Ordering::Release);\n        self.entries.release(seat.0);",
-        "        self.entries.release(seat.0);\n        self.entries.at(seat.0).store(ptr::null_mut(), Ordering::Release);\n",
+        "        self.entries.at(entry.0).store(ptr::null_mut(), Ordering::Release);\n        self.entries.release(entry.0);",
+        "        self.entries.release(entry.0);\n        self.entries.at(entry.0).store(ptr::null_mut(), Ordering::Release);\n",
         "clock_ring::remove_against_insert",
         "removed item still in the ring",
     ),
@@ -597,8 +597,8 @@ pub const TWINS: &[Twin] = &[
     twin(
         "look_without_acquire",
         "protocol/clock_ring.rs",
-        "self.entries.get(seat)?.load(Ordering::Acquire))?;",
-        "self.entries.get(seat)?.load(Ordering::Relaxed))?;",
+        "self.entries.get(index)?.load(Ordering::Acquire))?;",
+        "self.entries.get(index)?.load(Ordering::Relaxed))?;",
         "clock_ring::advance_sees_inserted_item",
         "Concurrent atomic store and mut accesses",
     ),
@@ -650,7 +650,7 @@ pub const TWINS: &[Twin] = &[
         "clock_ring::ring_entry_has_one_owner",
         "ring entry claimed twice",
     ),
-    // Rule 7: readers that are not counted.
+    // Rule 7: an owner scans before it unmaps.
     twin(
         "announce_without_the_barrier",
         "protocol/hazard.rs",
@@ -851,7 +851,7 @@ pub const TWINS: &[Twin] = &[
         "hazard::owner_without_barrier_unmaps_nothing",
         RACE,
     ),
-    // The words.
+    // The one-word atomics.
     twin(
         "set_without_release",
         "protocol/atomics.rs",
@@ -871,16 +871,16 @@ pub const TWINS: &[Twin] = &[
     twin(
         "settled_without_the_fence",
         "protocol/atomics.rs",
-        "        // making of our place.\n        fence(Ordering::SeqCst);\n",
-        "        // making of our place.\n",
+        "        fence(Ordering::SeqCst);\n        self.load()",
+        "        self.load()",
         "atomics::store_then_fence_against_load_after_fence",
         "old value read and new place not found",
     ),
     twin(
         "set_without_the_fence",
         "protocol/atomics.rs",
-        "        // SeqCst: pairs with the fence in `load_after_fence`.\n        fence(Ordering::SeqCst);\n",
-        "",
+        "        fence(Ordering::SeqCst);\n    }",
+        "    }",
         "atomics::store_then_fence_against_load_after_fence",
         "old value read and new place not found",
     ),
@@ -911,8 +911,8 @@ pub const TWINS: &[Twin] = &[
     twin(
         "count_without_acquire",
         "protocol/atomics.rs",
-        "// Acquire: pairs with the Release in `leave`.\n        self.0.load(Ordering::Acquire)",
-        "self.0.load(Ordering::Relaxed)",
+        "is visible.\n        self.0.load(Ordering::Acquire)",
+        "is visible.\n        self.0.load(Ordering::Relaxed)",
         "atomics::zero_count_sees_all_writes",
         RACE,
     ),
@@ -940,7 +940,7 @@ pub const TWINS: &[Twin] = &[
         "atomics::thread_id_has_one_owner",
         "count lost",
     ),
-    // The collector's signal.
+    // The collector's wake event.
     twin(
         "wake_without_release",
         "protocol/wake_event.rs",
@@ -1069,36 +1069,36 @@ pub const TWINS: &[Twin] = &[
         "wake_event::wake_is_never_lost",
         "deadlock",
     ),
-    // The addresses that are ours.
+    // The table of mapped address ranges.
     twin(
         "look_up_in_an_odd_turn",
         "protocol/address_table.rs",
-        "let is_whole = turn % 2 == 0 && self.turn",
-        "let is_whole = self.turn",
+        "let is_consistent = version % 2 == 0 && self.version",
+        "let is_consistent = self.version",
         "address_table::foreign_address_is_not_found",
         "found a foreign address",
     ),
     twin(
         "look_up_without_the_second_turn",
         "protocol/address_table.rs",
-        "turn % 2 == 0 && self.turn.load(Ordering::Relaxed) == turn",
-        "turn % 2 == 0",
+        "version % 2 == 0 && self.version.load(Ordering::Relaxed) == version",
+        "version % 2 == 0",
         "address_table::foreign_address_is_not_found",
         "found a foreign address",
     ),
     twin(
         "look_up_without_acquire",
         "protocol/address_table.rs",
-        "let turn = self.turn.load(Ordering::Acquire);",
-        "let turn = self.turn.load(Ordering::Relaxed);",
+        "let version = self.version.load(Ordering::Acquire);",
+        "let version = self.version.load(Ordering::Relaxed);",
         "address_table::foreign_address_is_not_found",
         "found a foreign address",
     ),
     twin(
         "look_up_without_its_fence",
         "protocol/address_table.rs",
-        "fence(Ordering::Acquire);\n        let is_whole",
-        "let is_whole",
+        "fence(Ordering::Acquire);\n        let is_consistent",
+        "let is_consistent",
         "address_table::foreign_address_is_not_found",
         "found a foreign address",
     ),
@@ -1113,15 +1113,15 @@ pub const TWINS: &[Twin] = &[
     twin(
         "change_without_release",
         "protocol/address_table.rs",
-        "self.turn.store(turn.wrapping_add(2), Ordering::Release);",
-        "self.turn.store(turn.wrapping_add(2), Ordering::Relaxed);",
+        "self.version.store(version.wrapping_add(2), Ordering::Release);",
+        "self.version.store(version.wrapping_add(2), Ordering::Relaxed);",
         "address_table::foreign_address_is_not_found",
         "found a foreign address",
     ),
     twin(
         "change_without_an_odd_turn",
         "protocol/address_table.rs",
-        "self.turn.store(turn.wrapping_add(1), Ordering::Relaxed);",
+        "self.version.store(version.wrapping_add(1), Ordering::Relaxed);",
         "",
         "address_table::foreign_address_is_not_found",
         "found a foreign address",
@@ -1129,16 +1129,16 @@ pub const TWINS: &[Twin] = &[
     twin(
         "counted_after_it_is_noted",
         "protocol/address_table.rs",
-        "        self.faulted.fetch_add(1, Ordering::Relaxed);\n        entry.faulted_start.fetch_min(hole.start, Ordering::Relaxed);\n        // AcqRel: pairs with itself; whoever finds the range faulted already also finds it counted.\n        if entry.faulted_end.fetch_max(hole.end, Ordering::AcqRel) != 0 {\n            self.faulted.fetch_sub(1, Ordering::Relaxed);",
-        "        entry.faulted_start.fetch_min(hole.start, Ordering::Relaxed);\n        if entry.faulted_end.fetch_max(hole.end, Ordering::AcqRel) == 0 {\n            self.faulted.fetch_add(1, Ordering::Relaxed);",
+        "        self.faulted.fetch_add(1, Ordering::Relaxed);\n        entry.faulted_start.fetch_min(faulted.start, Ordering::Relaxed);\n        // AcqRel: pairs with itself. A thread that finds the range faulted already also finds it counted.\n        if entry.faulted_end.fetch_max(faulted.end, Ordering::AcqRel) != 0 {\n            self.faulted.fetch_sub(1, Ordering::Relaxed);",
+        "        entry.faulted_start.fetch_min(faulted.start, Ordering::Relaxed);\n        if entry.faulted_end.fetch_max(faulted.end, Ordering::AcqRel) == 0 {\n            self.faulted.fetch_add(1, Ordering::Relaxed);",
         "address_table::two_faults_in_one_range_are_both_reported",
         "fault not reported",
     ),
     twin(
         "counted_twice",
         "protocol/address_table.rs",
-        "if entry.faulted_end.fetch_max(hole.end, Ordering::AcqRel) != 0 {\n            self.faulted.fetch_sub(1, Ordering::Relaxed);",
-        "if entry.faulted_end.fetch_max(hole.end, Ordering::AcqRel) != 0 {",
+        "if entry.faulted_end.fetch_max(faulted.end, Ordering::AcqRel) != 0 {\n            self.faulted.fetch_sub(1, Ordering::Relaxed);",
+        "if entry.faulted_end.fetch_max(faulted.end, Ordering::AcqRel) != 0 {",
         "address_table::two_faults_in_one_range_are_both_reported",
         "faulted range still counted",
     ),

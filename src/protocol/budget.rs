@@ -1,22 +1,23 @@
-//! [`Budget`] and [`Reservation`]: what may be mapped (or open) is reserved before and given back after.
+//! [`Budget`] and [`Reservation`]: a thread reserves before it maps (or opens), and releases after it unmaps (or
+//! closes).
 //!
-//! A budget counts two things at once, bytes and items. A reservation is one item with its bytes; it is a value, so what
-//! is reserved cannot be forgotten, nor given back twice. The count changes by one atomic step that never goes above the
-//! limit ([`Meter::try_add`]); going above is a verb of its own ([`Budget::reserve_over`]), for
+//! A budget counts bytes and items. A [`Reservation`] is one item with its bytes. It is a value, so it cannot be
+//! released twice, and dropping it releases it. A single atomic step adds to a count and never exceeds the limit
+//! ([`Meter::try_add`]). Exceeding the limit has a function of its own, [`Budget::reserve_over`], for
 //! [`Overcommit::Allow`](crate::Overcommit).
 //!
-//! Between winning a victim and publishing what takes its place, bytes are nobody's: neither unused, so that an evictor
-//! could find them, nor pinned. A thread in between says so ([`InTransit`]); who finds nothing to evict waits a moment for
-//! those, before it calls the budget full of what is pinned.
+//! Between retiring a victim and publishing the region that replaces it, a thread holds bytes that are *in transit*: no
+//! evicting thread can find them, and no client pins them. Such a thread is counted ([`InTransit`]). A thread that
+//! finds no victim waits a short time for threads in transit before it reports that pinned regions fill the budget.
 //!
-//! Ordering: who adds has to see that who gave back is done with it. Giving back is a Release, adding an Acquire; the
-//! unmap comes before the one, the map after the other, so that at no moment more is mapped than was reserved.
+//! Ordering: releasing bytes is a Release, and reserving them is an Acquire. An unmap happens before its release, and a
+//! map after its reservation. So at no moment are more bytes mapped than reserved.
 
 use std::mem;
 
 use crate::sync::{Arc, AtomicUsize, Ordering, fence};
 
-/// One counted quantity with its limit and the most that it ever was.
+/// One counted quantity with its limit and its highest value so far.
 #[derive(Debug)]
 struct Meter {
     used: AtomicUsize,
@@ -29,16 +30,18 @@ impl Meter {
         Self { used: AtomicUsize::new(0), limit: AtomicUsize::new(limit), peak: AtomicUsize::new(0) }
     }
 
-    /// Adds `n` if the sum stays within the limit, in one step.
+    /// Adds `n` in one atomic step. Returns `false`, and adds nothing, if the sum would exceed the limit.
     fn try_add(&self, n: usize) -> bool {
-        // Relaxed: a limit that is lowered at this moment is reached a moment later.
+        // Relaxed: a limit that another thread lowers at this moment takes effect on the next call.
         let limit = self.limit.load(Ordering::Relaxed);
         // Relaxed: a first guess.
         let mut used = self.used.load(Ordering::Relaxed);
         loop {
             let Some(sum) = used.checked_add(n).filter(|&sum| sum <= limit) else { return false };
-            // Acquire: pairs with the Release in `sub`: what was given back is unmapped. Release: pairs with the fence in
-            // `in_transit`: who finds the budget full of this sees the flight. Relaxed on failure: look again.
+            // Acquire: pairs with the Release in `sub`. The released bytes are unmapped.
+            // Release: pairs with the fence in `in_transit`. A thread that finds the budget full because of this
+            // addition also sees that this thread is in transit.
+            // Relaxed on failure: the loop tries again.
             match self.used.compare_exchange_weak(used, sum, Ordering::AcqRel, Ordering::Relaxed) {
                 Ok(_) => {
                     self.note_peak(sum);
@@ -50,45 +53,46 @@ impl Meter {
     }
 
     fn add(&self, n: usize) {
-        // AcqRel: as above.
+        // AcqRel: as in `try_add`.
         let before = self.used.fetch_add(n, Ordering::AcqRel);
         self.note_peak(before + n);
     }
 
     fn sub(&self, n: usize) {
-        // Release: pairs with the Acquire in `try_add` and `add`.
+        // Release: pairs with the Acquire in `try_add` and `add`. The released bytes are unmapped.
         let before = self.used.fetch_sub(n, Ordering::Release);
-        debug_assert!(before >= n, "gave back {n}, of {before}");
+        debug_assert!(before >= n, "released {n} of {before}");
     }
 
     fn used(&self) -> usize {
-        // Relaxed: for show, and for guesses.
+        // Relaxed: for statistics and estimates.
         self.used.load(Ordering::Relaxed)
     }
 
     fn limit(&self) -> usize {
-        // Relaxed: as above.
+        // Relaxed: as in `used`.
         self.limit.load(Ordering::Relaxed)
     }
 
     fn note_peak(&self, used: usize) {
-        // Relaxed: for show.
+        // Relaxed: a statistic.
         if used > self.peak.load(Ordering::Relaxed) {
-            // Relaxed: as above; `max`, so that it never falls.
+            // Relaxed: as above. A maximum, so that the peak never falls.
             self.peak.fetch_max(used, Ordering::Relaxed);
         }
     }
 }
 
+/// The limits on bytes and items, and what is reserved of them; see the [module](self).
 #[derive(Debug)]
 pub(crate) struct Budget {
     bytes: Meter,
     items: Meter,
-    /// Threads in flight.
+    /// The number of threads in transit.
     in_transit: AtomicUsize,
 }
 
-/// How much of a budget is in use.
+/// An amount of bytes and items: the limit of a budget, or what is reserved of it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Usage {
     pub(crate) bytes: usize,
@@ -96,54 +100,60 @@ pub(crate) struct Usage {
 }
 
 impl Budget {
+    /// Makes an empty budget with `limit`.
     pub(crate) fn new(limit: Usage) -> Self {
         Self { bytes: Meter::new(limit.bytes), items: Meter::new(limit.items), in_transit: AtomicUsize::new(0) }
     }
 
-    /// Takes effect on the next reservation; what is reserved stays.
+    /// Changes the limits for later reservations. Existing reservations stay, even above the new limits.
     pub(crate) fn set_limit(&self, limit: Usage) {
-        // Relaxed, twice: the two limits are independent, and nothing else is published with them.
+        // Relaxed, twice: the two limits are independent and publish no other data.
         self.bytes.limit.store(limit.bytes, Ordering::Relaxed);
         self.items.limit.store(limit.items, Ordering::Relaxed);
     }
 
+    /// Returns the limits.
     pub(crate) fn limit(&self) -> Usage {
         Usage { bytes: self.bytes.limit(), items: self.items.limit() }
     }
 
+    /// Returns what is reserved now.
     pub(crate) fn used(&self) -> Usage {
         Usage { bytes: self.bytes.used(), items: self.items.used() }
     }
 
+    /// Returns the largest amounts that were reserved at one time, each quantity by itself.
     pub(crate) fn peak(&self) -> Usage {
-        // Relaxed, twice: for show.
+        // Relaxed, twice: a statistic.
         Usage { bytes: self.bytes.peak.load(Ordering::Relaxed), items: self.items.peak.load(Ordering::Relaxed) }
     }
 
-    /// Whether no more than the limit is in use now: not so after an overcommit, or when the limit was lowered.
+    /// Returns `true` if no more than the limit is reserved. An overcommit or a lowered limit makes it `false`.
     pub(crate) fn is_within(&self) -> bool {
         let (used, limit) = (self.used(), self.limit());
         used.bytes <= limit.bytes && used.items <= limit.items
     }
 
-    /// From now until it is dropped, this thread holds bytes that are neither pinned nor to be evicted.
+    /// Counts this thread as in transit until the returned value is dropped. Call it before retiring a victim.
     pub(crate) fn enter_transit(&self) -> InTransit<'_> {
-        // AcqRel: the flight begins before the victim is won, and ends after its bytes are published or given back, also
-        // for those who look at the count.
+        // The addition is sequenced before the victim's retirement (Release). So a thread that sees the retirement, and
+        // then issues an Acquire fence, also sees the addition. AcqRel: stronger than this argument needs.
         self.in_transit.fetch_add(1, Ordering::AcqRel);
         InTransit { budget: self }
     }
 
-    /// Threads in flight.
+    /// Returns the number of threads in transit.
     pub(crate) fn in_transit(&self) -> usize {
-        // Acquire: pairs with the Release of the exchange that won a victim or reserved its bytes, in whatever way the caller
-        // saw that: the flight, which had begun before, is counted until it lands.
+        // Acquire: pairs with the Release in `Slot::retire` and in `Meter::try_add`. The caller found a slot retired,
+        // or the budget full, by a Relaxed load. The thread that did it had entered transit before, so the load below
+        // counts it.
         fence(Ordering::Acquire);
-        // Acquire: pairs with the Release at the end of a flight: what landed is to be found, or given back.
+        // Acquire: pairs with the Release in `InTransit::leave`. If a thread is no longer counted, its bytes are
+        // published or released.
         self.in_transit.load(Ordering::Acquire)
     }
 
-    /// One item of `bytes`, if both are within their limits.
+    /// Reserves one item with `bytes`. Returns `None`, and reserves nothing, if a limit would be exceeded.
     pub(crate) fn reserve(self: &Arc<Self>, bytes: usize) -> Option<Reservation> {
         if !self.items.try_add(1) {
             return None;
@@ -155,7 +165,7 @@ impl Budget {
         Some(Reservation { budget: Arc::clone(self), bytes })
     }
 
-    /// One item of `bytes`, whatever the limits say.
+    /// Reserves one item with `bytes`, even above the limits.
     pub(crate) fn reserve_over(self: &Arc<Self>, bytes: usize) -> Reservation {
         self.items.add(1);
         self.bytes.add(bytes);
@@ -163,62 +173,63 @@ impl Budget {
     }
 }
 
-/// A thread that holds bytes which are neither pinned nor to be evicted; see the [module](self).
+/// A count of one thread in transit, until it is dropped; see the [module](self).
 #[derive(Debug)]
 pub(crate) struct InTransit<'b> {
     budget: &'b Budget,
 }
 
 impl InTransit<'_> {
-    /// On the ground while `meanwhile` runs: the thread holds nothing then.
-    pub(crate) fn pause<T>(&mut self, meanwhile: impl FnOnce() -> T) -> T {
-        self.land();
-        let result = meanwhile();
+    /// Runs `wait` without counting this thread. The thread must hold no bytes in transit then.
+    pub(crate) fn pause<T>(&mut self, wait: impl FnOnce() -> T) -> T {
+        self.leave();
+        let result = wait();
         // AcqRel: as in `enter_transit`.
         self.budget.in_transit.fetch_add(1, Ordering::AcqRel);
         result
     }
 
-    fn land(&self) {
-        // Release: pairs with the Acquire in `in_transit`.
+    fn leave(&self) {
+        // Release: pairs with the Acquire in `in_transit`. The bytes are published or released.
         self.budget.in_transit.fetch_sub(1, Ordering::Release);
     }
 }
 
 impl Drop for InTransit<'_> {
     fn drop(&mut self) {
-        self.land();
+        self.leave();
     }
 }
 
-/// One item of a budget and its bytes; dropping it gives them back.
+/// One reserved item with its bytes. Dropping it releases both.
 #[derive(Debug)]
-#[must_use = "a reservation that is dropped is given back"]
+#[must_use = "dropping a `Reservation` releases its bytes: keep it as long as they are mapped"]
 pub(crate) struct Reservation {
     budget: Arc<Budget>,
     bytes: usize,
 }
 
 impl Reservation {
+    /// Returns the number of reserved bytes.
     pub(crate) fn bytes(&self) -> usize {
         self.bytes
     }
 
-    /// Takes another's bytes over, without a moment in which a third could have them.
+    /// Moves the bytes of `other` into this reservation, so that no other thread can reserve them in between.
     pub(crate) fn absorb(&mut self, mut other: Reservation) {
-        debug_assert!(Arc::ptr_eq(&self.budget, &other.budget), "two budgets");
-        // Its bytes stay counted, as ours; when it drops, its item goes back and no bytes.
+        debug_assert!(Arc::ptr_eq(&self.budget, &other.budget), "the reservations belong to different budgets");
+        // The bytes stay counted. Dropping `other` releases its item and 0 bytes.
         self.bytes += mem::take(&mut other.bytes);
     }
 
-    /// Gives back what is above `bytes`.
+    /// Releases the bytes above `bytes`.
     pub(crate) fn shrink_to(&mut self, bytes: usize) {
         let surplus = self.bytes.saturating_sub(bytes);
         self.bytes -= surplus;
         self.budget.bytes.sub(surplus);
     }
 
-    /// Reserves what is missing to `bytes`, within the limit.
+    /// Reserves the bytes missing to `bytes`. Returns `false`, and reserves nothing, if the limit would be exceeded.
     pub(crate) fn try_grow_to(&mut self, bytes: usize) -> bool {
         let missing = bytes.saturating_sub(self.bytes);
         let grown = self.budget.bytes.try_add(missing);
@@ -246,23 +257,23 @@ mod tests {
     }
 
     #[test]
-    fn a_refused_reservation_leaves_nothing_behind() {
+    fn refused_reservation_reserves_nothing() {
         let budget = budget(100, 2);
-        let a = budget.reserve(60).expect("room");
-        assert!(budget.reserve(41).is_none(), "over the bytes");
+        let a = budget.reserve(60).expect("the bytes fit the limit");
+        assert!(budget.reserve(41).is_none(), "41 bytes exceed the limit");
         assert_eq!(budget.used(), Usage { bytes: 60, items: 1 });
-        let b = budget.reserve(40).expect("exactly full");
-        assert!(budget.reserve(0).is_none(), "over the items");
+        let b = budget.reserve(40).expect("40 bytes reach the limit");
+        assert!(budget.reserve(0).is_none(), "a third item exceeds the limit");
         drop((a, b));
         assert_eq!(budget.used(), Usage::default());
         assert_eq!(budget.peak(), Usage { bytes: 100, items: 2 });
     }
 
     #[test]
-    fn what_is_absorbed_is_counted_once() {
+    fn absorbed_bytes_are_counted_once() {
         let budget = budget(100, 3);
-        let mut a = budget.reserve(30).expect("room");
-        a.absorb(budget.reserve(50).expect("room"));
+        let mut a = budget.reserve(30).expect("the bytes fit the limit");
+        a.absorb(budget.reserve(50).expect("the bytes fit the limit"));
         assert_eq!((a.bytes(), budget.used()), (80, Usage { bytes: 80, items: 1 }));
         a.shrink_to(70);
         assert_eq!((a.bytes(), budget.used()), (70, Usage { bytes: 70, items: 1 }));
@@ -273,7 +284,7 @@ mod tests {
     }
 
     #[test]
-    fn who_is_in_flight_is_counted() {
+    fn in_transit_counts_threads_that_are_not_paused() {
         let budget = budget(100, 10);
         let mut transit = budget.enter_transit();
         let other = budget.enter_transit();
@@ -283,7 +294,7 @@ mod tests {
     }
 
     #[test]
-    fn a_lowered_limit_refuses_until_enough_came_back() {
+    fn lowered_limit_refuses_until_enough_is_released() {
         let budget = budget(100, 10);
         let (a, b) = (budget.reserve(50), budget.reserve(50));
         budget.set_limit(Usage { bytes: 60, items: 10 });
@@ -296,7 +307,7 @@ mod tests {
     }
 
     #[test]
-    fn threads_never_exceed_the_limit() {
+    fn concurrent_reservations_never_exceed_the_limit() {
         let budget = budget(64, 8);
         std::thread::scope(|scope| {
             for thread in 0..4 {
