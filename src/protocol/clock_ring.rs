@@ -1,11 +1,12 @@
-//! [`ClockRing<T>`]: everything that could be evicted, in a ring that a shared hand goes round.
+//! [`ClockRing<T>`]: the candidates for eviction, in a ring that a shared clock hand visits.
 //!
-//! Nobody locks it. An owner *seats* a slot before it publishes and takes it off its seat before it unmaps; evictors,
-//! pinned, look at whoever sits where the hand stands. A slot that was just taken off its seat may still be looked at:
-//! its memory is retired through the epoch, and its word says that there is nothing to win (rule 6).
-//! Slab that were left are used again first ([`slab`](super::slab)), so the ring is as long as the largest number of slots
-//! that ever sat at once.
-#![allow(unsafe_code, reason = "looking at slots that their owners may retire meanwhile; rule 6 of `protocol`")]
+//! The ring has no lock. A loader inserts a slot before it publishes it, and the owner removes the slot before it
+//! unmaps it. An evicting thread pins the epoch and visits the entry at the hand. It may still visit a slot that was
+//! just removed. The slot's memory is retired through the epoch, and its word then refuses `retire` (rule 6).
+//!
+//! Free entries are reused first ([`slab`](super::slab)). So the ring has as many entries as there ever were slots in
+//! it at one time.
+#![allow(unsafe_code, reason = "visiting slots whose owners may retire them concurrently; rule 6 of `protocol`")]
 
 use std::fmt;
 use std::ptr::{self, NonNull};
@@ -13,10 +14,11 @@ use std::ptr::{self, NonNull};
 use super::slab::Slab;
 use crate::sync::{AtomicPtr, AtomicU32, Ordering, epoch};
 
-/// A place in a [`ClockRing`]. Given back by [`ClockRing::remove`], once.
+/// An entry of a [`ClockRing`]. [`ClockRing::remove`] consumes it, so an entry is removed at most once.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct RingEntry(u32);
 
+/// A ring of pointers, walked by a shared clock hand; see the [module](self).
 pub(crate) struct ClockRing<T> {
     entries: Slab<AtomicPtr<T>>,
     hand: AtomicU32,
@@ -29,63 +31,64 @@ impl<T> Default for ClockRing<T> {
 }
 
 impl<T> ClockRing<T> {
-    /// Slab `item`, for [`advance`](Self::advance) to find.
+    /// Inserts `item`, so that [`advance`](Self::advance) finds it.
     ///
     /// # Safety
     ///
-    /// From now until everyone has unpinned who was pinned when [`remove`](Self::remove) returned, `item` must stay
-    /// allocated and must not be borrowed mutably.
+    /// `item` must stay allocated and must not be borrowed mutably, until all threads have unpinned that were pinned
+    /// when [`remove`](Self::remove) returned.
     pub(crate) unsafe fn insert(&self, item: NonNull<T>) -> RingEntry {
-        let seat = self.entries.claim();
-        // Release: pairs with the Acquire in `look`: who sees the pointer sees what it points at.
-        self.entries.at(seat).store(item.as_ptr(), Ordering::Release);
-        RingEntry(seat)
+        let index = self.entries.claim();
+        // Release: pairs with the Acquire in `item_at`. It publishes the item.
+        self.entries.at(index).store(item.as_ptr(), Ordering::Release);
+        RingEntry(index)
     }
 
-    /// Takes the item off its seat: whoever pins from now on does not find it.
-    pub(crate) fn remove(&self, seat: RingEntry) {
-        // Release: the item may be retired after this; the epoch does the rest.
-        self.entries.at(seat.0).store(ptr::null_mut(), Ordering::Release);
-        self.entries.release(seat.0);
+    /// Removes the item. A thread that pins the epoch after this call does not find it.
+    pub(crate) fn remove(&self, entry: RingEntry) {
+        // Release: pairs with the Acquire in `item_at`. The epoch keeps the item for the threads that found it before.
+        self.entries.at(entry.0).store(ptr::null_mut(), Ordering::Release);
+        self.entries.release(entry.0);
     }
 
-    /// Moves the hand on by one and looks: an item, or an empty seat.
+    /// Moves the hand to the next entry and returns its item. Returns `None` if the entry is empty.
     pub(crate) fn advance<'g>(&self, guard: &'g epoch::Guard) -> Option<&'g T> {
         let len = self.len();
         if len == 0 {
             return None;
         }
-        // Relaxed: the hand orders nothing; two evictors may look at one seat.
-        let at = self.hand.fetch_add(1, Ordering::Relaxed);
-        self.look(at % len, guard)
+        // Relaxed: the hand orders no other access. Two threads may visit the same entry.
+        let position = self.hand.fetch_add(1, Ordering::Relaxed);
+        self.item_at(position % len, guard)
     }
 
-    /// Calls `visit` with every item that sits for as long as this takes; others may or may not be seen.
+    /// Calls `visit` with every item that is in the ring during the whole call, and perhaps with others.
     pub(crate) fn for_each(&self, guard: &epoch::Guard, mut visit: impl FnMut(&T)) {
-        for seat in 0..self.len() {
-            if let Some(item) = self.look(seat, guard) {
+        for index in 0..self.len() {
+            if let Some(item) = self.item_at(index, guard) {
                 visit(item);
             }
         }
     }
 
-    /// Slab, free ones too: so many calls of [`advance`](Self::advance) by one thread alone go once round.
+    /// Returns the number of entries, empty ones included. This many calls of [`advance`](Self::advance) visit each
+    /// once.
     pub(crate) fn len(&self) -> u32 {
         self.entries.len()
     }
 
-    fn look<'g>(&self, seat: u32, _pinned: &'g epoch::Guard) -> Option<&'g T> {
-        // Acquire: pairs with the Release in `insert`.
-        let item = NonNull::new(self.entries.get(seat)?.load(Ordering::Acquire))?;
-        // SAFETY: it sat here after the caller had pinned, so by the promise of `insert` it is allocated until the caller
-        // unpins, which it cannot do while `'g` lasts.
+    fn item_at<'g>(&self, index: u32, _pinned: &'g epoch::Guard) -> Option<&'g T> {
+        // Acquire: pairs with the Release in `insert`, which publishes the item.
+        let item = NonNull::new(self.entries.get(index)?.load(Ordering::Acquire))?;
+        // SAFETY: the item was in the ring after the caller had pinned. By the promise of `insert` it stays allocated
+        // until the caller unpins, which it cannot do during `'g`.
         Some(unsafe { item.as_ref() })
     }
 }
 
 impl<T> fmt::Debug for ClockRing<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ClockRing").field("seats", &self.len()).finish_non_exhaustive()
+        f.debug_struct("ClockRing").field("entries", &self.len()).finish_non_exhaustive()
     }
 }
 
@@ -96,13 +99,13 @@ mod tests {
     use std::collections::BTreeSet;
     use std::ptr::NonNull;
 
-    fn enter(ring: &ClockRing<u32>, item: &'static u32) -> RingEntry {
-        // SAFETY: statics stay.
+    fn insert(ring: &ClockRing<u32>, item: &'static u32) -> RingEntry {
+        // SAFETY: a static is never freed or changed.
         unsafe { ring.insert(NonNull::from(item)) }
     }
 
     #[test]
-    fn a_turn_goes_round_all_and_left_seats_are_used_again() {
+    fn advance_visits_all_items_and_freed_entries_are_reused() {
         static ITEMS: [u32; 40] = {
             let mut items = [0; 40];
             let mut i = 0;
@@ -114,41 +117,41 @@ mod tests {
         };
         let ring = ClockRing::default();
         assert_eq!(ring.advance(&epoch::pin()), None);
-        let seats: Vec<RingEntry> = ITEMS.iter().map(|item| enter(&ring, item)).collect();
+        let entries: Vec<RingEntry> = ITEMS.iter().map(|item| insert(&ring, item)).collect();
         let round = |n: u32| (0..n).filter_map(|_| ring.advance(&epoch::pin()).copied()).collect::<BTreeSet<_>>();
         assert_eq!(round(40), ITEMS.iter().copied().collect());
         let mut seen = BTreeSet::new();
-        ring.for_each(&epoch::pin(), |item| assert!(seen.insert(*item), "{item} twice"));
+        ring.for_each(&epoch::pin(), |item| assert!(seen.insert(*item), "item {item} was visited twice"));
         assert_eq!(seen, round(40));
         assert!(format!("{ring:?}").contains("40"));
 
-        for left in seats.into_iter().step_by(2) {
-            ring.remove(left);
+        for entry in entries.into_iter().step_by(2) {
+            ring.remove(entry);
         }
         assert_eq!(round(40), ITEMS.iter().copied().filter(|item| item % 2 == 1).collect());
         for item in ITEMS.iter().step_by(2) {
-            let _ = enter(&ring, item);
+            let _ = insert(&ring, item);
         }
-        assert_eq!(ring.len(), 40, "free seats were not used again");
+        assert_eq!(ring.len(), 40, "free entries were not reused");
         assert_eq!(round(40), ITEMS.iter().copied().collect());
     }
 
     #[test]
-    fn threads_that_come_and_go_never_share_a_seat() {
+    fn concurrent_inserts_never_share_an_entry() {
         static ITEM: u32 = 1;
         let ring = ClockRing::default();
         std::thread::scope(|scope| {
             for _ in 0..4 {
                 scope.spawn(|| {
                     for _ in 0..2_000 {
-                        let mine = [enter(&ring, &ITEM), enter(&ring, &ITEM), enter(&ring, &ITEM)];
-                        assert!(mine[0] != mine[1] && mine[1] != mine[2] && mine[0] != mine[2]);
-                        mine.into_iter().for_each(|seat| ring.remove(seat));
+                        let own = [insert(&ring, &ITEM), insert(&ring, &ITEM), insert(&ring, &ITEM)];
+                        assert!(own[0] != own[1] && own[1] != own[2] && own[0] != own[2]);
+                        own.into_iter().for_each(|entry| ring.remove(entry));
                     }
                 });
             }
         });
-        assert!(ring.len() <= 12, "{} seats for 12 items at most", ring.len());
-        ring.for_each(&epoch::pin(), |_| panic!("somebody sits after all have left"));
+        assert!(ring.len() <= 12, "{} entries for at most 12 items", ring.len());
+        ring.for_each(&epoch::pin(), |_| panic!("an item is in the ring after all were removed"));
     }
 }

@@ -1,28 +1,30 @@
-//! [`RadixTable<T>`]: an endless array that grows without moving, and takes memory only where it was touched.
+//! [`RadixTable<T>`]: an array indexed by 64 bits that grows without moving its elements, and allocates only used
+//! parts.
 //!
-//! A file's windows and the seats of a [`ClockRing`](super::clock_ring::ClockRing) live in one. What stands in a table has an address
-//! for as long as the table lives, which is what lets a count be kept *in* a slot (rule 5).
+//! The windows of a file and the entries of a [`Slab`](super::slab::Slab) live in such tables. An element keeps its
+//! address while the table lives. So a slot can contain the count of its own clients (rule 5).
 //!
-//! The first element stands in the table itself, since most files have one window. Behind it is a radix tree for each
-//! number of digits that an index can have, so that small indices never pay for large ones: a sparse file of 8 EiB costs
-//! a few nodes for each window touched. A look-up is one load a digit; it never waits. Making a node may wait for another
-//! thread that is making the same one, which does nothing but allocate.
+//! The table itself contains the first element, since most files have one window. The other elements are in radix
+//! trees: one tree for each number of digits that an index can have. So a small index needs few levels, and a sparse
+//! file of 8 EiB needs a few nodes for each window in use. A look-up takes one load for each digit and never waits.
+//! Making a node may wait for another thread that is making the same node and only allocates.
 
 use std::{array, iter};
 
 use crate::sync::OnceLock;
 
-/// Elements in a leaf: 2⁴, so that a file of a few windows stays small.
+/// A leaf has 2⁴ elements, so that a file with few windows needs little memory.
 const LEAF_BITS: u32 = 4;
-/// Children of an inner node: 2⁶.
+/// An inner node has 2⁶ children.
 const NODE_BITS: u32 = 6;
-/// Inner levels that cover all 64 bits of an index.
+/// The number of inner levels that cover all 64 bits of an index.
 const LEVELS: usize = (u64::BITS - LEAF_BITS).div_ceil(NODE_BITS) as usize;
 
+/// A sparse array of elements with fixed addresses; see the [module](self).
 #[derive(Debug)]
 pub(crate) struct RadixTable<T> {
     first: T,
-    /// `roots[n]` holds the indices that need `n` inner levels and no fewer.
+    /// `roots[n]` is the tree of the indices that need exactly `n` inner levels.
     roots: [OnceLock<Node<T>>; LEVELS + 1],
 }
 
@@ -45,21 +47,21 @@ impl<T: Default> Node<T> {
 }
 
 impl<T: Default> RadixTable<T> {
-    /// The element at `index`, made with `T::default()` if nobody asked for it before.
+    /// Returns the element at `index`. Makes it with `T::default()` if it does not exist yet.
     #[inline]
     pub(crate) fn at(&self, index: u64) -> &T {
-        match self.find(index, |place, level| Some(place.get_or_init(|| Node::new(level)))) {
+        match self.find(index, |node, level| Some(node.get_or_init(|| Node::new(level)))) {
             Some(element) => element,
-            None => unreachable!("what is missing on the way is made"),
+            None => unreachable!("missing nodes are made on the way"),
         }
     }
 
-    /// The element at `index`, if it is there.
+    /// Returns the element at `index`. Returns `None` if it does not exist yet.
     pub(crate) fn get(&self, index: u64) -> Option<&T> {
-        self.find(index, |place, _| place.get())
+        self.find(index, |node, _| node.get())
     }
 
-    /// The element at `index`, by the nodes that `enter` finds in their places, each with its level.
+    /// Descends to the element at `index`. Calls `enter` with each node and its level, and stops if it returns `None`.
     #[inline(always)]
     fn find<'t>(
         &'t self,
@@ -84,7 +86,7 @@ impl<T: Default> RadixTable<T> {
         }
     }
 
-    /// Calls `visit` with each element that exists from `first` on, in no promised order.
+    /// Calls `visit` with each existing element at an index of at least `first`, in no particular order.
     pub(crate) fn for_each_from(&self, first: u64, mut visit: impl FnMut(u64, &T)) {
         if first == 0 {
             visit(0, &self.first);
@@ -97,40 +99,40 @@ impl<T: Default> RadixTable<T> {
     }
 }
 
-/// `N` of them, made where they stay and not on the stack, which may be small.
+/// Makes an array of `N` values on the heap. It is never on the stack, which may be small.
 fn boxed<T, const N: usize>(make: impl FnMut() -> T) -> Box<[T; N]> {
     let boxed: Box<[T]> = iter::repeat_with(make).take(N).collect();
     match boxed.try_into() {
         Ok(boxed) => boxed,
-        Err(_) => unreachable!("so many were made"),
+        Err(_) => unreachable!("the iterator yields `N` values"),
     }
 }
 
 fn walk<T>(node: &Node<T>, level: usize, base: u64, first: u64, visit: &mut impl FnMut(u64, &T)) {
     match node {
         Node::Leaf(elements) => {
-            for (element, place) in elements.iter().zip(0u64..) {
-                let index = base | place;
-                // Index 0 stands in the table itself; its place in the first leaf stays unused.
+            for (element, digit) in elements.iter().zip(0u64..) {
+                let index = base | digit;
+                // The table itself contains index 0. Its element in the first leaf stays unused.
                 if index >= first && index != 0 {
                     visit(index, element);
                 }
             }
         }
         Node::Inner(children) => {
-            for (child, place) in children.iter().zip(0u64..) {
+            for (child, digit) in children.iter().zip(0u64..) {
                 if let Some(node) = child.get() {
-                    walk(node, level - 1, base | (place << shift(level)), first, visit);
+                    walk(node, level - 1, base | (digit << shift(level)), first, visit);
                 }
             }
         }
     }
 }
 
-/// Inner levels needed to tell `index` from 0.
+/// Returns the number of inner levels that `index` needs.
 #[inline]
 fn levels(index: u64) -> usize {
-    /// By its leading zeros: a look-up costs less than the division.
+    /// Indexed by the number of leading zeros. A table look-up costs less than the division.
     const LEVELS_OF: [u8; 65] = {
         let mut levels = [0; 65];
         let mut zeros = 0;
@@ -143,7 +145,7 @@ fn levels(index: u64) -> usize {
     LEVELS_OF[index.leading_zeros() as usize].into()
 }
 
-/// The bits of an index below those that choose a child at this level.
+/// Returns the number of index bits below those that select a child at `level`.
 #[inline]
 fn shift(level: usize) -> u32 {
     (LEAF_BITS + NODE_BITS * level as u32).saturating_sub(NODE_BITS)
@@ -159,7 +161,7 @@ mod tests {
         [0, 1, 15, 16, 17, 1023, 1024, 65_535, 65_536, 1 << 22, 1 << 40, u64::MAX / 3, u64::MAX - 1, u64::MAX];
 
     #[test]
-    fn an_element_keeps_its_address_and_its_value() {
+    fn element_keeps_its_address_and_value_while_the_table_grows() {
         let table = RadixTable::<AtomicU64>::default();
         let addresses: Vec<*const AtomicU64> = SOME
             .iter()
@@ -176,7 +178,7 @@ mod tests {
     }
 
     #[test]
-    fn a_walk_visits_what_was_made_and_tells_its_index() {
+    fn for_each_from_visits_existing_elements_with_their_index() {
         let table = RadixTable::<AtomicU64>::default();
         for index in SOME {
             table.at(index).store(index.wrapping_add(1), Ordering::Relaxed);
@@ -187,7 +189,7 @@ mod tests {
                 let value = element.load(Ordering::Relaxed);
                 if value != 0 || index == u64::MAX {
                     assert_eq!(value, index.wrapping_add(1));
-                    assert!(seen.insert(index), "{index} twice");
+                    assert!(seen.insert(index), "index {index} was visited twice");
                 }
             });
             assert_eq!(seen, SOME.iter().copied().filter(|&index| index >= first).collect());
@@ -195,7 +197,7 @@ mod tests {
     }
 
     #[test]
-    fn an_untouched_table_visits_its_first_element_only() {
+    fn for_each_from_of_an_unused_table_visits_the_first_element_only() {
         let mut seen = Vec::new();
         RadixTable::<AtomicU64>::default().for_each_from(0, |index, _| seen.push(index));
         assert_eq!(seen, [0]);

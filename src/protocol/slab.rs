@@ -1,86 +1,90 @@
-//! [`Slab<T>`]: places with numbers, taken and left by anybody, without a lock.
+//! [`Slab<T>`]: numbered entries that threads claim and release without a lock.
 //!
-//! Those that were left are taken again first, newest first, by a stack whose head carries a counter against ABA; so there
-//! are as many as were ever taken at once. A place stays where it is for as long as the table lives, taken or not: whoever
-//! wants to see them all looks at each number below [`len`](Slab::len).
+//! Free entries are claimed again first, in last-in, first-out order. They form a stack whose head carries a counter
+//! against ABA. So there are as many entries as were ever claimed at one time. An entry does not move while the slab
+//! lives, claimed or free. To visit all entries, a thread visits each number below [`len`](Slab::len).
 
 use std::fmt;
 
 use super::radix_table::RadixTable;
 use crate::sync::{AtomicU32, AtomicU64, Ordering};
 
+/// Numbered entries with a free list; see the [module](self).
 pub(crate) struct Slab<T> {
-    places: RadixTable<Place<T>>,
-    /// Places ever made.
+    entries: RadixTable<Entry<T>>,
+    /// The number of entries ever made.
     len: AtomicU32,
-    /// Low half: 1 + the free place on top, or 0. High half: how often the stack was popped.
+    /// The head of the free stack. Low half: 1 + the number of the top entry, or 0. High half: the count of pops.
     free: AtomicU64,
 }
 
-struct Place<T> {
+struct Entry<T> {
     item: T,
-    /// While the place is free: 1 + the next free one, or 0.
-    below: AtomicU32,
+    /// While the entry is free: 1 + the number of the next free entry, or 0.
+    next_free: AtomicU32,
 }
 
-impl<T: Default> Default for Place<T> {
+impl<T: Default> Default for Entry<T> {
     fn default() -> Self {
-        Self { item: T::default(), below: AtomicU32::new(0) }
+        Self { item: T::default(), next_free: AtomicU32::new(0) }
     }
 }
 
 impl<T: Default> Default for Slab<T> {
     fn default() -> Self {
-        Self { places: RadixTable::default(), len: AtomicU32::new(0), free: AtomicU64::new(0) }
+        Self { entries: RadixTable::default(), len: AtomicU32::new(0), free: AtomicU64::new(0) }
     }
 }
 
 impl<T: Default> Slab<T> {
-    /// The number of a place that is the caller's until he leaves it.
+    /// Claims an entry and returns its number. The entry belongs to the caller until [`release`](Self::release).
     pub(crate) fn claim(&self) -> u32 {
         self.pop().unwrap_or_else(|| {
-            // Relaxed: the number is all that is handed out.
+            // Relaxed: the caller gets only the number. No other data is published with it.
             let number = self.len.fetch_add(1, Ordering::Relaxed);
-            assert!(number < u32::MAX, "there are at most 2³² − 1 places");
+            assert!(number < u32::MAX, "a slab has at most 2³² − 1 entries");
             number
         })
     }
 
-    /// For the next one. What the caller did there before, the next one sees.
+    /// Frees the entry. The next thread that claims it sees what the caller did before.
     pub(crate) fn release(&self, number: u32) {
         self.push(number);
     }
 
-    /// What is at the place of that number.
+    /// Returns the item of the entry, making the entry if it does not exist yet.
     pub(crate) fn at(&self, number: u32) -> &T {
-        &self.places.at(number.into()).item
+        &self.entries.at(number.into()).item
     }
 
-    /// The same, if it was ever used; never waits for who is just making it.
+    /// Returns the item of the entry. Returns `None` if the entry does not exist, or if another thread is just making
+    /// it.
+    ///
+    /// Never waits.
     pub(crate) fn get(&self, number: u32) -> Option<&T> {
-        self.places.get(number.into()).map(|place| &place.item)
+        self.entries.get(number.into()).map(|entry| &entry.item)
     }
 
-    /// Places, free ones too.
+    /// Returns the number of entries ever made, claimed or free.
     pub(crate) fn len(&self) -> u32 {
-        // Relaxed: one that is made meanwhile is found next time. Who must not miss any has a fence before this, which whoever
-        // took the place has after that.
+        // Relaxed: the load may miss an entry that another thread is making. A caller that must not miss an entry
+        // issues a barrier first, which pairs with a barrier of the thread that claimed the entry (`hazard`).
         self.len.load(Ordering::Relaxed)
     }
 
     fn pop(&self) -> Option<u32> {
-        // Acquire: pairs with the Release in `push`, which wrote `below`.
+        // Acquire: pairs with the Release in `push`, which publishes `next_free`.
         let mut head = self.free.load(Ordering::Acquire);
         loop {
             let top = (head as u32).checked_sub(1)?;
-            // Relaxed: if another pops this place and frees it again meanwhile, what is read here may be wrong; then the
-            // counter has moved, and the exchange fails.
-            let below = self.places.at(top.into()).below.load(Ordering::Relaxed);
+            // Relaxed: if another thread pops this entry and frees it again, the value may be wrong. Then the count of
+            // pops has changed, and the exchange fails.
+            let next = self.entries.at(top.into()).next_free.load(Ordering::Relaxed);
             let popped = (head >> 32).wrapping_add(1);
-            // Acquire, also on failure: as above, for the head that is looked at next.
+            // Acquire: as above, for the entry's item. On failure too: the next round reads `next_free` of the new top.
             match self.free.compare_exchange_weak(
                 head,
-                (popped << 32) | u64::from(below),
+                (popped << 32) | u64::from(next),
                 Ordering::Acquire,
                 Ordering::Acquire,
             ) {
@@ -91,13 +95,13 @@ impl<T: Default> Slab<T> {
     }
 
     fn push(&self, number: u32) {
-        // Relaxed: a first guess.
+        // Relaxed: a first guess, which the exchange confirms.
         let mut head = self.free.load(Ordering::Relaxed);
         loop {
-            // Relaxed: published by the exchange.
-            self.places.at(number.into()).below.store(head as u32, Ordering::Relaxed);
+            // Relaxed: the exchange publishes it.
+            self.entries.at(number.into()).next_free.store(head as u32, Ordering::Relaxed);
             let pushed = (head & !u64::from(u32::MAX)) | u64::from(number + 1);
-            // Release: pairs with the Acquire in `pop`.
+            // Release: pairs with the Acquire in `pop`. It publishes `next_free` and what the caller did with the item.
             match self.free.compare_exchange_weak(head, pushed, Ordering::Release, Ordering::Relaxed) {
                 Ok(_) => return,
                 Err(actual) => head = actual,
