@@ -1,15 +1,15 @@
-//! [`WakeEvent`]: how the collector is woken, sleeps, and is told to stop.
+//! [`WakeEvent`]: wakes the collector, lets it sleep, and tells it to stop.
 //!
-//! One word says what is wanted: nothing, a look, or the end. A waker raises it and takes the lock only if the sleeper has
-//! said that it sleeps, so waking an awake collector is one atomic step. A wake that comes while the collector is busy is
-//! found when it next wants to sleep; it is never lost:
+//! One word has four values: IDLE, SLEEPING, WOKEN and STOP. The collector is the *sleeper*, and a thread that calls
+//! [`wake`](WakeEvent::wake) is a *waker*. Waking a collector that is awake is one atomic step. A waker takes the lock
+//! only if the word is SLEEPING. A wake is never lost, also if it comes while the collector is busy:
 //!
-//! - the sleeper writes SLEEPING by exchange from IDLE, *holding the lock*, and waits on the condition;
-//! - a waker that finds IDLE raises it to WOKEN: the sleeper's exchange then fails, and it does not sleep;
-//! - a waker that finds SLEEPING raises it to WOKEN, then takes the lock and notifies: since the sleeper holds the lock
-//!   from its exchange until it waits, the notice cannot fall between the two.
+//! - The sleeper takes the lock, changes IDLE to SLEEPING, and waits on the condition variable.
+//! - A waker that finds IDLE changes it to WOKEN. The sleeper's exchange then fails, and the sleeper does not wait.
+//! - A waker that finds SLEEPING changes it to WOKEN, takes the lock, and notifies. The sleeper holds the lock from its
+//!   exchange until it waits, so the notification cannot come between the two.
 //!
-//! STOP is the highest, so that it is final: a wake that cannot be consumed.
+//! STOP is the largest value, and a wake only raises the word. So no wake replaces a stop, and no sleep consumes it.
 
 use std::time::Duration;
 
@@ -20,6 +20,7 @@ const SLEEPING: u32 = 1;
 const WOKEN: u32 = 2;
 const STOP: u32 = 3;
 
+/// The collector's event: woken, asleep or stopped; see the [module](self).
 #[derive(Debug)]
 pub(crate) struct WakeEvent {
     word: AtomicU32,
@@ -33,59 +34,66 @@ impl Default for WakeEvent {
     }
 }
 
-/// Why a sleep ended.
+/// The reason why a sleep ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Woken {
-    /// Somebody asked for a look.
+    /// Another thread called [`WakeEvent::wake`].
     Called,
-    /// The time was over.
+    /// The timeout ended, or the OS ended the wait early.
     Idle,
-    /// Never sleep again.
+    /// Another thread called [`WakeEvent::stop`]. Every later sleep ends at once, too.
     Stop,
 }
 
 impl WakeEvent {
-    /// Asks the collector for a look. One atomic step, and a notice only if it sleeps.
+    /// Wakes the collector, or prevents its next sleep. Takes the lock only if the collector sleeps.
     pub(crate) fn wake(&self) {
-        // The maximum leaves STOP as it is. A read and write even if it says WOKEN already, and Release: pairs with the
-        // Acquire that consumes it in `sleep`, so that the look that follows sees what the waker wants to be seen.
+        // The maximum keeps STOP. It writes even if the word is WOKEN already, so that this thread's changes are
+        // published too.
+        // Release: pairs with the Acquire in `sleep`, which consumes the wake. The collector sees what the waker did
+        // before.
         if self.word.fetch_max(WOKEN, Ordering::AcqRel) == SLEEPING {
             self.notify();
         }
     }
 
-    /// Tells the collector to end.
+    /// Tells the collector to stop. It cannot be undone.
     pub(crate) fn stop(&self) {
-        // AcqRel: Release as in `wake`.
+        // Release: pairs with the Acquire in `sleep` and in `is_stopped`. The collector sees what this thread did
+        // before.
         if self.word.swap(STOP, Ordering::AcqRel) == SLEEPING {
             self.notify();
         }
     }
 
+    /// Returns `true` if [`stop`](Self::stop) was called.
     pub(crate) fn is_stopped(&self) -> bool {
         // Acquire: pairs with the Release in `stop`.
         self.word.load(Ordering::Acquire) == STOP
     }
 
     fn notify(&self) {
-        // The lock's content is `()`: a poisoned one is as good.
+        // A poisoned lock is fine: it protects no data.
         drop(self.lock.lock().unwrap_or_else(|poisoned| poisoned.into_inner()));
         self.condition.notify_all();
     }
 
-    /// Sleeps until woken, or for `at_most`; at once if it was called since the last sleep.
+    /// Sleeps until a wake or a stop, or for `at_most`. Returns at once if a wake came since the last sleep.
+    ///
+    /// With a timeout, it may also end early without a reason, as a condition variable may. It then returns
+    /// `Woken::Idle`.
     pub(crate) fn sleep(&self, at_most: Option<Duration>) -> Woken {
         let mut guard = self.lock.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-        // Acquire on failure: pairs with the Release in `wake` and `stop`. Relaxed on success: nothing was said.
+        // Acquire on failure: pairs with the Release in `wake` and `stop`. Relaxed on success: no thread called them.
         if self.word.compare_exchange(IDLE, SLEEPING, Ordering::Relaxed, Ordering::Acquire).is_ok() {
             guard = match at_most {
-                // Once, not in a loop: to wake without a reason is as good as to be over in time.
+                // Once, not in a loop: a spurious wake-up may count as the end of the timeout.
                 Some(time) => match self.condition.wait_timeout(guard, time) {
                     Ok((guard, _)) => guard,
                     Err(poisoned) => poisoned.into_inner().0,
                 },
                 None => {
-                    // Relaxed: the exchange below is what synchronizes.
+                    // Relaxed: the exchange below synchronizes.
                     while self.word.load(Ordering::Relaxed) == SLEEPING {
                         guard = self.condition.wait(guard).unwrap_or_else(|poisoned| poisoned.into_inner());
                     }
@@ -94,11 +102,12 @@ impl WakeEvent {
             };
         }
         drop(guard);
-        // Whatever it was is consumed now; a stop is not. Acquire: pairs with the Release in `wake`.
+        // Consumes a wake, but not a stop. Acquire, twice: pairs with the Release in `wake` and `stop`.
         match self.word.compare_exchange(WOKEN, IDLE, Ordering::Acquire, Ordering::Acquire) {
             Ok(_) => Woken::Called,
             Err(STOP) => Woken::Stop,
-            // The time is over; unless a call came at this very moment.
+            // The timeout ended. If a wake comes before the exchange, the exchange fails, and the recursion consumes
+            // the wake.
             Err(_) => match self.word.compare_exchange(SLEEPING, IDLE, Ordering::Acquire, Ordering::Acquire) {
                 Ok(_) => Woken::Idle,
                 Err(STOP) => Woken::Stop,
@@ -115,40 +124,40 @@ mod tests {
     use std::time::Duration;
 
     #[test]
-    fn a_wake_before_the_sleep_is_not_lost() {
-        let signal = WakeEvent::default();
-        signal.wake();
-        signal.wake();
-        assert_eq!(signal.sleep(None), Woken::Called);
-        assert_eq!(signal.sleep(Some(Duration::from_millis(1))), Woken::Idle);
+    fn wake_before_the_sleep_ends_it_at_once() {
+        let event = WakeEvent::default();
+        event.wake();
+        event.wake();
+        assert_eq!(event.sleep(None), Woken::Called);
+        assert_eq!(event.sleep(Some(Duration::from_millis(1))), Woken::Idle);
     }
 
     #[test]
-    fn a_stop_ends_a_sleep_and_every_later_one() {
-        let signal = Arc::new(WakeEvent::default());
+    fn stop_ends_the_sleep_and_every_later_one() {
+        let event = Arc::new(WakeEvent::default());
         let sleeper = std::thread::spawn({
-            let signal = Arc::clone(&signal);
-            move || signal.sleep(None)
+            let event = Arc::clone(&event);
+            move || event.sleep(None)
         });
-        signal.stop();
-        assert_eq!(sleeper.join().expect("no panic"), Woken::Stop);
-        signal.wake();
-        assert_eq!(signal.sleep(None), Woken::Stop);
-        assert!(signal.is_stopped());
+        event.stop();
+        assert_eq!(sleeper.join().expect("the sleeper does not panic"), Woken::Stop);
+        event.wake();
+        assert_eq!(event.sleep(None), Woken::Stop);
+        assert!(event.is_stopped());
     }
 
     #[test]
-    fn ten_thousand_wakes_each_end_a_sleep() {
-        let (signal, answered) = (WakeEvent::default(), WakeEvent::default());
+    fn each_of_ten_thousand_wakes_ends_a_sleep() {
+        let (event, answered) = (WakeEvent::default(), WakeEvent::default());
         std::thread::scope(|scope| {
             scope.spawn(|| {
                 for _ in 0..10_000 {
-                    assert_eq!(signal.sleep(None), Woken::Called);
+                    assert_eq!(event.sleep(None), Woken::Called);
                     answered.wake();
                 }
             });
             for _ in 0..10_000 {
-                signal.wake();
+                event.wake();
                 assert_eq!(answered.sleep(None), Woken::Called);
             }
         });
