@@ -70,7 +70,7 @@
 //! **If O's heavy barrier comes first**, R3 returns the value that O1 wrote to `s.word`, or a later one. By the
 //! ownership fact, R3 refuses each value from O1 up to `vacate`. A value after `vacate` that R3 accepts was written by
 //! a later `publish` (Release; R3 is Acquire), so R reads another payload. Both contradict the assumption, so this case
-//! does not occur. The later payload has an owner of its own, to which the theorem applies anew: R1 still stands in the
+//! does not occur. The later payload has an owner of its own, to which the theorem applies again: R1 still stands in the
 //! record.
 //!
 //! **If R's light barrier comes first**, O3 finds in `record.slot` the address that R1 stored, or a later value.

@@ -1,7 +1,7 @@
 //! The concurrency protocol of the cache, without I/O: take, load, retire, drain, protect, reserve and wake.
 //!
-//! These files use no path, file, mapping, clock or error type, only [`crate::sync`]. So `loom-tests/` compiles the very same
-//! files against loom's types and explores their interleavings.
+//! These files use no path, file, mapping, clock or error type, only [`crate::sync`]. So `loom-tests/` compiles the
+//! very same files against loom's types and explores their interleavings.
 //!
 //! | file | content |
 //! |---|---|
@@ -17,10 +17,10 @@
 //!
 //! # Actors
 //!
-//! A *client* is a counted reference ([`SlotRef`](slot::SlotRef)). A *reader* is a cursor: it protects the slot in its own
-//! hazard record and is not counted. A *loader* maps a vacant slot ([`Loading`](slot::Loading)). An *evicting thread* retires
-//! a slot without clients. A *drainer* closes a slot to new clients. The *owner* is the thread that has to unmap: it holds the
-//! [`UnmapToken`](slot::UnmapToken).
+//! A *client* is a counted reference ([`SlotRef`](slot::SlotRef)). A *reader* is a cursor: it protects the slot in its
+//! own hazard record and is not counted. A *loader* maps a vacant slot ([`Loading`](slot::Loading)). An *evicting
+//! thread* retires a slot without clients. A *drainer* closes a slot to new clients. The *owner* is the thread that has
+//! to unmap: it holds the [`UnmapToken`](slot::UnmapToken).
 //!
 //! # The states of a slot
 //!
@@ -51,47 +51,52 @@
 //! | `drain` | + draining; at MAPPED(0) it makes the thread the *owner* | any thread with the slot; or | AcqRel | all |
 //! | `vacate` | RETIRING or (draining, 0) → VACANT, not draining | the owner, after the unmap; swap | AcqRel | `begin_load` |
 //!
-//! The owner scans the hazard records (rule 7), removes the slot from the ring, unmaps, vacates the slot, and releases the
-//! reservation. `(draining, 0)` **is** ownership: one atomic step both takes the last client away and names the owner, so
-//! two threads cannot both become the owner. `drain` and release are wait-free. The other verbs retry only if another thread's
-//! verb succeeded.
+//! The owner scans the hazard records (rule 7), removes the slot from the ring, unmaps, vacates the slot, and releases
+//! the reservation. `(draining, 0)` **is** ownership: one atomic step both takes the last client away and names the
+//! owner, so two threads cannot both become the owner. `drain` and release are wait-free. The other verbs retry only if
+//! another thread's verb succeeded.
 //!
 //! # The rules
 //!
-//! 1. **One loader.** Only the thread whose `begin_load` succeeds maps. Other threads read the file meanwhile, or try again.
+//! 1. **One loader.** Only the thread whose `begin_load` succeeds maps. Other threads read the file in the meantime, or
+//!    try again.
 //! 2. **No change is overwritten.** Every change of the word is a read-modify-write. A refused `take` changes nothing.
 //!    `publish` keeps a drain, and the next `begin_load` synchronizes with it.
-//! 3. **The payload cell** is written by the loader in LOADING and by the owner. It is read by clients (n ≥ 1), by readers
-//!    that protect the slot (rule 7), and by the owner. No other thread accesses it.
+//! 3. **The payload cell** is written by the loader in LOADING and by the owner. It is read by clients (n ≥ 1), by
+//!    readers that protect the slot (rule 7), and by the owner. No other thread accesses it.
 //! 4. **Reserve first.** A reservation is made before the map and released after the unmap ([`budget`]).
-//! 5. **The payload keeps the slot.** From before `publish` until after `vacate`, a payload holds a counted reference that
-//!    keeps its slot's memory: the file, whose table contains the slot. So clients and owners need only a pointer to the slot. A
-//!    releasing client that does not become the owner must not touch the slot after its subtraction: the memory may be freed.
-//! 6. **Evicting threads visit slots that they do not keep.** A slot enters the [`clock_ring`] before `publish` and leaves it
-//!    before the unmap. Its table is freed through the epoch. So a pinned evicting thread may find a slot that is vacant, or was
-//!    mapped again, or belongs to a file that is closed. The word decides: `retire` fails, or it makes the thread the owner
-//!    of a real mapping.
-//! 7. **An owner scans before it unmaps.** After it has won a slot (by `retire`, `drain`, or the last release), the owner issues
-//!    the heavy barrier and scans all hazard records. A protected slot is restored. If it drains, its token stays on the
-//!    deferred list until no record protects it, and the owner that deferred it scans once more. If the OS refuses the
-//!    barrier, every slot counts as protected. A detached slot needs no scan: only clients can reach it. [`hazard`] states the
-//!    steps and the proof.
+//! 5. **The payload keeps the slot.** From before `publish` until after `vacate`, a payload holds a counted reference
+//!    that keeps its slot's memory: the file, whose table contains the slot. So clients and owners need only a pointer
+//!    to the slot. A releasing client that does not become the owner must not touch the slot after its subtraction: the
+//!    memory may be freed.
+//! 6. **Evicting threads visit slots that they do not keep.** A slot enters the [`clock_ring`] before `publish` and
+//!    leaves it before the unmap. Its table is freed through the epoch. So a pinned evicting thread may find a slot
+//!    that is vacant, or was mapped again, or belongs to a file that is closed. The word decides: `retire` fails, or it
+//!    makes the thread the owner of a real mapping.
+//! 7. **An owner scans before it unmaps.** After it has won a slot (by `retire`, `drain`, or the last release), the
+//!    owner issues the heavy barrier and scans all hazard records. A protected slot is restored. If it drains, its
+//!    token stays on the deferred list until no record protects it, and the owner that deferred it scans once more. If
+//!    the OS refuses the barrier, every slot counts as protected. A detached slot needs no scan: only clients can reach
+//!    it. [`hazard`] states the steps and the proof.
 //!
 //! # The races to be feared
 //!
-//! - *The last release against a drain.* Client C subtracts 1, drainer D sets the flag. Both are single steps on one word. If
-//!   D's step comes first, C finds the flag and takes (draining, 1) to (draining, 0): C is the owner. If C's step comes first, D
-//!   finds MAPPED(0): D is the owner. There is always exactly one owner.
-//! - *A take against a retire.* Client C and evicting thread E both exchange from MAPPED(0), so one of them fails. If C fails, it
-//!   finds RETIRING, and its caller waits, reads the file, or maps the range separately. If E fails, it continues with another slot.
-//! - *A drain against a publish.* If the drain comes first, the loader's addition keeps the flag. The loader is then the only
-//!   client there will be, and its release makes it the owner. If the drain comes later, it meets a client: the first race.
-//! - *A release against the end of the file.* A client that does not become the owner touches the slot for the last time in
-//!   its subtraction. A client that becomes the owner still has the payload, which keeps the slot until after `vacate`.
-//! - *A stale view of the payload cell.* `publish` writes the cell before its Release, and every operation that accepts MAPPED
-//!   is an Acquire. `vacate` empties the cell before its Release, and `begin_load` is an Acquire. A client's reads come before
-//!   its Release, and `retire`, `drain` and the load in release are Acquires. Other subtractions in between do not break the
-//!   pair: each is a read-modify-write, so they continue the release sequence.
+//! - *The last release against a drain.* Client C subtracts 1, drainer D sets the flag. Both are single steps on one
+//!   word. If D's step comes first, C finds the flag and takes (draining, 1) to (draining, 0): C is the owner. If C's
+//!   step comes first, D finds MAPPED(0): D is the owner. There is always exactly one owner.
+//! - *A take against a retire.* Client C and evicting thread E both exchange from MAPPED(0), so one of them fails. If C
+//!   fails, it finds RETIRING, and its caller waits, reads the file, or maps the range separately. If E fails, it
+//!   continues with another slot.
+//! - *A drain against a publish.* If the drain comes first, the loader's addition keeps the flag. The loader is then
+//!   the only client there will be, and its release makes it the owner. If the drain comes later, it meets a client:
+//!   the first race.
+//! - *A release against the end of the file.* A client that does not become the owner touches the slot for the last
+//!   time in its subtraction. A client that becomes the owner still has the payload, which keeps the slot until after
+//!   `vacate`.
+//! - *A stale view of the payload cell.* `publish` writes the cell before its Release, and every operation that accepts
+//!   MAPPED is an Acquire. `vacate` empties the cell before its Release, and `begin_load` is an Acquire. A client's
+//!   reads come before its Release, and `retire`, `drain` and the load in release are Acquires. Other subtractions in
+//!   between do not break the pair: each is a read-modify-write, so they continue the release sequence.
 
 #[cfg(all(unix, feature = "fault-guard"))]
 pub(crate) mod address_table;
