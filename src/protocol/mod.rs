@@ -12,7 +12,7 @@
 //! | [`clock_ring`] | [`ClockRing<T>`](clock_ring::ClockRing): the candidates for eviction, walked without a lock under the epoch |
 //! | [`budget`] | [`Budget`](budget::Budget): bytes are reserved before the map and released after the unmap |
 //! | [`wake_event`] | [`WakeEvent`](wake_event::WakeEvent): wake, sleep and stop of the collector |
-//! | [`address_table`] | [`AddressTable`](address_table::AddressTable): the mapped address ranges, for a signal handler to look up |
+//! | `address_table` | `AddressTable` (feature `fault-guard`): the mapped address ranges, for a signal handler to look up |
 //! | [`atomics`] | one-word atomics: [`FencedU64`](atomics::FencedU64), [`UserCount`](atomics::UserCount), [`ThreadIds`](atomics::ThreadIds), [`Clock`](atomics::Clock) |
 //!
 //! # Actors
