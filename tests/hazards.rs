@@ -1,7 +1,9 @@
-//! Cursors announce what they read: with the system's barrier, without it, and where it is taken away; by the thousand, and
-//! moved from thread to thread.
+//! Cursors protect the windows that they read with hazard records.
+//!
+//! The tests cover thousands of cursors, cursors that move between threads, and a refused `membarrier`: from the start,
+//! and after cursors exist.
 #![cfg(unix)]
-#![allow(unsafe_code, reason = "filters of system calls")]
+#![allow(unsafe_code, reason = "installs seccomp filters")]
 
 #[path = "it/support.rs"]
 mod support;
@@ -25,17 +27,17 @@ fn windows(in_budget: u64) -> MapManagerBuilder {
         .max_mapped_bytes(in_budget * WINDOW)
 }
 
-/// Reads at random, by cursors that go from window to window, while the windows are evicted under them: each byte is right.
+/// Reads random ranges through one cursor per thread while other threads evict windows. Checks every byte.
 fn read_under_pressure(maps: &MapManager, data: &TestFile, threads: u64, reads: u64) {
     thread::scope(|scope| {
         for number in 0..threads {
             scope.spawn(move || {
                 let mut rng = Rng::new(number);
-                let mut cursor = maps.open(&data.path).expect("it opens").cursor();
+                let mut cursor = maps.open(&data.path).expect("the file can be opened").cursor();
                 for _ in 0..reads {
                     let start = rng.below(data.len() - 300);
                     let end = start + 1 + rng.below(299);
-                    let found = cursor.slice(start..end).expect("what is small is read at least");
+                    let found = cursor.slice(start..end).expect("a small range can always be read from the file");
                     assert_same(found, &data[start as usize..end as usize], start);
                 }
             });
@@ -43,9 +45,9 @@ fn read_under_pressure(maps: &MapManager, data: &TestFile, threads: u64, reads: 
     });
 }
 
-/// Thousands of cursors hold a few windows each of which one more reader would like to have the place: none of them moves.
+/// 4,000 cursors protect 8 windows while readers with a small budget evict all others. No protected window is remapped.
 #[test]
-fn thousands_of_cursors_keep_what_they_read() {
+fn four_thousand_cursors_under_pressure_keep_their_windows() {
     const HELD: u64 = 8;
     let dir = Dir::new();
     let data = dir.file("data", WINDOWS * WINDOW, 1);
@@ -56,7 +58,7 @@ fn thousands_of_cursors_keep_what_they_read() {
     let places: Vec<*const u8> = cursors
         .iter_mut()
         .enumerate()
-        .map(|(number, cursor)| cursor.window_at(at(number)).expect("there is room").as_ptr())
+        .map(|(number, cursor)| cursor.window_at(at(number)).expect("the budget has room for the window").as_ptr())
         .collect();
     let stats = maps.stats();
     assert_eq!((stats.pinned_regions as u64, stats.pinned_bytes), (HELD, HELD * WINDOW));
@@ -67,11 +69,11 @@ fn thousands_of_cursors_keep_what_they_read() {
     assert_eq!(maps.stats().regions as u64, HELD);
     for (number, (cursor, place)) in cursors.iter_mut().zip(places).enumerate() {
         let start = at(number);
-        let window = cursor.window_at(start).expect("it holds it");
-        assert_eq!(window.as_ptr(), place, "mapped anew");
+        let window = cursor.window_at(start).expect("the cursor holds this window");
+        assert_eq!(window.as_ptr(), place, "the protected window was remapped");
         assert_same(window, &data[start as usize..(start + WINDOW) as usize], start);
     }
-    // The windows go when the last of them has.
+    // A window can be unmapped after its last cursor has left.
     cursors.truncate(1);
     maps.collect();
     assert_eq!(maps.stats().regions, 1);
@@ -81,9 +83,9 @@ fn thousands_of_cursors_keep_what_they_read() {
     assert!(dir.mapped().is_none_or(|mapped| mapped.bytes == 0));
 }
 
-/// A cursor is handed from thread to thread while it holds a window, and others evict.
+/// Two threads pass one cursor to and fro while it holds a window. A third thread evicts.
 #[test]
-fn cursors_move_between_threads() {
+fn cursor_sent_between_threads_keeps_its_window() {
     let dir = Dir::new();
     let data = dir.file("data", WINDOWS * WINDOW, 2);
     let maps = manager(windows(8));
@@ -94,9 +96,9 @@ fn cursors_move_between_threads() {
         let (back, home) = mpsc::channel();
         scope.spawn(move || {
             for (at, mut cursor) in here {
-                let held = cursor.slice(at..at + 100).expect("it holds it");
+                let held = cursor.slice(at..at + 100).expect("the cursor holds this window");
                 assert_same(held, &data[at as usize..at as usize + 100], at);
-                back.send(cursor).expect("the other thread is there");
+                back.send(cursor).expect("the other thread is running");
             }
         });
         scope.spawn(move || {
@@ -113,17 +115,17 @@ fn cursors_move_between_threads() {
                 assert_eq!(error.kind(), ErrorKind::OverBudget, "{error}");
                 continue;
             }
-            there.send((at, cursor)).expect("the other thread is there");
-            cursor = home.recv().expect("the other thread is there");
+            there.send((at, cursor)).expect("the other thread is running");
+            cursor = home.recv().expect("the other thread is running");
         }
         drop(there);
         is_over.store(true, Ordering::Relaxed);
     });
 }
 
-/// What drains waits for its cursor, and goes with the next one who collects, or by itself.
+/// A draining window stays mapped for its cursor. `release`, `drop` or the collector's next pass unmaps it afterwards.
 #[test]
-fn what_a_cursor_has_left_goes() {
+fn draining_window_is_unmapped_after_its_cursor_leaves() {
     let dir = Dir::new();
     let data = dir.file("data", 4 * WINDOW, 4);
     let maps = manager(windows(8));
@@ -133,26 +135,27 @@ fn what_a_cursor_has_left_goes() {
         cursor.window_at(at).unwrap();
         cursor
     };
-    let (mut goes_on, released, dropped) = (hold(0), hold(WINDOW), hold(2 * WINDOW));
+    let (mut moved, released, dropped) = (hold(0), hold(WINDOW), hold(2 * WINDOW));
     let closed = maps.close(&data.path);
     assert_eq!((closed.unmapped, closed.still_held), (0, 3));
     assert_eq!(maps.stats().pinned_regions, 3);
-    assert_same(goes_on.slice(0..100).unwrap(), &data[..100], "closed, and held");
-    // The way of letting go that looks who waits.
+    assert_same(moved.slice(0..100).unwrap(), &data[..100], "a closed window that a cursor still protects");
+    // `release` and `drop` check the deferred list.
     let mut released = released;
     released.release();
     assert_eq!(maps.stats().regions, 2);
     drop(dropped);
     assert_eq!(maps.stats().regions, 1);
-    // The quick one does not; what it leaves is nobody's, and the collector finds it.
-    goes_on.window_at(3 * WINDOW).unwrap();
+    // A switch to another window does not check it. The collector unmaps the window that the cursor has left.
+    moved.window_at(3 * WINDOW).unwrap();
     assert_eq!(maps.stats().pinned_regions, 1);
     assert!(settles(|| maps.stats().regions == 1), "{:?}", maps.stats());
 }
 
-/// A window that is too short for what is asked is no hit, and nothing of it is left where the cursor was before.
+/// A range beyond the end of the last window is `OutOfBounds`. The cursor then still returns the bytes of the right
+/// window.
 #[test]
-fn a_hop_that_fails_leaves_no_bytes_of_another_window() {
+fn slice_after_a_failed_window_switch_returns_the_right_bytes() {
     let dir = Dir::new();
     let data = dir.file("data", WINDOW + 100, 7);
     let maps = manager(windows(8));
@@ -162,14 +165,14 @@ fn a_hop_that_fails_leaves_no_bytes_of_another_window() {
         assert_eq!(cursor.slice(at..at + 1).unwrap(), &data[at as usize..at as usize + 1]);
     }
     assert_eq!(cursor.slice(WINDOW..WINDOW + 200).unwrap_err().kind(), ErrorKind::OutOfBounds);
-    assert_same(cursor.slice(0..50).unwrap(), &data[..50], "the window before");
+    assert_same(cursor.slice(0..50).unwrap(), &data[..50], "the previous window");
     cursor.check(0..50).unwrap();
     assert_same(cursor.window_at(WINDOW).unwrap(), &data[WINDOW as usize..], "the tail");
 }
 
-/// Who closes until nothing is held any more is not told so before it is true.
+/// Each call of `close` counts the windows that cursors protect and leases hold, until the last of them is released.
 #[test]
-fn closed_again_it_is_held_still() {
+fn close_counts_protected_windows_as_held() {
     let dir = Dir::new();
     let data = dir.file("data", 4 * WINDOW, 8);
     let maps = manager(windows(8));
@@ -185,37 +188,38 @@ fn closed_again_it_is_held_still() {
         assert_eq!(maps.close(&data.path).still_held, 1);
     }
     cursor.window_at(WINDOW).unwrap();
-    // It went on, and nobody looked who waits: closing does.
-    assert_eq!(maps.close(&data.path).still_held, 1, "the window where it is now");
+    // A window switch does not check the deferred list; `close` does.
+    assert_eq!(maps.close(&data.path).still_held, 1, "only the cursor's current window is held");
     assert_eq!(maps.stats().regions, 1);
     cursor.release();
     assert_eq!(maps.close(&data.path).still_held, 0);
     assert_eq!(maps.stats().regions, 0);
 }
 
-/// One lets go while another closes: whoever of the two is last gives the window back, and nobody has to wait for the collector.
+/// One thread releases a cursor while another thread closes its file. The later of the two unmaps the window; neither
+/// leaves it to the collector.
 #[test]
-fn who_lets_go_and_who_closes_leave_nothing() {
+fn release_concurrent_with_close_leaves_no_window_mapped() {
     let dir = Dir::new();
     let data = dir.file("data", WINDOWS * WINDOW, 10);
-    // With room to spare, so that the collector has nothing to do but its look, each second.
+    // The budget has spare room, so that the collector has no work but its pass, once a second.
     let maps = manager(windows(4 * WINDOWS));
     let file = maps.open(&data.path).unwrap();
-    // It holds the last window. The others are held as well, so that whoever closes is at work for a while between its look at
-    // who reads and keeping the last one for later.
+    // `last` holds the last window. The other cursors hold all other windows. The closing thread therefore works for a
+    // while between its scan of the hazard records and the deferral of the last window.
     let mut cursors: Vec<_> = (1..WINDOWS).map(|_| file.cursor()).collect();
     let mut last = file.cursor();
     let (there, here) = mpsc::channel::<Cursor>();
     let (back, home) = mpsc::channel();
     let turn = AtomicU64::new(0);
-    // Both begin at about the same moment.
+    // Lets both threads begin at about the same moment.
     let meet = |round: u64| {
         turn.fetch_add(1, Ordering::AcqRel);
         while turn.load(Ordering::Acquire) < 2 * round {
             thread::yield_now();
         }
     };
-    // Long before the collector's next look is due, mostly; but it may be in the middle of one.
+    // Waits at most 100 ms: mostly long before the collector's next pass is due. A pass may be under way, though.
     let is_down_to = |regions: u64| {
         (0..100).any(|_| {
             maps.stats().regions as u64 == regions || {
@@ -232,7 +236,7 @@ fn who_lets_go_and_who_closes_leave_nothing() {
                 meet(round);
                 (0..rng.below(4_000)).for_each(|_| std::hint::spin_loop());
                 last.release();
-                back.send(last).expect("the other thread is there");
+                back.send(last).expect("the other thread is running");
             }
         });
         for round in 1..=500 * scale() {
@@ -240,10 +244,10 @@ fn who_lets_go_and_who_closes_leave_nothing() {
                 cursor.window_at(start).unwrap();
             }
             last.window_at((WINDOWS - 1) * WINDOW).unwrap();
-            there.send(last).expect("the other thread is there");
+            there.send(last).expect("the other thread is running");
             meet(round);
             let closed = maps.close(&data.path);
-            last = home.recv().expect("the other thread is there");
+            last = home.recv().expect("the other thread is running");
             assert!(is_down_to(WINDOWS - 1), "round {round}: {closed:?}, {:?}", maps.stats());
             cursors.iter_mut().for_each(Cursor::release);
             assert!(is_down_to(0), "round {round}: {closed:?}, {:?}", maps.stats());
@@ -252,9 +256,9 @@ fn who_lets_go_and_who_closes_leave_nothing() {
     });
 }
 
-/// A cursor that follows a file as it grows does not wait for itself, nor map beside what it has left.
+/// A cursor follows a growing file. It neither waits for its own old tail window nor maps the new tail beside it.
 #[test]
-fn a_follower_leaves_its_old_tail_to_be_mapped_anew() {
+fn cursor_following_appends_keeps_one_window_mapped() {
     use std::io::Write as _;
     let dir = Dir::new();
     let data = dir.file("log", 100, 9);
@@ -268,7 +272,7 @@ fn a_follower_leaves_its_old_tail_to_be_mapped_anew() {
         log.write_all(&[line as u8; 100]).unwrap();
         file.refresh().unwrap();
         assert_eq!(cursor.window_at(known as u64).unwrap(), [line as u8; 100]);
-        assert_eq!(maps.stats().regions, 1, "one window, mapped anew for {line}");
+        assert_eq!(maps.stats().regions, 1, "one window, remapped after append {line}");
     }
 }
 
@@ -276,32 +280,32 @@ fn a_follower_leaves_its_old_tail_to_be_mapped_anew() {
 mod filtered {
     use super::*;
 
-    /// Has the system refuse `membarrier` to this process from now on, as a container may, or an old kernel.
+    /// Makes the OS refuse `membarrier` to this process from now on, as a container's filter or an old kernel may.
     fn forbid_membarrier() {
         let statement = |code, value| libc::sock_filter { code, jt: 0, jf: 0, k: value };
         let jump = |value, jf| libc::sock_filter { code: 0x15, jt: 0, jf, k: value };
         let mut program = [
-            // The number of the call; if it is this one: an error, else go on.
+            // Load the number of the system call. `membarrier` fails with ENOSYS; every other call is allowed.
             statement(0x20, 0),
             jump(libc::SYS_membarrier as u32, 1),
             statement(0x06, libc::SECCOMP_RET_ERRNO | libc::ENOSYS as u32),
             statement(0x06, libc::SECCOMP_RET_ALLOW),
         ];
         let filter = libc::sock_fprog { len: program.len() as u16, filter: program.as_mut_ptr() };
-        // SAFETY: of this process alone, which is a child made for it.
+        // SAFETY: the flag affects this process alone, which is a child process of the test.
         let promised = unsafe { libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) } == 0;
         let (mode, flags) = (libc::SECCOMP_SET_MODE_FILTER, libc::SECCOMP_FILTER_FLAG_TSYNC);
-        // SAFETY: it reads the filter, and concerns this process alone.
+        // SAFETY: the call reads the filter, which outlives it, and affects this process alone.
         let done = promised && unsafe { libc::syscall(libc::SYS_seccomp, mode, flags, &filter) } == 0;
         assert!(done, "{}", std::io::Error::last_os_error());
-        // SAFETY: a query.
+        // SAFETY: MEMBARRIER_CMD_QUERY takes no pointers and changes nothing.
         assert_eq!(unsafe { libc::syscall(libc::SYS_membarrier, libc::MEMBARRIER_CMD_QUERY, 0, 0) }, -1);
     }
 
-    /// Fences stand in for it.
+    /// Cursors use fences if `membarrier` is refused from the start.
     #[test]
-    fn without_the_systems_barrier_all_is_as_with_it() {
-        if !alone("filtered::without_the_systems_barrier_all_is_as_with_it") {
+    fn cursors_without_membarrier_read_and_evict_as_with_it() {
+        if !alone("filtered::cursors_without_membarrier_read_and_evict_as_with_it") {
             return;
         }
         forbid_membarrier();
@@ -315,55 +319,61 @@ mod filtered {
         assert_eq!(maps.stats().regions, 0);
     }
 
-    /// A cursor with a window, at a manager that has chosen its barrier, when that is taken away; and whether there was one.
-    fn cursor_that_loses_the_barrier(maps: &MapManager, data: &TestFile) -> (Cursor, bool) {
+    /// Returns a cursor that holds a window, and whether the OS offered `membarrier` when the manager chose its
+    /// barrier. `membarrier` is refused from then on.
+    fn cursor_before_membarrier_is_refused(maps: &MapManager, data: &TestFile) -> (Cursor, bool) {
         let mut cursor = maps.open(&data.path).unwrap().cursor();
         cursor.window_at(0).unwrap();
-        // SAFETY: a query.
-        let had_one = unsafe { libc::syscall(libc::SYS_membarrier, libc::MEMBARRIER_CMD_QUERY, 0, 0) } > 0;
+        // SAFETY: MEMBARRIER_CMD_QUERY takes no pointers and changes nothing.
+        let had_membarrier = unsafe { libc::syscall(libc::SYS_membarrier, libc::MEMBARRIER_CMD_QUERY, 0, 0) } > 0;
         forbid_membarrier();
-        (cursor, had_one)
+        (cursor, had_membarrier)
     }
 
-    /// A filter that comes when the choice is made: as long as there is a cursor nothing can be unmapped, since nobody can know
-    /// what it reads; and all is read all the same.
+    /// The OS refuses `membarrier` after the manager has chosen it. While a cursor exists, no owner can learn which
+    /// windows are protected, so no window is unmapped. All bytes can be read nevertheless.
     #[test]
-    fn a_barrier_that_is_taken_away_costs_no_byte() {
-        if !alone("filtered::a_barrier_that_is_taken_away_costs_no_byte") {
+    fn membarrier_refused_later_keeps_windows_mapped_and_bytes_right() {
+        if !alone("filtered::membarrier_refused_later_keeps_windows_mapped_and_bytes_right") {
             return;
         }
         let dir = Dir::new();
         let data = dir.file("data", WINDOWS * WINDOW, 6);
         let maps = manager(windows(8));
-        let (mut cursor, had_one) = cursor_that_loses_the_barrier(&maps, &data);
+        let (mut cursor, had_membarrier) = cursor_before_membarrier_is_refused(&maps, &data);
         read_under_pressure(&maps, &data, 4, 1_000);
         let stats = maps.stats();
         assert!(stats.peak_mapped_bytes <= 8 * WINDOW, "{stats:?}");
-        if had_one {
-            assert_eq!((stats.unmaps, maps.collect().regions), (0, 0), "unmapped, and who knows under whom");
+        if had_membarrier {
+            assert_eq!(
+                (stats.unmaps, maps.collect().regions),
+                (0, 0),
+                "a window was unmapped although a cursor may have protected it"
+            );
         }
-        assert_same(cursor.slice(0..WINDOW).unwrap(), &data[..WINDOW as usize], "what it holds");
+        assert_same(cursor.slice(0..WINDOW).unwrap(), &data[..WINDOW as usize], "the window that the cursor holds");
         drop(cursor);
         maps.collect();
         assert_eq!(maps.stats().regions, 0);
     }
 
-    /// The same where the budget may be passed: then what is mapped grows, as long as that lasts, and no longer.
+    /// With `Overcommit::Allow` and `membarrier` refused later, the mapped bytes exceed the budget while a cursor
+    /// exists. They fall back below it after the last cursor is dropped.
     #[test]
-    fn a_barrier_that_is_taken_away_lets_what_is_mapped_grow() {
-        if !alone("filtered::a_barrier_that_is_taken_away_lets_what_is_mapped_grow") {
+    fn membarrier_refused_later_with_allow_exceeds_the_budget() {
+        if !alone("filtered::membarrier_refused_later_with_allow_exceeds_the_budget") {
             return;
         }
         let dir = Dir::new();
         let data = dir.file("data", WINDOWS * WINDOW, 11);
         let maps = manager(windows(8).overcommit(Overcommit::Allow));
-        let (mut cursor, had_one) = cursor_that_loses_the_barrier(&maps, &data);
+        let (mut cursor, had_membarrier) = cursor_before_membarrier_is_refused(&maps, &data);
         for start in (0..WINDOWS).map(|window| window * WINDOW) {
             let window = cursor.window_at(start).unwrap();
             assert_same(window, &data[start as usize..(start + WINDOW) as usize], start);
         }
         let stats = maps.stats();
-        if had_one {
+        if had_membarrier {
             assert_eq!((stats.mapped_bytes, stats.unmaps), (WINDOWS * WINDOW, 0), "{stats:?}");
             assert_eq!(stats.overcommits, WINDOWS - 8, "{stats:?}");
         } else {
@@ -374,9 +384,10 @@ mod filtered {
     }
 }
 
-/// A cursor notes where windows were mapped. They may be mapped elsewhere when it comes back.
+/// A cursor caches the addresses of the windows that it has read. A window may be mapped at another address when the
+/// cursor returns to it.
 #[test]
-fn a_window_that_was_mapped_elsewhere_meanwhile_is_one_hit_and_has_its_bytes() {
+fn window_remapped_at_another_address_is_one_hit_with_the_right_bytes() {
     let dir = Dir::new();
     let data = dir.file("data", WINDOWS * WINDOW, 2);
     let maps = manager(windows(WINDOWS));
@@ -387,7 +398,7 @@ fn a_window_that_was_mapped_elsewhere_meanwhile_is_one_hit_and_has_its_bytes() {
     }
     cursor.release();
     assert_eq!(maps.collect().regions, 3);
-    // In another order, so not all of them where they were.
+    // Mapped in another order, so that not all windows get their old addresses.
     let place_of = |cursor: &mut Cursor, window: u64| cursor.window_at(window * WINDOW).unwrap().as_ptr();
     let places = [7, 3, 2, 1].map(|window| place_of(&mut other, window));
     other.release();
