@@ -1,6 +1,7 @@
-//! `fork`: a child reads what it holds and drops it, whatever the other threads were at, and the parent goes on.
+//! `fork`: a child process can read and drop every handle that it inherits, in whatever state the parent's other
+//! threads were. The parent is not affected.
 //!
-//! Unix only. Each test forks from a process of its own, so that the threads of other tests are not among those that vanish.
+//! Unix only. Each test runs in a process of its own, so that no other test's threads vanish at the fork.
 #![cfg(unix)]
 
 #[path = "it/support.rs"]
@@ -20,50 +21,54 @@ use crate::support::{
 
 const WINDOW: u64 = 64 << 10;
 
-/// No child takes longer, unless it hangs.
+/// The time after which a child counts as hung.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// Runs `work` in a child of `fork`. Panics if it does, or if it hangs.
+/// Runs `work` in a forked child and waits for the child.
+///
+/// # Panics
+///
+/// Panics if `work` panics or the child hangs.
 #[allow(unsafe_code, reason = "fork")]
 fn in_a_child(what: &str, work: impl FnOnce()) {
-    // SAFETY: the child has this thread alone. It calls nothing but what this is the test of, and the allocator, which the C
-    // library keeps usable; and it ends without running what others left to be run at the end.
+    // SAFETY: the child has only this thread. It calls only the code under test and the allocator, which the C library
+    // keeps usable after `fork`. It ends by `_exit`, so no exit handlers run.
     let child = unsafe { libc::fork() };
     assert!(child >= 0, "{}", std::io::Error::last_os_error());
     if child == 0 {
         let worked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(work)).is_ok();
-        // SAFETY: ends this process, which is a child.
+        // SAFETY: `_exit` ends this process, which is the child.
         unsafe { libc::_exit(if worked { 0 } else { 1 }) };
     }
     let start = Instant::now();
     let mut status = 0;
     loop {
-        // SAFETY: waits for a child of this process, and writes its status to where it is told.
+        // SAFETY: `child` is a child of this process, and `status` is valid for writes.
         let ended = unsafe { libc::waitpid(child, &mut status, libc::WNOHANG) };
         if ended == child {
             break;
         }
         assert_eq!(ended, 0, "{}", std::io::Error::last_os_error());
         if start.elapsed() > PATIENCE {
-            // SAFETY: a child that was not waited for yet, so the number is its own.
+            // SAFETY: the child has not been waited for yet, so its process number has not been reused.
             unsafe { libc::kill(child, libc::SIGKILL) };
-            // SAFETY: as above.
+            // SAFETY: as for the `waitpid` above.
             unsafe { libc::waitpid(child, &mut status, 0) };
             panic!("{what}: the child hung");
         }
         thread::sleep(Duration::from_micros(200));
     }
-    assert_eq!(status, 0, "{what}: the child failed (its own words are above)");
+    assert_eq!(status, 0, "{what}: the child failed (its output is above)");
 }
 
-/// One of everything that can be held.
+/// One handle of each kind.
 struct Holder {
     maps: MapManager,
     file: TestFile,
     handle: MappedFile,
     cursor: Cursor,
     lease: Lease,
-    /// Larger than a copy, over a border: a mapping of its own.
+    /// A lease that crosses windows and is longer than a copy may be, so it holds a detached region.
     long: Lease,
     copy: Lease,
 }
@@ -85,7 +90,7 @@ impl Holder {
         Holder { maps, file, handle, cursor, lease, long, copy }
     }
 
-    /// What was taken before the fork.
+    /// Checks the bytes of all handles, which were taken before the fork.
     fn check(&mut self) {
         assert_same(&self.lease, &self.file[5 * WINDOW as usize..6 * WINDOW as usize], "the lease");
         assert_same(&self.long, &self.file[LONG.start as usize..LONG.end as usize], "the long lease");
@@ -96,45 +101,45 @@ impl Holder {
         assert_same(&self.lease.clone().slice(10..20), &self.lease[10..20], "a slice of a clone");
     }
 
-    /// What the budget and the kernel count.
+    /// Returns the pinned regions, the mapped bytes, and the kernel's list of mappings.
     fn counts(&self, dir: &Dir) -> (usize, u64, Option<Mapped>) {
         let stats = self.maps.stats();
         (stats.pinned_regions, stats.mapped_bytes, dir.mapped())
     }
 
-    /// Lets go of all; in the end nothing is left of its file.
+    /// Drops all handles. Checks that no mapping and no descriptor of the file is left.
     fn end(self, leases_first: bool) {
         let Holder { maps, file, handle, cursor, lease, long, copy } = self;
         if leases_first {
             drop((lease, long, copy, cursor, handle, maps));
         } else {
             drop((maps, handle, cursor));
-            assert_same(&lease, &file[5 * WINDOW as usize..6 * WINDOW as usize], "a lease, alone");
+            assert_same(&lease, &file[5 * WINDOW as usize..6 * WINDOW as usize], "a lease that outlives the manager");
             drop((lease, long, copy));
         }
-        assert!(mapped_below(&file.path).is_none_or(|mapped| mapped == Mapped::default()), "something is left");
+        assert!(mapped_below(&file.path).is_none_or(|mapped| mapped == Mapped::default()), "a mapping is left");
         assert!(descriptors_below(&file.path).is_none_or(|open| open == 0), "a descriptor is left");
     }
 }
 
-/// With nobody else at work, the child does all that it likes.
+/// If no other thread of the parent is at work, the child can also open, map and build a manager.
 #[test]
-fn a_child_reads_and_drops_and_the_parent_goes_on() {
-    if !alone("a_child_reads_and_drops_and_the_parent_goes_on") {
+fn child_of_idle_process_reads_and_drops_without_affecting_parent() {
+    if !alone("child_of_idle_process_reads_and_drops_without_affecting_parent") {
         return;
     }
     let dir = Dir::new();
     let mut holder = Some(Holder::new(&dir));
     let other = dir.file("other", 3 * WINDOW, 2);
-    // The collector has had its look at the file, and sleeps.
+    // The collector has finished its pass and sleeps.
     assert!(settles(|| collector_threads().is_none_or(|count| count == 1)));
     thread::sleep(Duration::from_millis(100));
     let before = holder.as_ref().unwrap().counts(&dir);
     for leases_first in [true, false] {
-        in_a_child("alone", || {
+        in_a_child("of an idle process", || {
             let mut holder = holder.take().unwrap();
             holder.check();
-            // Also what it did not hold.
+            // The child can also read files and windows that it did not hold.
             assert_same(&holder.maps.open(&other.path).unwrap().lease(..).unwrap(), &other, "opened in the child");
             for lease in holder.handle.windows() {
                 let lease = lease.unwrap();
@@ -142,13 +147,13 @@ fn a_child_reads_and_drops_and_the_parent_goes_on() {
             }
             holder.maps.collect();
             holder.end(leases_first);
-            // And a cache of its own, with a collector.
+            // It can also build a manager of its own, with a collector.
             let maps = manager(MapManager::builder());
-            assert_same(&maps.open(&other.path).unwrap().lease(..).unwrap(), &other, "in a manager of the child's");
+            assert_same(&maps.open(&other.path).unwrap().lease(..).unwrap(), &other, "through the child's own manager");
             assert!(settles(|| collector_threads().is_none_or(|count| count == 1)));
         });
         let holder = holder.as_mut().unwrap();
-        assert_eq!(holder.counts(&dir), before, "what the parent holds is its own");
+        assert_eq!(holder.counts(&dir), before, "the child changed the counts of the parent");
         holder.check();
     }
     assert!(collector_threads().is_none_or(|count| count == 1));
@@ -156,11 +161,11 @@ fn a_child_reads_and_drops_and_the_parent_goes_on() {
     assert!(collector_threads().is_none_or(|count| count == 0));
 }
 
-/// Threads that open, map, look and drop all the time, and vanish in the child in the middle of it: with whatever locks and
-/// counts they have.
+/// The parent's other threads open, map, refresh and close at the time of the fork. They vanish in the child together
+/// with the locks and counts that they hold.
 #[test]
-fn a_child_reads_and_drops_whatever_others_were_at() {
-    if !alone("a_child_reads_and_drops_whatever_others_were_at") {
+fn child_forked_from_busy_process_reads_and_drops() {
+    if !alone("child_forked_from_busy_process_reads_and_drops") {
         return;
     }
     let dir = Dir::new();
@@ -179,7 +184,7 @@ fn a_child_reads_and_drops_whatever_others_were_at() {
                     let file = &files[rng.below(64) as usize];
                     let handle = maps.open(&file.path).unwrap();
                     match rng.below(4) {
-                        0 => assert_same(&handle.lease(..).unwrap(), file, "beside it"),
+                        0 => assert_same(&handle.lease(..).unwrap(), file, "leased in the parent"),
                         1 => drop(maps.close(&file.path)),
                         2 => drop(maps.stats()),
                         _ => drop(handle.refresh().unwrap()),
@@ -187,13 +192,13 @@ fn a_child_reads_and_drops_whatever_others_were_at() {
                 }
             });
         }
-        // A panic here would leave the others at work for ever.
+        // A panic is caught, so that the other threads are told to end.
         let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
             for round in 0..forks {
-                // Files that go with these handles.
+                // These are the last handles of their files, so dropping them closes the files.
                 let mut handles: Option<Vec<_>> =
                     Some((0..64).map(|n| maps.as_ref().unwrap().open(&files[n].path).unwrap()).collect());
-                in_a_child("beside others", || {
+                in_a_child("of a process with busy threads", || {
                     let mut holder = holder.take().unwrap();
                     holder.check();
                     drop((handles.take(), maps.take()));
@@ -213,10 +218,11 @@ fn a_child_reads_and_drops_whatever_others_were_at() {
     holder.unwrap().end(false);
 }
 
-/// The last handle goes in the child, while the collector of the parent, which is not there, was at work on many files.
+/// The child drops the last handle. At the fork the parent's collector, which the child lacks, may be in a pass over
+/// many files.
 #[test]
-fn the_last_handle_goes_in_a_child_whatever_the_collector_was_at() {
-    if !alone("the_last_handle_goes_in_a_child_whatever_the_collector_was_at") {
+fn child_forked_during_collector_passes_drops_last_handle() {
+    if !alone("child_forked_during_collector_passes_drops_last_handle") {
         return;
     }
     let dir = Dir::new();
@@ -226,12 +232,12 @@ fn the_last_handle_goes_in_a_child_whatever_the_collector_was_at() {
         Some(files.iter().map(|file| holder.as_ref().unwrap().maps.open(&file.path).unwrap()).collect());
     let start = Instant::now();
     let mut forks = 0;
-    // A few of its looks, one each second.
+    // Long enough for a few passes, one each second.
     while forks < 500 || start.elapsed() < Duration::from_secs(3) {
-        // It has something to do.
+        // New limits wake the collector.
         let maps = &holder.as_ref().unwrap().maps;
         maps.set_limits(maps.limits()).unwrap();
-        in_a_child("beside the collector", || {
+        in_a_child("during a pass of the collector", || {
             let mut holder = holder.take().unwrap();
             holder.check();
             drop(handles.take());
@@ -245,28 +251,28 @@ fn the_last_handle_goes_in_a_child_whatever_the_collector_was_at() {
     holder.unwrap().end(false);
 }
 
-/// A manager with room for so many windows, which maps whatever is read.
+/// Returns a manager with a budget of `windows` windows that maps every window read.
 fn narrow(windows: u64) -> MapManager {
     let builder = MapManager::builder().window(Window::Sliding { bytes: WINDOW }).max_mapped_bytes(windows * WINDOW);
     manager(builder.admission(Admission::Always).overcommit(Overcommit::Fail))
 }
 
-/// Reads here and there by a cursor of its own.
+/// Reads and checks `reads` random ranges through a cursor of its own.
 fn read_at_random(handle: &MappedFile, file: &TestFile, seed: u64, reads: u64) {
     let (mut rng, mut cursor) = (Rng::new(seed), handle.cursor());
     for _ in 0..reads {
         let start = rng.below(file.len() - 100);
-        let found = cursor.slice(start..start + 100).expect("what is small is read at least");
+        let found = cursor.slice(start..start + 100).expect("a small range can always be read from the file");
         assert_same(found, &file[start as usize..start as usize + 100], start);
     }
 }
 
-/// Cursors of threads that the child does not have announce their windows there for ever. These stay mapped, and nothing else
-/// does: the child evicts, collects, closes and lets go of all as if these windows were held. (They are: with a cursor its file
-/// and its cache stay as well.)
+/// The cursors of vanished threads protect their windows in the child for ever. These windows stay mapped there, and no
+/// others do. The child evicts, collects, closes and drops everything else. (Each such cursor also keeps its file and
+/// the cache alive.)
 #[test]
-fn what_cursors_of_other_threads_read_stays_mapped_in_a_child() {
-    if !alone("what_cursors_of_other_threads_read_stays_mapped_in_a_child") {
+fn windows_protected_by_vanished_threads_stay_mapped_in_child() {
+    if !alone("windows_protected_by_vanished_threads_stay_mapped_in_child") {
         return;
     }
     const OTHERS: u64 = 5;
@@ -278,7 +284,7 @@ fn what_cursors_of_other_threads_read_stays_mapped_in_a_child() {
     let handle = maps.open(&file.path).unwrap();
     thread::scope(|scope| {
         let (tell, told) = mpsc::channel();
-        // Goes with this thread's part, also by a panic: then the others end.
+        // Dropped at the end of this scope, also by a panic; the other threads then end.
         let mut ends = Vec::new();
         for other in 0..OTHERS {
             let (mut cursor, file, tell) = (handle.cursor(), &file, tell.clone());
@@ -289,7 +295,7 @@ fn what_cursors_of_other_threads_read_stays_mapped_in_a_child() {
                 tell.send((other, place)).unwrap();
                 let _ = is_over.recv();
                 let held = cursor.window_at(other * WINDOW).unwrap();
-                assert_eq!(held.as_ptr() as usize, place, "mapped anew in the parent");
+                assert_eq!(held.as_ptr() as usize, place, "the window was remapped in the parent");
                 assert_same(held, &file[(other * WINDOW) as usize..][..WINDOW as usize], "in the parent");
             });
         }
@@ -298,12 +304,12 @@ fn what_cursors_of_other_threads_read_stays_mapped_in_a_child() {
         let mut cursor = handle.cursor();
         let place = cursor.window_at(mine).unwrap().as_ptr();
         let lease = handle.lease(leased..leased + WINDOW).unwrap();
-        // The collector sleeps.
+        // The collector has finished its pass and sleeps.
         thread::sleep(Duration::from_millis(100));
         let before = maps.stats();
-        // All that this thread has.
+        // All handles of this thread.
         let mut held = Some((maps, handle, cursor, lease));
-        in_a_child("beside cursors", || {
+        in_a_child("of a process with cursors", || {
             let (maps, handle, mut cursor, lease) = held.take().unwrap();
             thread::scope(|scope| {
                 for seed in 0..2 {
@@ -315,7 +321,7 @@ fn what_cursors_of_other_threads_read_stays_mapped_in_a_child() {
             let stats = maps.stats();
             assert!(stats.evictions > before.evictions + 1_000, "{stats:?}");
             assert!(stats.peak_mapped_bytes <= BUDGET * WINDOW, "{stats:?}");
-            // None of those that are read was among them, here or there.
+            // No protected window was evicted, neither this thread's nor those of the vanished threads.
             assert_eq!(cursor.window_at(mine).unwrap().as_ptr(), place);
             assert_same(
                 cursor.window_at(mine).unwrap(),
@@ -328,8 +334,12 @@ fn what_cursors_of_other_threads_read_stays_mapped_in_a_child() {
             for &(other, place) in &places {
                 let mut beside = handle.cursor();
                 let found = beside.window_at(other * WINDOW).unwrap();
-                assert_eq!(found.as_ptr() as usize, place, "mapped anew");
-                assert_same(found, &file[(other * WINDOW) as usize..][..WINDOW as usize], "what another one reads");
+                assert_eq!(found.as_ptr() as usize, place, "the window was remapped in the child");
+                assert_same(
+                    found,
+                    &file[(other * WINDOW) as usize..][..WINDOW as usize],
+                    "a window of a vanished thread's cursor",
+                );
             }
             drop((cursor, lease));
             maps.collect();
@@ -339,7 +349,7 @@ fn what_cursors_of_other_threads_read_stays_mapped_in_a_child() {
             let left = mapped_below(&file.path);
             assert!(left.is_none_or(|left| left.bytes == OTHERS * WINDOW), "{left:?}");
         });
-        // The child has told the parent nothing.
+        // The child has not changed the state of the parent.
         let (maps, handle, cursor, lease) = held.unwrap();
         assert_eq!(maps.stats().evictions, before.evictions);
         assert_eq!(maps.stats().pinned_regions, OTHERS as usize + 2);
@@ -347,14 +357,14 @@ fn what_cursors_of_other_threads_read_stays_mapped_in_a_child() {
         drop((cursor, lease, handle));
         drop((ends, maps));
     });
-    assert!(dir.mapped().is_none_or(|mapped| mapped == Mapped::default()), "something is left");
+    assert!(dir.mapped().is_none_or(|mapped| mapped == Mapped::default()), "a mapping is left");
 }
 
-/// Threads whose cursors go from window to window, let go, end and begin, all the time, while another one closes: the child
-/// finds them in the middle of whatever a cursor or an owner does.
+/// The parent's other threads create, move and drop cursors, and one thread closes and collects, at the time of the
+/// fork. The child inherits every cursor and owner in the middle of its current step.
 #[test]
-fn a_child_lets_go_whatever_the_cursors_of_others_were_at() {
-    if !alone("a_child_lets_go_whatever_the_cursors_of_others_were_at") {
+fn child_forked_while_cursors_switch_windows_reads_and_releases() {
+    if !alone("child_forked_while_cursors_switch_windows_reads_and_releases") {
         return;
     }
     let dir = Dir::new();
@@ -378,7 +388,7 @@ fn a_child_lets_go_whatever_the_cursors_of_others_were_at() {
                 maps.collect();
             }
         });
-        // A panic here would leave the others at work for ever.
+        // A panic is caught, so that the other threads are told to end.
         let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
             for round in 0..200 * scale() {
                 let handle = maps.open(&mine.path).unwrap();
@@ -386,26 +396,26 @@ fn a_child_lets_go_whatever_the_cursors_of_others_were_at() {
                 let place = cursor.window_at(WINDOW).unwrap().as_ptr();
                 let lease = handle.lease(2 * WINDOW..3 * WINDOW).unwrap();
                 if round % 2 == 0 {
-                    // Its owner waits for the cursor then, in the parent.
+                    // The closed window then waits for the cursor in the parent.
                     let is_mapped = lease.is_mapped();
                     assert_eq!(
                         maps.close(&mine.path).still_held,
                         1 + usize::from(is_mapped),
-                        "the cursor's and the lease's"
+                        "the cursor's window, and the lease's if it is mapped"
                     );
                 }
                 let mut held = Some((handle, cursor, lease));
-                in_a_child("beside cursors at work", || {
+                in_a_child("of a process with busy cursors", || {
                     let (handle, mut cursor, lease) = held.take().unwrap();
                     let found = cursor.window_at(WINDOW).unwrap();
-                    assert_eq!(found.as_ptr(), place, "mapped anew");
+                    assert_eq!(found.as_ptr(), place, "the window was remapped in the child");
                     assert_same(found, &mine[WINDOW as usize..][..WINDOW as usize], "the child's cursor");
                     assert_same(&lease, &mine[2 * WINDOW as usize..][..WINDOW as usize], "the child's lease");
                     cursor.release();
                     drop((cursor, lease, handle));
                 });
                 let (_handle, mut cursor, lease) = held.unwrap();
-                assert_eq!(cursor.window_at(WINDOW).unwrap().as_ptr(), place, "mapped anew in the parent");
+                assert_eq!(cursor.window_at(WINDOW).unwrap().as_ptr(), place, "the window was remapped in the parent");
                 assert_same(&lease, &mine[2 * WINDOW as usize..][..WINDOW as usize], "the parent's lease");
             }
         }));
@@ -415,5 +425,5 @@ fn a_child_lets_go_whatever_the_cursors_of_others_were_at() {
     maps.collect();
     assert_eq!(maps.stats().regions, 0);
     drop((handle, maps));
-    assert!(dir.mapped().is_none_or(|mapped| mapped == Mapped::default()), "something is left");
+    assert!(dir.mapped().is_none_or(|mapped| mapped == Mapped::default()), "a mapping is left");
 }
