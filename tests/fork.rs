@@ -54,11 +54,11 @@ fn in_a_child(what: &str, work: impl FnOnce()) {
             unsafe { libc::kill(child, libc::SIGKILL) };
             // SAFETY: as for the `waitpid` above.
             unsafe { libc::waitpid(child, &mut status, 0) };
-            panic!("{what}: the child hung");
+            panic!("the child {what} hung");
         }
         thread::sleep(Duration::from_micros(200));
     }
-    assert_eq!(status, 0, "{what}: the child failed (its output is above)");
+    assert_eq!(status, 0, "the child {what} failed (its output is above)");
 }
 
 /// One handle of each kind.
