@@ -1,9 +1,9 @@
-//! The system's own limits, each in a process of its own: descriptors (`RLIMIT_NOFILE`), address space (`RLIMIT_AS`),
-//! the number of maps (`vm.max_map_count`), memory (a control group).
+//! Tests at the limits of the OS: descriptors (`RLIMIT_NOFILE`), address space (`RLIMIT_AS`), the number of mappings
+//! (`vm.max_map_count`) and memory (a control group).
 //!
-//! Unix only, because the limits are: a shell's `ulimit` lowers them for a child, which is this very binary told to
-//! run one of the ignored `child_…` tests, so that nothing here has to call the system unsafely. The number of maps is the
-//! machine's and stays as it is: a child uses it up.
+//! Unix only. Each test starts this binary again as a child process and makes it run one of the ignored `child_…`
+//! tests. A shell's `ulimit` lowers the limit for the child, so these tests need no unsafe call. `vm.max_map_count`
+//! belongs to the whole machine and is not lowered: a child uses it up.
 #![cfg(unix)]
 
 #[path = "it/support.rs"]
@@ -29,24 +29,24 @@ const KIB: u64 = 1 << 10;
 const MIB: u64 = 1 << 20;
 const GIB: u64 = 1 << 30;
 
-/// Tells a child that it is one, and which directory is its own.
+/// The environment variable that marks a child process. Its value is the child's directory.
 const CHILD: &str = "SMMAP_LIMITS_CHILD";
 
-/// What a child says at its very end, so that one that ran nothing is not taken for one that succeeded.
+/// The line that a child prints at its end. Without it, a child that ran no test would count as a success.
 const DONE: &str = "smmap-limits-child-done";
 
-/// No child takes longer, unless it hangs.
+/// The time after which a child counts as hung.
 const PATIENCE: Duration = Duration::from_secs(180);
 
-/// One at a time: the children are heavy, and what they need of the machine should be theirs.
+/// Lets one child run at a time, so that the children do not compete for the machine's memory and mappings.
 static TURN: Mutex<()> = Mutex::new(());
 
 /// Runs the ignored test `child` of this binary in `dir`, after the shell command `limit`.
 #[track_caller]
 fn run(child: &str, limit: &str, dir: &Path) {
     let _turn = TURN.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-    let said = dir.join("said");
-    let out = File::create(&said).unwrap();
+    let output_path = dir.join("output");
+    let output = File::create(&output_path).unwrap();
     let mut process = Command::new("sh")
         .arg("-c")
         .arg(format!("{limit} && exec \"$0\" \"$@\""))
@@ -54,8 +54,8 @@ fn run(child: &str, limit: &str, dir: &Path) {
         .args(["--exact", child, "--ignored", "--nocapture", "--test-threads=1"])
         .env(CHILD, dir)
         .stdin(Stdio::null())
-        .stderr(out.try_clone().unwrap())
-        .stdout(out)
+        .stderr(output.try_clone().unwrap())
+        .stdout(output)
         .spawn()
         .expect("start a shell");
     let start = Instant::now();
@@ -70,17 +70,17 @@ fn run(child: &str, limit: &str, dir: &Path) {
         }
         thread::sleep(Duration::from_millis(10));
     };
-    let said = String::from_utf8_lossy(&fs::read(&said).unwrap()).into_owned();
+    let output = String::from_utf8_lossy(&fs::read(&output_path).unwrap()).into_owned();
     let Some(status) = status else {
-        panic!("{child} hung for {PATIENCE:?}:\n{said}");
+        panic!("{child} ran for more than {PATIENCE:?}:\n{output}");
     };
-    assert!(status.success(), "{child}: {status}\n{said}");
-    assert!(said.contains(DONE), "{child} did not do its work:\n{said}");
-    assert!(said.contains("1 passed"), "{child} was not run:\n{said}");
-    said.lines().filter_map(|line| Some(&line[line.find("SKIPPED")?..])).for_each(say);
+    assert!(status.success(), "{child}: {status}\n{output}");
+    assert!(output.contains(DONE), "{child} did not reach its end:\n{output}");
+    assert!(output.contains("1 passed"), "{child} was not run:\n{output}");
+    output.lines().filter_map(|line| Some(&line[line.find("SKIPPED")?..])).for_each(say);
 }
 
-/// The directory of a child; `None` when somebody runs all ignored tests by hand.
+/// Returns the child's directory, or `None` if this process is not a child (`cargo test -- --ignored`).
 fn child_dir() -> Option<PathBuf> {
     let dir = std::env::var_os(CHILD).map(PathBuf::from);
     if dir.is_none() {
@@ -89,17 +89,18 @@ fn child_dir() -> Option<PathBuf> {
     dir
 }
 
-/// The soft limit that the kernel has for us, so that no test passes because its limit was never set.
+/// Returns this process's soft limit as the kernel reports it, or `None` if it is unlimited or there is no /proc. The
+/// check keeps a test from passing because its limit was never set.
 fn soft_limit(name: &str) -> Option<u64> {
     if cfg!(not(target_os = "linux")) {
         return None;
     }
     let limits = fs::read_to_string("/proc/self/limits").expect("read /proc/self/limits");
-    let line = limits.lines().find(|line| line.starts_with(name)).expect("a limit of this name");
-    line[name.len()..].split_whitespace().next().expect("a soft limit").parse().ok()
+    let line = limits.lines().find(|line| line.starts_with(name)).expect("the kernel lists this limit");
+    line[name.len()..].split_whitespace().next().expect("the line holds a soft limit").parse().ok()
 }
 
-/// A sparse file with its own window index at the start of each window.
+/// Writes a sparse file. Each window begins with its index plus 1, in 8 bytes.
 fn sparse(path: &Path, window: u64, windows: u64) {
     let file = File::create(path).unwrap();
     file.set_len(window * windows).unwrap();
@@ -114,16 +115,17 @@ fn assert_window(found: &[u8], index: u64) {
     assert_eq!(found[found.len() - 1], 0, "window {index}");
 }
 
-/// What has to be said by an error that the system's limit caused: which one, and how to raise it.
+/// Checks that the error is `OutOfMaps` and that its message names the file, one of the limits in `limit`, and a
+/// remedy.
 #[track_caller]
 fn assert_out_of_maps(error: &smmap::Error, path: &Path, limit: &[&str]) {
     assert_eq!(error.kind(), ErrorKind::OutOfMaps, "{error:?}");
     assert_eq!(error.path(), Some(path));
-    let said = error.to_string();
-    assert!(said.contains(path.to_str().unwrap()), "does not name the file: {said}");
-    assert!(limit.iter().any(|name| said.contains(name)), "names none of {limit:?}: {said}");
-    let how = ["raise", "increase", "sysctl", "ulimit", "setrlimit"];
-    assert!(how.iter().any(|word| said.contains(word)), "does not say what to do: {said}");
+    let message = error.to_string();
+    assert!(message.contains(path.to_str().unwrap()), "the message does not name the file: {message}");
+    assert!(limit.iter().any(|name| message.contains(name)), "the message names none of {limit:?}: {message}");
+    let remedies = ["raise", "increase", "sysctl", "ulimit", "setrlimit"];
+    assert!(remedies.iter().any(|word| message.contains(word)), "the message names no remedy: {message}");
 }
 
 // ---------------------------------------------------------------------------------------------------------------
@@ -131,8 +133,8 @@ fn assert_out_of_maps(error: &smmap::Error, path: &Path, limit: &[&str]) {
 const FILES: usize = 2_000;
 const THREADS: usize = 16;
 
-/// Files of up to 600 KiB in a child's directory, 2,000 of them. Each begins elsewhere in the same pattern, so that all their
-/// bytes are known, and no two are alike.
+/// 2,000 files of up to 600 KiB in a child's directory. Each file starts at another offset of one pattern, so that all
+/// bytes are known and no two files are equal.
 struct Objects {
     dir: PathBuf,
     pattern: Vec<u8>,
@@ -143,7 +145,7 @@ impl Objects {
     const LEN_MAX: usize = 600 << 10;
 
     fn of(dir: &Path) -> Objects {
-        // Not beside what else a child has open and mapped.
+        // A directory of its own separates these files from the other files that a child opens and maps.
         Objects { dir: dir.join("objects"), pattern: bytes(1, (FILES * Objects::STEP + Objects::LEN_MAX) as u64) }
     }
 
@@ -163,8 +165,9 @@ impl Objects {
         }
     }
 
-    /// 16 threads open all of them, and read each several times: what a thread has opened, and what others have. Meanwhile
-    /// `watch` looks whether the limits hold. In the end all of it comes back.
+    /// Opens all files from 16 threads. Each thread reads files that it opened and files that other threads opened,
+    /// several times. `watch` checks the limits concurrently, once a millisecond. At the end, no mapping, descriptor or
+    /// thread is left.
     fn read_by_all(&self, maps: &MapManager, watch: impl Fn() + Sync) {
         let before = threads();
         let handles: Vec<OnceLock<MappedFile>> = (0..FILES).map(|_| OnceLock::new()).collect();
@@ -184,8 +187,8 @@ impl Objects {
                 let index = (step * THREADS + thread * 37) * 7 % FILES;
                 let (file, expected) = (handles[index].get().unwrap(), self.bytes(index));
                 let lease = file.lease(..).unwrap();
-                assert_same(&lease, expected, format!("file {index}, leased"));
-                assert_same(file.cursor().window_at(0).unwrap(), expected, format!("file {index}, mapped"));
+                assert_same(&lease, expected, format!("file {index}, by a lease"));
+                assert_same(file.cursor().window_at(0).unwrap(), expected, format!("file {index}, by a cursor"));
                 let part = expected.len() / 3..expected.len() / 3 * 2;
                 let found = &mut found[..part.len()];
                 file.read_exact_at(found, part.start as u64).unwrap();
@@ -193,7 +196,7 @@ impl Objects {
                 kept.push_back((index, lease));
                 if kept.len() > 4 {
                     let (index, lease) = kept.pop_front().unwrap();
-                    assert_same(&lease, self.bytes(index), format!("file {index}, kept"));
+                    assert_same(&lease, self.bytes(index), format!("file {index}, by a lease kept for several steps"));
                 }
             }
         };
@@ -234,23 +237,23 @@ fn objects(dir: &Path) -> Objects {
     objects
 }
 
-/// EMFILE inside smmap on a large repository: 64 descriptors, 2,000 files with a handle to each.
+/// 2,000 files with a handle to each are read with 64 descriptors, as in a large repository. No call fails with EMFILE.
 #[test]
-fn two_thousand_files_through_64_descriptors() {
+fn two_thousand_files_with_64_descriptors_are_all_read() {
     let dir = tempfile::tempdir().unwrap();
     objects(dir.path());
     run("child_two_thousand_files", "ulimit -n 64", dir.path());
 }
 
 #[test]
-#[ignore = "a child of two_thousand_files_through_64_descriptors"]
+#[ignore = "a child of two_thousand_files_with_64_descriptors_are_all_read"]
 fn child_two_thousand_files() {
     let Some(dir) = child_dir() else { return };
     assert_eq!(soft_limit("Max open files").unwrap_or(64), 64);
-    // The default, half of what the system allows.
+    // The default is half of what the OS allows.
     let maps = manager(MapManager::builder());
     assert_eq!(maps.limits().max_open_files, 32);
-    // No thread has to wait for a descriptor to read: it may be one too many.
+    // Each thread may exceed the limit by one descriptor, so that it need not wait for one.
     let most = 32 + THREADS;
     let watched = AtomicUsize::new(0);
     let objects = Objects::of(&dir);
@@ -259,24 +262,28 @@ fn child_two_thousand_files() {
         assert!(open <= most, "{open} descriptors are open");
         watched.fetch_max(open, Ordering::Relaxed);
     });
-    assert!(watched.into_inner() >= 16 || cfg!(not(target_os = "linux")), "the limit was never near");
+    assert!(
+        watched.into_inner() >= 16 || cfg!(not(target_os = "linux")),
+        "the number of descriptors never came near the limit"
+    );
     eprintln!("{DONE}");
 }
 
-/// With all descriptors taken by others: what cannot be opened says so, and what the cache has itself it gives up one by one.
+/// If other code has taken all descriptors, `open` fails and names the limit. If the cache has unused descriptors,
+/// `open` closes exactly one of them.
 #[test]
-fn exhausted_descriptors_are_an_error_that_passes() {
+fn open_without_free_descriptors_fails_until_one_is_freed() {
     let dir = tempfile::tempdir().unwrap();
     objects(dir.path());
     run("child_descriptors", "ulimit -n 64", dir.path());
 }
 
 #[test]
-#[ignore = "a child of exhausted_descriptors_are_an_error_that_passes"]
+#[ignore = "a child of open_without_free_descriptors_fails_until_one_is_freed"]
 fn child_descriptors() {
     let Some(dir) = child_dir() else { return };
     let (objects, maps) = (Objects::of(&dir), manager(MapManager::builder()));
-    // Known now, so that they need no descriptor later.
+    // Queried before the descriptors run out, since both queries may open a file.
     assert!(maps.limits().max_open_files == 32 && threads().is_none_or(|count| count > 0));
     let take_all = || {
         let mut taken: Vec<File> = Vec::with_capacity(64);
@@ -288,19 +295,19 @@ fn child_descriptors() {
     let mut taken = take_all();
     let error = maps.open(objects.path(7)).unwrap_err();
     assert_eq!((error.kind(), error.path()), (ErrorKind::Io, Some(objects.path(7).as_path())));
-    let said = error.to_string();
+    let message = error.to_string();
     assert!(
-        ["64 descriptors", "ulimit -n", "raise", "max_open_files"].iter().all(|word| said.contains(word)),
-        "{said}"
+        ["64 descriptors", "ulimit -n", "raise", "max_open_files"].iter().all(|word| message.contains(word)),
+        "{message}"
     );
-    let source = std::error::Error::source(&error).expect("what the system said");
-    assert!(said.ends_with(&source.to_string()), "{said}");
+    let source = std::error::Error::source(&error).expect("the error holds the error of the OS");
+    assert!(message.ends_with(&source.to_string()), "{message}");
 
     taken.truncate(taken.len() - 20);
     let handles: Vec<MappedFile> = (0..20).map(|index| maps.open(objects.path(index)).unwrap()).collect();
     assert_eq!(maps.stats().open_files, 20);
     let rest = take_all();
-    // One goes for one.
+    // The cache closes one descriptor to open another.
     let more = maps.open(objects.path(20)).unwrap();
     assert_same(&more.lease(..).unwrap(), objects.bytes(20), "opened at the limit");
     assert_eq!(maps.stats().open_files, 20);
@@ -312,34 +319,37 @@ fn child_descriptors() {
     eprintln!("{DONE}");
 }
 
-/// With the defaults the cache stays well below what the address space has room for.
+/// The default budget is at most half of the address space, and the cache stays within it.
 #[test]
-fn two_thousand_files_in_one_gib_of_address_space() {
+fn two_thousand_files_in_one_gib_of_address_space_are_all_read() {
     if cfg!(target_pointer_width = "32") {
-        say("SKIPPED: a limited address space: on 32 bit it is small anyway");
+        say("SKIPPED: a limited address space: a 32-bit address space is small without a limit");
         return;
     }
     let dir = tempfile::tempdir().unwrap();
     objects(dir.path());
-    // (The C library's allocator would reserve 64 MiB of addresses for each thread, and leave none.)
+    // By default, the C library's allocator reserves 64 MiB of addresses for each thread, which would leave none.
     run("child_files_address_space", "export MALLOC_ARENA_MAX=1 && ulimit -v 1048576", dir.path());
 }
 
 #[test]
-#[ignore = "a child of two_thousand_files_in_one_gib_of_address_space"]
+#[ignore = "a child of two_thousand_files_in_one_gib_of_address_space_are_all_read"]
 fn child_files_address_space() {
     let Some(dir) = child_dir() else { return };
     assert_eq!(soft_limit("Max address space").unwrap_or(GIB), GIB);
     let maps = manager(MapManager::builder());
     let budget = maps.limits().max_mapped_bytes;
     assert!(budget <= GIB / 2, "{budget} bytes");
-    let (objects, most) = (Objects::of(&dir), AtomicU64::new(0));
+    let (objects, peak) = (Objects::of(&dir), AtomicU64::new(0));
     objects.read_by_all(&maps, || {
         let mapped = surely_mapped_below(&objects.dir).unwrap_or(0);
         assert!(mapped <= budget, "{mapped} bytes are mapped");
-        most.fetch_max(mapped, Ordering::Relaxed);
+        peak.fetch_max(mapped, Ordering::Relaxed);
     });
-    assert!(most.into_inner() > budget / 2 || cfg!(not(target_os = "linux")), "never near the limit");
+    assert!(
+        peak.into_inner() > budget / 2 || cfg!(not(target_os = "linux")),
+        "the mapped bytes never came near the budget"
+    );
     eprintln!("{DONE}");
 }
 
@@ -348,7 +358,8 @@ fn child_files_address_space() {
 const STREAM_WINDOW: u64 = 16 * MIB;
 const STREAM_WINDOWS: u64 = 256;
 
-fn roomy() -> MapManager {
+/// Returns a manager whose budget of 2 GiB exceeds the children's address space of 1 GiB.
+fn manager_with_budget_beyond_address_space() -> MapManager {
     let maps = manager(
         MapManager::builder()
             .window(Window::Sliding { bytes: STREAM_WINDOW })
@@ -356,26 +367,26 @@ fn roomy() -> MapManager {
             .overcommit(Overcommit::Fail)
             .admission(Admission::Always),
     );
-    assert_eq!(maps.limits().max_mapped_bytes, 2 * GIB, "the budget is not what stops these tests");
+    assert_eq!(maps.limits().max_mapped_bytes, 2 * GIB, "the address space is the limit, not the budget");
     assert_eq!(maps.window_bytes(), Some(STREAM_WINDOW));
     maps
 }
 
-/// 1 GiB of address space, a budget of 2 GiB, a file of 4 GiB: where the system says no, all that is unused goes, and
-/// the map is tried again.
+/// A file of 4 GiB is read in 1 GiB of address space with a budget of 2 GiB. If the OS refuses a mapping, the cache
+/// unmaps all unused windows and maps again.
 #[test]
-fn four_gib_stream_through_one_gib_of_address_space() {
+fn four_gib_file_in_one_gib_of_address_space_is_streamed() {
     let dir = tempfile::tempdir().unwrap();
     sparse(&dir.path().join("stream"), STREAM_WINDOW, STREAM_WINDOWS);
     run("child_stream", "ulimit -v 1048576", dir.path());
 }
 
 #[test]
-#[ignore = "a child of four_gib_stream_through_one_gib_of_address_space"]
+#[ignore = "a child of four_gib_file_in_one_gib_of_address_space_is_streamed"]
 fn child_stream() {
     let Some(dir) = child_dir() else { return };
     assert_eq!(soft_limit("Max address space").unwrap_or(GIB), GIB);
-    let maps = roomy();
+    let maps = manager_with_budget_beyond_address_space();
     let file = maps.open(dir.join("stream")).unwrap();
     assert_eq!(file.len(), STREAM_WINDOW * STREAM_WINDOWS);
 
@@ -394,30 +405,30 @@ fn child_stream() {
     let stats = maps.stats();
     assert!(stats.maps >= STREAM_WINDOWS, "{stats:?}");
     assert!(stats.unmaps > 0, "{stats:?}");
-    // The peak counts what was refused as well.
-    assert!(stats.peak_mapped_bytes <= GIB, "the limit was never met: {stats:?}");
+    // The peak includes the mapping that the OS refused.
+    assert!(stats.peak_mapped_bytes <= GIB, "the limit was never reached: {stats:?}");
     eprintln!("{DONE}");
 }
 
-/// The same from several threads at once, each with no more than three windows in hand: what one of them is about to
-/// give back is no reason to refuse another.
+/// Four threads read the same 4 GiB file, each with at most three windows in use. A window that one thread is about to
+/// unmap does not make the request of another thread fail.
 #[test]
-fn four_gib_stream_through_one_gib_of_address_space_by_threads() {
+fn four_gib_file_in_one_gib_of_address_space_is_read_by_four_threads() {
     let dir = tempfile::tempdir().unwrap();
     sparse(&dir.path().join("stream"), STREAM_WINDOW, STREAM_WINDOWS);
     run("child_stream_threads", "ulimit -v 1048576", dir.path());
 }
 
 #[test]
-#[ignore = "a child of four_gib_stream_through_one_gib_of_address_space_by_threads"]
+#[ignore = "a child of four_gib_file_in_one_gib_of_address_space_is_read_by_four_threads"]
 fn child_stream_threads() {
     let Some(dir) = child_dir() else { return };
     assert_eq!(soft_limit("Max address space").unwrap_or(GIB), GIB);
-    let maps = roomy();
+    let maps = manager_with_budget_beyond_address_space();
     let file = maps.open(dir.join("stream")).unwrap();
-    // Often, because only the threads' luck brings two of them to the limit at once.
+    // Many rounds, since two threads reach the limit at the same time only by chance.
     const ROUNDS: u64 = 32;
-    // All threads, and so their stacks, are there before the maps are.
+    // All threads have started, and so their stacks are mapped, before the first window is mapped.
     let started = Barrier::new(4);
     thread::scope(|scope| {
         for thread in 0..4 {
@@ -443,31 +454,32 @@ fn child_stream_threads() {
     });
     let stats = maps.stats();
     assert!(stats.unmaps > 0, "{stats:?}");
-    // As above, for each thread.
-    assert!(stats.peak_mapped_bytes < 2 * GIB, "the limit was never met: {stats:?}");
+    // The peak includes one refused mapping for each thread.
+    assert!(stats.peak_mapped_bytes < 2 * GIB, "the limit was never reached: {stats:?}");
     assert_eq!(stats.pinned_regions, 0, "{stats:?}");
     eprintln!("{DONE}");
 }
 
-/// The same with everything pinned: an error that says which limit it was, and all is well when leases go.
+/// With all of the address space pinned by leases, a new lease fails and the error names the limit. It succeeds after a
+/// few leases are dropped.
 #[test]
-fn an_exhausted_address_space_is_an_error_that_passes() {
+fn lease_without_address_space_fails_until_leases_are_dropped() {
     let dir = tempfile::tempdir().unwrap();
     sparse(&dir.path().join("pinned"), STREAM_WINDOW, STREAM_WINDOWS);
     run("child_address_space", "ulimit -v 1048576", dir.path());
 }
 
 #[test]
-#[ignore = "a child of an_exhausted_address_space_is_an_error_that_passes"]
+#[ignore = "a child of lease_without_address_space_fails_until_leases_are_dropped"]
 fn child_address_space() {
     let Some(dir) = child_dir() else { return };
     assert_eq!(soft_limit("Max address space").unwrap_or(GIB), GIB);
     let path = dir.join("pinned");
-    let maps = roomy();
+    let maps = manager_with_budget_beyond_address_space();
     let file = maps.open(&path).unwrap();
     let lease = |index: u64| file.lease(index * STREAM_WINDOW..(index + 1) * STREAM_WINDOW);
     let mut copy = vec![0; 64 << 10];
-    // Room for what is allocated once all else is full of maps.
+    // Memory to free for allocations after mappings have filled the address space.
     let reserve = vec![1u8; 4 << 20];
 
     let mut leases: Vec<Lease> = Vec::with_capacity(STREAM_WINDOWS as usize);
@@ -490,7 +502,7 @@ fn child_address_space() {
     let io = std::io::Error::from(error);
     assert!(io.to_string().contains("pinned"), "{io}");
 
-    // What is held is right, and what copies goes on.
+    // The held windows have the right bytes, and copying reads still succeed.
     for (index, lease) in (0..).zip(&leases) {
         assert_window(lease, index);
     }
@@ -499,10 +511,10 @@ fn child_address_space() {
         assert_window(&copy, index);
     }
     let stats = maps.stats();
-    assert_eq!(stats.mapped_bytes, pinned * STREAM_WINDOW, "a failed map is counted: {stats:?}");
+    assert_eq!(stats.mapped_bytes, pinned * STREAM_WINDOW, "a failed mapping was counted: {stats:?}");
     assert_eq!(stats.regions as u64, pinned, "{stats:?}");
 
-    // With some of the leases gone it works.
+    // Leases succeed after some of the others are dropped.
     leases.truncate(leases.len() - 4);
     let three: Vec<_> = (pinned..pinned + 3).map(|index| lease(index).unwrap()).collect();
     for (index, lease) in (pinned..).zip(&three) {
@@ -518,21 +530,22 @@ fn child_address_space() {
 
 // ---------------------------------------------------------------------------------------------------------------
 
-/// More than this, and the test would take too long and too much of the kernel's memory.
+/// The largest `vm.max_map_count` at which the test takes an acceptable time and amount of kernel memory.
 const FEASIBLE_MAPS: u64 = 200_000;
 
-/// "47,336 live maps, ENOMEM with 22 GiB free": up to `vm.max_map_count`, with limits of the cache that are above it.
+/// The cache's own limits exceed `vm.max_map_count`, so the kernel refuses mappings with ENOMEM although memory is
+/// free.
 #[cfg(target_os = "linux")]
 #[test]
-fn the_systems_own_number_of_maps_is_survived() {
+fn cache_at_the_map_count_limit_unmaps_and_continues() {
     if cfg!(target_pointer_width = "32") {
-        say("SKIPPED: the system's number of maps: on 32 bit it leaves no memory for the test itself");
+        say("SKIPPED: vm.max_map_count: on 32 bit, that many mappings leave no memory for the test itself");
         return;
     }
     let count = fs::read_to_string("/proc/sys/vm/max_map_count").expect("read vm.max_map_count");
     let count: u64 = count.trim().parse().expect("a number");
     if count > FEASIBLE_MAPS {
-        say(format!("SKIPPED: the system's own number of maps: vm.max_map_count is {count}"));
+        say(format!("SKIPPED: vm.max_map_count is {count}, too many mappings for this test"));
         return;
     }
     let dir = tempfile::tempdir().unwrap();
@@ -544,13 +557,14 @@ fn the_systems_own_number_of_maps_is_survived() {
     run("child_files_few_maps", "true", dir.path());
 }
 
-/// From one mapped window to the next: two of the largest pages there are, so that the kernel has nothing to merge.
+/// The distance between mapped windows: two of the largest pages, so that the kernel cannot merge neighbouring
+/// mappings.
 const STRIDE: u64 = 128 * KIB;
 
-/// A cache whose own limits are no limits, with the smallest windows that the system has; their size, and how many
-/// there are to be mapped.
+/// Returns a manager whose limits exceed those of the OS, with the smallest possible windows; the open file; the size
+/// of a window; and the number of windows to map.
 #[cfg(target_os = "linux")]
-fn boundless(dir: &Path) -> (MapManager, MappedFile, u64, u64) {
+fn manager_without_limits(dir: &Path) -> (MapManager, MappedFile, u64, u64) {
     let maps = manager(
         MapManager::builder()
             .window(Window::Sliding { bytes: 4 * KIB })
@@ -568,29 +582,29 @@ fn boundless(dir: &Path) -> (MapManager, MappedFile, u64, u64) {
 
 #[cfg(target_os = "linux")]
 #[test]
-#[ignore = "a child of the_systems_own_number_of_maps_is_survived"]
+#[ignore = "a child of cache_at_the_map_count_limit_unmaps_and_continues"]
 fn child_unused_maps() {
     let Some(dir) = child_dir() else { return };
-    let (maps, file, window, windows) = boundless(&dir);
+    let (maps, file, window, windows) = manager_without_limits(&dir);
     let mut cursor = file.cursor();
     for index in 0..windows {
         assert_eq!(cursor.window_at(index * STRIDE).unwrap().len() as u64, window, "window {index}");
     }
     let stats = maps.stats();
     assert!(stats.maps >= windows, "{stats:?}");
-    assert!((stats.peak_regions as u64) < windows, "the limit was never met: {stats:?}");
+    assert!((stats.peak_regions as u64) < windows, "the limit was never reached: {stats:?}");
     eprintln!("{DONE}");
 }
 
 #[cfg(target_os = "linux")]
 #[test]
-#[ignore = "a child of the_systems_own_number_of_maps_is_survived"]
+#[ignore = "a child of cache_at_the_map_count_limit_unmaps_and_continues"]
 fn child_pinned_maps() {
     let Some(dir) = child_dir() else { return };
-    let (maps, file, window, windows) = boundless(&dir);
+    let (maps, file, window, windows) = manager_without_limits(&dir);
     let mut leases: Vec<Lease> = Vec::with_capacity(windows as usize);
     let mut copy = vec![1; window as usize];
-    // A lease this small may be a copy, once there is nothing else to be had.
+    // A lease this small holds a copy if the window cannot be mapped.
     while let Ok(lease) = file.lease(leases.len() as u64 * STRIDE..leases.len() as u64 * STRIDE + window) {
         if !lease.is_mapped() {
             break;
@@ -607,7 +621,7 @@ fn child_pinned_maps() {
     assert!(copy.iter().all(|&byte| byte == 0));
     assert_eq!(maps.stats().regions as u64, pinned);
 
-    // Every second one goes, so that what is unmapped lies between others.
+    // Drops every second lease, so that each unmapped window lies between two mapped ones.
     let mut keep = false;
     leases.retain(|_| {
         keep = !keep;
@@ -617,7 +631,7 @@ fn child_pinned_maps() {
     for index in pinned..windows {
         assert_eq!(cursor.window_at(index * STRIDE).unwrap().len() as u64, window, "window {index}");
     }
-    // (Some of them: each touch makes the kernel read around it.)
+    // Checks every 500th lease only: each first access makes the kernel read the pages around it.
     assert!(leases.iter().step_by(500).all(|lease| lease[0] == 0));
     drop((leases, cursor));
     maps.collect();
@@ -626,7 +640,7 @@ fn child_pinned_maps() {
     eprintln!("{DONE}");
 }
 
-/// Maps of a cache that is not the one to be tested, until the system refuses, or `most` are there.
+/// Leases windows of a second cache until the OS refuses a mapping or `most` windows are leased.
 #[cfg(target_os = "linux")]
 fn fill(file: &MappedFile, window: u64, most: u64) -> Vec<Lease> {
     let mut leases = Vec::with_capacity(most as usize);
@@ -639,73 +653,78 @@ fn fill(file: &MappedFile, window: u64, most: u64) -> Vec<Lease> {
     leases
 }
 
-/// What the kernel has merged with its neighbours cannot be unmapped at the limit: that would be one area more. It stays
-/// counted, and goes as soon as it can.
+/// At the limit, the OS refuses to unmap a window that the kernel has merged with its neighbours: the split would add
+/// one area. The window stays counted, and the cache unmaps it later.
 #[cfg(target_os = "linux")]
 #[test]
-#[ignore = "a child of the_systems_own_number_of_maps_is_survived"]
+#[ignore = "a child of cache_at_the_map_count_limit_unmaps_and_continues"]
 fn child_refused_unmap() {
     let Some(dir) = child_dir() else { return };
-    let (others, file, window, windows) = boundless(&dir);
+    let (other_maps, file, window, windows) = manager_without_limits(&dir);
     let merged_path = dir.join("merged");
     fs::write(&merged_path, bytes(3, 64 * window)).unwrap();
     let maps = manager(MapManager::builder().window(Window::Sliding { bytes: window }).admission(Admission::Always));
     let merged = maps.open(&merged_path).unwrap();
-    // The last first, since the kernel puts one below the other: so they come to lie as in the file.
+    // Maps the last window first. The kernel places each mapping below the previous one, so the addresses follow the
+    // file's order.
     let mut leases: Vec<Option<Lease>> =
         (0..64).rev().map(|at| Some(merged.lease(at * window..(at + 1) * window).unwrap())).collect();
     leases.reverse();
     let areas = mapped_below(&merged_path).unwrap().areas;
     if areas > 16 {
-        say(format!("SKIPPED: a refused unmap, since the kernel does not merge: {areas} areas for 64 windows"));
+        say(format!("SKIPPED: a refused unmap: the kernel did not merge the mappings: {areas} areas for 64 windows"));
         eprintln!("{DONE}");
         return;
     }
     let mut filled = fill(&file, window, windows);
-    assert!(file.cursor().window_at(filled.len() as u64 * STRIDE).is_err(), "not at the limit");
+    assert!(file.cursor().window_at(filled.len() as u64 * STRIDE).is_err(), "the limit of the OS was not reached");
 
     let before = maps.stats();
-    // Not at the edge of an area, wherever these are.
+    // Windows inside an area: both neighbours are mapped at adjacent addresses.
     let inside = (1..63).filter(|&at| {
         let address = |at: usize| leases[at].as_ref().unwrap().as_ptr().addr();
         address(at - 1) + window as usize == address(at) && address(at) + window as usize == address(at + 1)
     });
     let inside = inside.collect::<Vec<_>>()[10];
     leases[inside] = None;
-    assert_eq!(maps.collect().regions, 0, "the system refuses");
+    assert_eq!(maps.collect().regions, 0, "the OS refuses to unmap the window");
     let stats = maps.stats();
-    assert_eq!((stats.mapped_bytes, stats.pinned_regions), (before.mapped_bytes, 64), "it is counted: {stats:?}");
-    assert_eq!(mapped_below(&merged_path).unwrap().bytes, 64 * window, "because it is there");
+    assert_eq!(
+        (stats.mapped_bytes, stats.pinned_regions),
+        (before.mapped_bytes, 64),
+        "the window is no longer counted: {stats:?}"
+    );
+    assert_eq!(mapped_below(&merged_path).unwrap().bytes, 64 * window, "the window is no longer mapped");
     let mut copy = vec![0; window as usize];
     merged.read_exact_at(&mut copy, inside as u64 * window).unwrap();
     let content = bytes(3, 64 * window);
-    assert_same(&copy, &content[inside * window as usize..][..window as usize], "read meanwhile");
+    assert_same(&copy, &content[inside * window as usize..][..window as usize], "a read of the window");
 
     filled.truncate(filled.len() - 100);
-    others.collect();
-    // The collector may have been first.
+    other_maps.collect();
+    // The collector may have unmapped the window before this call.
     maps.collect();
-    let is_gone =
+    let is_unmapped =
         || maps.stats().mapped_bytes == 63 * window && mapped_below(&merged_path).unwrap().bytes == 63 * window;
-    assert!(settles(is_gone), "{:?}", maps.stats());
+    assert!(settles(is_unmapped), "{:?}", maps.stats());
     for (at, lease) in leases.iter().enumerate().filter_map(|(at, lease)| Some((at, lease.as_ref()?))) {
         assert_same(lease, &content[at * window as usize..][..window as usize], format!("window {at}"));
     }
     eprintln!("{DONE}");
 }
 
-/// 2,000 files and 16 threads in what others have left of the system's number of maps, which is less than that: the cache's
-/// own limit, half of the system's, is no limit here.
+/// 16 threads read 2,000 files while another cache leaves fewer than 2,000 mappings below `vm.max_map_count`. The
+/// cache's own limit, half of `vm.max_map_count`, is not reached.
 #[cfg(target_os = "linux")]
 #[test]
-#[ignore = "a child of the_systems_own_number_of_maps_is_survived"]
+#[ignore = "a child of cache_at_the_map_count_limit_unmaps_and_continues"]
 fn child_files_few_maps() {
     let Some(dir) = child_dir() else { return };
-    let (others, file, window, windows) = boundless(&dir);
+    let (other_maps, file, window, windows) = manager_without_limits(&dir);
     let mut filled = fill(&file, window, windows);
-    assert!((filled.len() as u64) < windows, "not at the limit");
+    assert!((filled.len() as u64) < windows, "the limit of the OS was not reached");
     filled.truncate(filled.len() - 1000);
-    others.collect();
+    other_maps.collect();
 
     let maps = manager(MapManager::builder());
     assert!(maps.limits().max_regions > FILES);
@@ -720,17 +739,21 @@ fn child_files_few_maps() {
 
 // ---------------------------------------------------------------------------------------------------------------
 
-/// A control group for memory, below this process's own; removed when it is dropped.
+/// A memory control group below this process's own. Dropping it removes the group.
 #[cfg(target_os = "linux")]
 struct MemoryGroup {
     path: PathBuf,
-    /// How the kernel names things in it: version 1 or 2.
-    is_first: bool,
+    /// `true` for cgroup version 1, `false` for version 2. The file names differ.
+    is_version_1: bool,
 }
 
 #[cfg(target_os = "linux")]
 impl MemoryGroup {
-    /// Or why it cannot be made.
+    /// Creates the group.
+    ///
+    /// # Errors
+    ///
+    /// Returns the reason if the group cannot be created.
     fn new(limit: u64) -> Result<MemoryGroup, String> {
         let groups = fs::read_to_string("/proc/self/cgroup").map_err(|error| format!("/proc/self/cgroup: {error}"))?;
         let find = |is_memory: fn(&str) -> bool| {
@@ -740,35 +763,37 @@ impl MemoryGroup {
                 is_memory(controllers).then(|| group.trim_start_matches('/').to_owned())
             })
         };
-        let first = find(|controllers| controllers.split(',').any(|name| name == "memory"));
-        let is_first = first.is_some();
-        let (root, group) = match first {
+        let version_1 = find(|controllers| controllers.split(',').any(|name| name == "memory"));
+        let is_version_1 = version_1.is_some();
+        let (root, group) = match version_1 {
             Some(group) => ("/sys/fs/cgroup/memory", group),
-            None => ("/sys/fs/cgroup", find(str::is_empty).ok_or("this process is in no control group for memory")?),
+            None => ("/sys/fs/cgroup", find(str::is_empty).ok_or("this process is in no memory control group")?),
         };
         let own = Path::new(root).join(group);
         let path = own.join(format!("smmap-limits-{}", std::process::id()));
         fs::create_dir(&path)
-            .map_err(|error| format!("no control group can be made below {}: {error}", own.display()))?;
-        let made = MemoryGroup { path, is_first };
-        let file = made.path.join(if is_first { "memory.limit_in_bytes" } else { "memory.max" });
+            .map_err(|error| format!("cannot create a control group below {}: {error}", own.display()))?;
+        let made = MemoryGroup { path, is_version_1 };
+        let file = made.path.join(if is_version_1 { "memory.limit_in_bytes" } else { "memory.max" });
         match fs::write(&file, limit.to_string()) {
             Ok(()) => Ok(made),
-            Err(error) => Err(format!("{}: {error} (is the memory controller given to groups below?)", file.display())),
+            Err(error) => {
+                Err(format!("{}: {error} (is the memory controller enabled for child groups?)", file.display()))
+            }
         }
     }
 
-    fn read(&self, first: &str, second: &str) -> String {
-        fs::read_to_string(self.path.join(if self.is_first { first } else { second })).unwrap_or_default()
+    fn read(&self, version_1: &str, version_2: &str) -> String {
+        fs::read_to_string(self.path.join(if self.is_version_1 { version_1 } else { version_2 })).unwrap_or_default()
     }
 
     fn oom_kills(&self) -> u64 {
         let events = self.read("memory.oom_control", "memory.events");
         let line = events.lines().find_map(|line| line.strip_prefix("oom_kill "));
-        line.expect("the kernel counts them").trim().parse().expect("a number")
+        line.expect("the kernel reports oom_kill").trim().parse().expect("a number")
     }
 
-    /// The most memory that it ever had; `None` on kernels that don't say.
+    /// Returns the peak memory use in bytes, or `None` if the kernel does not report it.
     fn peak(&self) -> Option<u64> {
         self.read("memory.max_usage_in_bytes", "memory.peak").trim().parse().ok()
     }
@@ -777,7 +802,7 @@ impl MemoryGroup {
 #[cfg(target_os = "linux")]
 impl Drop for MemoryGroup {
     fn drop(&mut self) {
-        // Its last process may not be quite gone.
+        // The group's last process may still be exiting.
         if !settles(|| fs::remove_dir(&self.path).is_ok()) {
             say(format!("{} could not be removed", self.path.display()));
         }
@@ -787,14 +812,14 @@ impl Drop for MemoryGroup {
 const GROUP: u64 = 64 * MIB;
 const GROUP_STREAM: u64 = 2 * GIB;
 
-/// A stream of 2 GiB in 64 MiB of memory: what is mapped is the system's to take back, and nobody is killed for it.
+/// A file of 2 GiB is read in 64 MiB of memory. The OS can reclaim the pages of mappings, so no process is killed.
 #[cfg(target_os = "linux")]
 #[test]
-fn two_gib_stream_through_a_control_group_of_64_mib() {
+fn two_gib_file_in_a_64_mib_control_group_is_read_without_oom_kill() {
     let group = match MemoryGroup::new(GROUP) {
         Ok(group) => group,
         Err(why) => {
-            say(format!("SKIPPED: two_gib_stream_through_a_control_group_of_64_mib: {why}"));
+            say(format!("SKIPPED: two_gib_file_in_a_64_mib_control_group_is_read_without_oom_kill: {why}"));
             return;
         }
     };
@@ -804,15 +829,18 @@ fn two_gib_stream_through_a_control_group_of_64_mib() {
     run("child_control_group", &join, dir.path());
     assert_eq!(group.oom_kills(), 0);
     let peak = group.peak();
-    assert!(peak.is_none_or(|peak| (GROUP / 2..=GROUP).contains(&peak)), "the limit was never near: {peak:?}");
+    assert!(
+        peak.is_none_or(|peak| (GROUP / 2..=GROUP).contains(&peak)),
+        "the memory use never came near the limit: {peak:?}"
+    );
 }
 
 #[cfg(target_os = "linux")]
 #[test]
-#[ignore = "a child of two_gib_stream_through_a_control_group_of_64_mib"]
+#[ignore = "a child of two_gib_file_in_a_64_mib_control_group_is_read_without_oom_kill"]
 fn child_control_group() {
     let Some(dir) = child_dir() else { return };
-    assert_eq!(Limits::default().max_mapped_bytes, GROUP / 2, "half of what the group has");
+    assert_eq!(Limits::default().max_mapped_bytes, GROUP / 2, "half of the group's memory");
     let maps = manager(MapManager::builder());
     let budget = maps.limits().max_mapped_bytes;
     assert_eq!(budget, GROUP / 2);
@@ -826,13 +854,13 @@ fn child_control_group() {
     for lease in file.windows() {
         let lease = lease.unwrap();
         for (part, index) in lease.chunks(MIB as usize).zip(lease.offset() / MIB..) {
-            assert_same(part, &expected(index), format!("MiB {index}, window by window"));
+            assert_same(part, &expected(index), format!("MiB {index}, by `windows`"));
             seen += part.len() as u64;
         }
         assert!(mapped_below(&dir).is_none_or(|mapped| mapped.bytes <= budget), "{:?}", mapped_below(&dir));
     }
     assert_eq!(seen, GROUP_STREAM);
-    // Two at once, each with a half of it, and copies.
+    // Two threads, each reading one half of the file by a cursor and by copying reads.
     thread::scope(|scope| {
         for forward in [true, false] {
             let (file, expected) = (&file, &expected);
