@@ -1,7 +1,8 @@
-//! Files that are cut short while they are mapped and read, each test in a process of its own: a signal belongs to a whole
-//! process, and some of these end theirs.
+//! The fault guard: files that are truncated while they are mapped and read.
+//!
+//! Most tests run in a process of their own, since signal handlers belong to the whole process and some tests end it.
 #![cfg(all(unix, feature = "fault-guard"))]
-#![allow(unsafe_code, reason = "signals, and mappings that are not the library's")]
+#![allow(unsafe_code, reason = "raises signals and maps files without the library")]
 
 #[path = "it/support.rs"]
 mod support;
@@ -24,60 +25,66 @@ use crate::support::{Dir, Rng, alone, bytes, manager, settles};
 const KIB: u64 = 1 << 10;
 const WINDOW: u64 = 64 * KIB;
 
-/// A child that hangs fails.
+/// The time after which a child counts as hung.
 const PATIENCE: Duration = Duration::from_secs(120);
 
+/// Installs the fault guard and returns a manager that maps every window read.
 fn guarded() -> MapManager {
-    fault_guard::install().expect("a handler");
+    fault_guard::install().expect("the handler can be installed");
     manager(MapManager::builder().window(Window::Sliding { bytes: WINDOW }).admission(Admission::Always))
 }
 
-fn cut(path: &Path, len: u64) {
-    OpenOptions::new().write(true).open(path).expect("the file is there").set_len(len).expect("it can be cut");
+fn truncate(path: &Path, len: u64) {
+    OpenOptions::new()
+        .write(true)
+        .open(path)
+        .expect("the file exists")
+        .set_len(len)
+        .expect("the file can be truncated");
 }
 
 #[track_caller]
-fn assert_cut<T: std::fmt::Debug>(result: Result<T, Error>) {
-    let error = result.expect_err("it was cut short");
+fn assert_truncated<T: std::fmt::Debug>(result: Result<T, Error>) {
+    let error = result.expect_err("the file was truncated");
     assert!(matches!(error.kind(), ErrorKind::Truncated | ErrorKind::OutOfBounds), "{error}");
     assert!(error.path().is_some(), "{error}");
 }
 
-/// What a test that ends its process does in there; `None` in the one that waits for it.
-fn apart(test: &str) -> Option<Output> {
-    const NAME: &str = "SMMAP_TEST_APART";
-    if env::var_os(NAME).is_some_and(|apart| apart == test) {
+/// Runs the test of this name in a child process and returns the child's output. Returns `None` in the child itself.
+fn in_child(test: &str) -> Option<Output> {
+    const NAME: &str = "SMMAP_TEST_CHILD";
+    if env::var_os(NAME).is_some_and(|child| child == test) {
         return None;
     }
-    let mut child = Command::new(env::current_exe().expect("this binary"))
+    let mut child = Command::new(env::current_exe().expect("the path of this binary is known"))
         .args([test, "--exact", "--nocapture", "--test-threads=1"])
         .env(NAME, test)
         .stdout(process::Stdio::piped())
         .stderr(process::Stdio::piped())
         .spawn()
-        .expect("this binary runs");
+        .expect("this binary can be started");
     let start = Instant::now();
-    while child.try_wait().expect("a child of ours").is_none() {
+    while child.try_wait().expect("this process started the child").is_none() {
         if start.elapsed() > PATIENCE {
-            child.kill().expect("a child of ours");
-            let output = child.wait_with_output().expect("a child of ours");
-            panic!("{test} hung:\n{}", String::from_utf8_lossy(&output.stderr));
+            child.kill().expect("this process started the child");
+            let output = child.wait_with_output().expect("this process started the child");
+            panic!("{test} ran for more than {PATIENCE:?}:\n{}", String::from_utf8_lossy(&output.stderr));
         }
         thread::sleep(Duration::from_millis(5));
     }
-    Some(child.wait_with_output().expect("a child of ours"))
+    Some(child.wait_with_output().expect("this process started the child"))
 }
 
 #[track_caller]
-fn assert_died(output: &Output) {
-    let said = String::from_utf8_lossy(&output.stderr);
-    assert_eq!(output.status.signal(), Some(libc::SIGBUS), "{:?}\n{said}", output.status);
+fn assert_ended_by_sigbus(output: &Output) {
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.signal(), Some(libc::SIGBUS), "{:?}\n{stderr}", output.status);
 }
 
-/// Each way to read, of a file that was cut to half of its length while all of it was mapped and held.
+/// Each way to read reports the truncation of a file to half of its length while all windows are mapped and leased.
 #[test]
-fn every_way_to_read_says_that_the_file_was_cut() {
-    if !alone("every_way_to_read_says_that_the_file_was_cut") {
+fn every_read_after_truncation_reports_it() {
+    if !alone("every_read_after_truncation_reports_it") {
         return;
     }
     const LEN: u64 = 8 * WINDOW;
@@ -88,9 +95,9 @@ fn every_way_to_read_says_that_the_file_was_cut() {
     let gone = CUT + 8 * KIB..CUT + 9 * KIB;
 
     let each = |read: &dyn Fn(&MappedFile)| {
-        fs::write(&data.path, &*data.bytes).expect("it can be written");
-        let file = maps.open(&data.path).expect("it is there");
-        let held: Vec<Lease> = file.windows().collect::<Result<_, _>>().expect("it is all there");
+        fs::write(&data.path, &*data.bytes).expect("the file can be written");
+        let file = maps.open(&data.path).expect("the file exists");
+        let held: Vec<Lease> = file.windows().collect::<Result<_, _>>().expect("all windows can be mapped");
         assert!(held.iter().all(|lease| lease.check().is_ok()));
         read(&file);
         drop(held);
@@ -99,151 +106,158 @@ fn every_way_to_read_says_that_the_file_was_cut() {
     };
     let mut buf = [1; KIB as usize];
     each(&|file| {
-        cut(&data.path, CUT);
+        truncate(&data.path, CUT);
         let mut buf = buf;
-        assert_cut(file.read_at(&mut buf, gone.start));
-        assert_cut(file.read_at(&mut buf, gone.start));
-        assert_eq!(file.refresh().expect("it is there"), Change::Truncated);
-        assert_eq!(file.read_at(&mut buf, gone.start).expect("past the end"), 0);
-        assert_eq!(file.read_at(&mut buf, CUT - 500).expect("up to the end"), 500);
+        assert_truncated(file.read_at(&mut buf, gone.start));
+        assert_truncated(file.read_at(&mut buf, gone.start));
+        assert_eq!(file.refresh().expect("the file exists"), Change::Truncated);
+        assert_eq!(file.read_at(&mut buf, gone.start).expect("a read beyond the end"), 0);
+        assert_eq!(file.read_at(&mut buf, CUT - 500).expect("a read up to the end"), 500);
         assert_eq!(buf[..500], data[CUT as usize - 500..CUT as usize]);
     });
     each(&|file| {
-        cut(&data.path, CUT);
-        assert_cut(file.read_exact_at(&mut buf.clone(), gone.start));
+        truncate(&data.path, CUT);
+        assert_truncated(file.read_exact_at(&mut buf.clone(), gone.start));
     });
     each(&|file| {
         let mut cursor = file.cursor();
         cursor.set_position(gone.start);
-        cut(&data.path, CUT);
-        let error = cursor.read(&mut buf.clone()).expect_err("it was cut short");
+        truncate(&data.path, CUT);
+        let error = cursor.read(&mut buf.clone()).expect_err("the file was truncated");
         assert_eq!(error.kind(), io::ErrorKind::UnexpectedEof, "{error}");
     });
     each(&|file| {
         let mut cursor = file.cursor();
-        let slice = cursor.slice(gone.clone()).expect("it is mapped");
+        let slice = cursor.slice(gone.clone()).expect("the window is mapped");
         let address = slice.as_ptr();
-        cut(&data.path, CUT);
-        // SAFETY: the cursor holds it. (Not by way of the slice: these bytes have changed.)
-        assert_eq!(unsafe { address.read_volatile() }, 0, "zeros in the place of what is gone");
-        assert_cut(cursor.check(gone.clone()));
-        assert_cut(cursor.slice(gone.clone()).map(<[u8]>::to_vec));
-        let rest = cursor.slice(CUT - 100..CUT).expect("it is there").to_vec();
-        cursor.check(CUT - 100..CUT).expect("it is there");
+        truncate(&data.path, CUT);
+        // SAFETY: the cursor keeps the window mapped. The read does not use the slice, because its bytes have changed.
+        assert_eq!(unsafe { address.read_volatile() }, 0, "bytes beyond the end read as zeros");
+        assert_truncated(cursor.check(gone.clone()));
+        assert_truncated(cursor.slice(gone.clone()).map(<[u8]>::to_vec));
+        let rest = cursor.slice(CUT - 100..CUT).expect("the range is within the file").to_vec();
+        cursor.check(CUT - 100..CUT).expect("the range is within the file");
         assert_eq!(rest, data[CUT as usize - 100..CUT as usize]);
     });
     each(&|file| {
         let mut cursor = file.cursor();
-        cursor.window_at(gone.start).expect("it is mapped");
-        cut(&data.path, CUT);
-        let _ = cursor.window_at(gone.start).expect("it holds that").iter().map(|&byte| u64::from(byte)).sum::<u64>();
-        assert_cut(cursor.window_at(gone.start).map(<[u8]>::len));
-        file.refresh().expect("it is there");
-        assert_eq!(cursor.window_at(gone.start).expect("past the end by now").len(), 0);
+        cursor.window_at(gone.start).expect("the window is mapped");
+        truncate(&data.path, CUT);
+        let _ = cursor
+            .window_at(gone.start)
+            .expect("the cursor holds the window")
+            .iter()
+            .map(|&byte| u64::from(byte))
+            .sum::<u64>();
+        assert_truncated(cursor.window_at(gone.start).map(<[u8]>::len));
+        file.refresh().expect("the file exists");
+        assert_eq!(cursor.window_at(gone.start).expect("the offset is now beyond the end").len(), 0);
     });
     each(&|file| {
-        let lease = file.lease(gone.clone()).expect("it is mapped");
-        let (whole, before) = (file.lease(3 * WINDOW..LEN).expect("mapped"), file.lease(CUT - 5..CUT).expect("mapped"));
-        cut(&data.path, CUT);
+        let lease = file.lease(gone.clone()).expect("the window is mapped");
+        let (whole, before) =
+            (file.lease(3 * WINDOW..LEN).expect("a lease"), file.lease(CUT - 5..CUT).expect("a lease"));
+        truncate(&data.path, CUT);
         assert!(lease.iter().all(|&byte| byte == 0));
-        assert_cut(lease.check());
-        assert_cut(lease.clone().slice(1..2).check());
-        assert_cut(whole.check());
-        before.check().expect("it is there");
+        assert_truncated(lease.check());
+        assert_truncated(lease.clone().slice(1..2).check());
+        assert_truncated(whole.check());
+        before.check().expect("the range is within the file");
         assert_eq!(before[..], data[CUT as usize - 5..CUT as usize]);
     });
     each(&|file| {
-        cut(&data.path, CUT);
-        assert_cut(file.verify(..));
-        file.verify(..CUT).expect("it is there");
+        truncate(&data.path, CUT);
+        assert_truncated(file.verify(..));
+        file.verify(..CUT).expect("the range is within the file");
     });
     each(&|file| {
         let mut buffer = file.buffer();
-        assert_eq!(buffer.get(gone.start).expect("it is there"), Some(data[gone.start as usize]));
-        cut(&data.path, CUT);
-        assert_cut(buffer.get(gone.start + 1));
-        file.refresh().expect("it is there");
-        assert_eq!(buffer.get(gone.start + 1).expect("past the end"), None);
+        assert_eq!(buffer.get(gone.start).expect("the byte exists"), Some(data[gone.start as usize]));
+        truncate(&data.path, CUT);
+        assert_truncated(buffer.get(gone.start + 1));
+        file.refresh().expect("the file exists");
+        assert_eq!(buffer.get(gone.start + 1).expect("a read beyond the end"), None);
     });
     each(&|file| {
         let needle = &data[gone.start as usize..gone.start as usize + 20];
-        cut(&data.path, CUT);
-        assert_cut(file.buffer().find(needle));
-        file.refresh().expect("it is there");
-        assert_eq!(file.buffer().find(needle).expect("what is left of it"), None);
+        truncate(&data.path, CUT);
+        assert_truncated(file.buffer().find(needle));
+        file.refresh().expect("the file exists");
+        assert_eq!(file.buffer().find(needle).expect("the rest of the file can be searched"), None);
     });
     each(&|file| {
         let needle = &data[..20];
-        cut(&data.path, CUT);
-        assert_cut(file.buffer().rfind(needle));
-        file.refresh().expect("it is there");
-        assert_eq!(file.buffer().rfind(needle).expect("what is left of it"), Some(0));
+        truncate(&data.path, CUT);
+        assert_truncated(file.buffer().rfind(needle));
+        file.refresh().expect("the file exists");
+        assert_eq!(file.buffer().rfind(needle).expect("the rest of the file can be searched"), Some(0));
     });
     each(&|file| {
-        cut(&data.path, CUT);
-        assert_cut(file.buffer().equals(&data));
+        truncate(&data.path, CUT);
+        assert_truncated(file.buffer().equals(&data));
     });
     each(&|file| {
         let mut lines = 0;
-        cut(&data.path, CUT);
-        let told = file.buffer().lines().find_map(|line| match line {
+        truncate(&data.path, CUT);
+        let found = file.buffer().lines().find_map(|line| match line {
             Ok(line) => {
                 lines += line.len() + 1;
                 None
             }
             Err(error) => Some(error),
         });
-        assert_cut(Err::<(), _>(told.expect("an error")));
+        assert_truncated(Err::<(), _>(found.expect("an error")));
         assert!(lines as u64 <= CUT + 1);
     });
     each(&|file| {
         let mut pieces = file.buffer().split(0);
-        cut(&data.path, CUT);
-        assert_cut(pieces.find_map(Result::err).map_or(Ok(()), Err));
+        truncate(&data.path, CUT);
+        assert_truncated(pieces.find_map(Result::err).map_or(Ok(()), Err));
     });
     each(&|file| {
         let mut cursor = file.cursor();
         cursor.set_position(4 * WINDOW);
-        cut(&data.path, CUT);
-        let rest = cursor.fill_buf().expect("it is mapped").to_vec();
+        truncate(&data.path, CUT);
+        let rest = cursor.fill_buf().expect("the window is mapped").to_vec();
         assert!(rest.iter().rev().take(KIB as usize).all(|&byte| byte == 0));
-        assert_cut(cursor.check(..));
+        assert_truncated(cursor.check(..));
         cursor.consume(rest.len());
-        assert_eq!(cursor.fill_buf().expect_err("zeros were consumed").kind(), io::ErrorKind::UnexpectedEof);
+        assert_eq!(cursor.fill_buf().expect_err("the consumed bytes were zeros").kind(), io::ErrorKind::UnexpectedEof);
     });
     each(&|file| {
         let mut cursor = file.cursor();
-        cut(&data.path, CUT);
+        truncate(&data.path, CUT);
         let mut all = Vec::new();
         let error = cursor.read_until(b'\n', &mut all).and_then(|_| {
             while cursor.read_until(b'\n', &mut all)? > 0 {}
             Ok(())
         });
-        assert_eq!(error.expect_err("it was cut short").kind(), io::ErrorKind::UnexpectedEof);
+        assert_eq!(error.expect_err("the file was truncated").kind(), io::ErrorKind::UnexpectedEof);
     });
-    // Who reads elsewhere is not disturbed.
+    // Reads of other windows are not affected.
     each(&|file| {
         let mut cursor = file.cursor();
         let mut buffer = file.buffer();
-        cursor.slice(CUT - 10..CUT).expect("it is mapped");
-        buffer.slice(CUT - 10..CUT).expect("it is mapped");
-        let lease = file.lease(gone.clone()).expect("it is mapped");
-        cut(&data.path, CUT);
+        cursor.slice(CUT - 10..CUT).expect("the window is mapped");
+        buffer.slice(CUT - 10..CUT).expect("the window is mapped");
+        let lease = file.lease(gone.clone()).expect("the window is mapped");
+        truncate(&data.path, CUT);
         assert_eq!(lease[0], 0);
         assert_eq!(cursor.slice(10..20).expect("another window"), &data[10..20]);
         assert_eq!(buffer.get(20).expect("another window"), Some(data[20]));
         let maps_before = maps.stats().maps;
         for at in 0..100 {
-            assert_eq!(cursor.slice(at..at + 5).expect("its window"), &data[at as usize..at as usize + 5]);
+            assert_eq!(cursor.slice(at..at + 5).expect("the cursor's window"), &data[at as usize..at as usize + 5]);
         }
-        assert_eq!(maps.stats().maps, maps_before, "one window, held on to");
+        assert_eq!(maps.stats().maps, maps_before, "the cursor kept its window");
     });
     buf.fill(0);
 }
 
-/// Where a file ends inside a page, no signal comes: the length says it.
+/// A read beyond the end within the last page raises no signal. The guard compares the range with the file's length
+/// instead.
 #[test]
-fn what_is_gone_inside_the_last_page_is_no_zero() {
+fn truncation_within_a_page_is_reported() {
     const CUT: u64 = 10_000;
     let dir = Dir::new();
     let data = dir.file("inside", 3 * 4096, 2);
@@ -252,9 +266,9 @@ fn what_is_gone_inside_the_last_page_is_no_zero() {
     let lease = file.lease(..).unwrap();
     let mut cursor = file.cursor();
     assert_eq!(cursor.slice(..).unwrap(), &data[..]);
-    cut(&data.path, CUT);
+    truncate(&data.path, CUT);
     assert!(lease[CUT as usize..].iter().all(|&byte| byte == 0));
-    assert_cut(cursor.check(CUT..CUT + 1));
+    assert_truncated(cursor.check(CUT..CUT + 1));
     cursor.check(..CUT).unwrap();
     lease.slice(..CUT as usize).check().unwrap();
 
@@ -263,30 +277,30 @@ fn what_is_gone_inside_the_last_page_is_no_zero() {
         fs::write(&data.path, &*data.bytes).unwrap();
         let file = other.open(&data.path).unwrap();
         assert_eq!(file.read_at(&mut [0; 8], 0).unwrap(), 8);
-        cut(&data.path, len);
+        truncate(&data.path, len);
         file
     };
-    assert_cut(again(CUT).read_at(&mut [0; 10], CUT));
-    assert_cut(again(CUT).read_at(&mut [0; 100], CUT - 99));
-    assert_cut(again(CUT).read_at(&mut [0; 8192], CUT - 8000));
-    assert_cut(again(CUT).buffer().get(CUT));
-    assert_cut(lease.check());
+    assert_truncated(again(CUT).read_at(&mut [0; 10], CUT));
+    assert_truncated(again(CUT).read_at(&mut [0; 100], CUT - 99));
+    assert_truncated(again(CUT).read_at(&mut [0; 8192], CUT - 8000));
+    assert_truncated(again(CUT).buffer().get(CUT));
+    assert_truncated(lease.check());
     let mut line = String::new();
     let mut reader = again(CUT).cursor();
     reader.set_position(CUT - 1);
     assert!(reader.read_line(&mut line).is_err() || line.bytes().all(|byte| byte != 0));
-    // Who says that files never change is not asked to pay for it.
+    // `Revalidate::Never` also turns this comparison off.
     let never = manager(MapManager::builder().window(Window::WholeFile).revalidate(Revalidate::Never));
     fs::write(&data.path, &*data.bytes).unwrap();
     let file = never.open(&data.path).unwrap();
     let lease = file.lease(..).unwrap();
-    cut(&data.path, CUT);
+    truncate(&data.path, CUT);
     lease.check().unwrap();
 }
 
-/// Zeros that are in the file are data.
+/// Zero bytes of the file itself are not reported as a truncation.
 #[test]
-fn a_file_of_zeros_is_no_hole() {
+fn file_of_zeros_is_read_without_an_error() {
     let dir = Dir::new();
     let data = dir.write("zeros", vec![0; 3 * WINDOW as usize + 17]);
     let maps = guarded();
@@ -302,11 +316,11 @@ fn a_file_of_zeros_is_no_hole() {
     file.verify(..).unwrap();
 }
 
-/// Eight readers by every way, and files that shrink and grow under them: each byte that is given is one that the file had,
-/// or an error says that it is gone.
+/// Eight threads read a file in four ways while it shrinks and grows. Each read returns the file's bytes or reports a
+/// truncation.
 #[test]
-fn files_are_cut_under_eight_readers() {
-    if !alone("files_are_cut_under_eight_readers") {
+fn eight_readers_of_a_truncated_file_get_its_bytes_or_errors() {
+    if !alone("eight_readers_of_a_truncated_file_get_its_bytes_or_errors") {
         return;
     }
     const LEN: u64 = 24 * WINDOW + 777;
@@ -341,12 +355,12 @@ fn files_are_cut_under_eight_readers() {
                         }),
                         1 => file.lease(range).and_then(|lease| {
                             let is_same = lease[..] == *expected;
-                            lease.check().map(|()| assert!(is_same, "and nobody said so"))?;
+                            lease.check().map(|()| assert!(is_same, "`check` did not report the truncation"))?;
                             Ok(lease.len())
                         }),
                         2 => (|| {
                             let is_same = cursor.slice(range.clone())? == expected;
-                            cursor.check(range).map(|()| assert!(is_same, "and nobody said so"))?;
+                            cursor.check(range).map(|()| assert!(is_same, "`check` did not report the truncation"))?;
                             Ok(expected.len())
                         })(),
                         _ => {
@@ -371,10 +385,10 @@ fn files_are_cut_under_eight_readers() {
         }
         let mut rng = Rng::new(4);
         for _ in 0..rounds {
-            // At the end of a page: of one that was cut inside, and written again before the reader asks, nobody can tell.
-            // Grown by writing the same bytes again, so that what is there is always what it was.
+            // The file ends at a page boundary: if it ended within a page and grew again before the reader's check, no
+            // check could notice. It grows by the same bytes, so that its content never changes.
             let len = rng.below(LEN) / page * page;
-            cut(&data.path, len);
+            truncate(&data.path, len);
             thread::sleep(Duration::from_millis(rng.below(20)));
             let file = OpenOptions::new().write(true).open(&data.path).unwrap();
             use std::os::unix::fs::FileExt as _;
@@ -392,7 +406,7 @@ fn files_are_cut_under_eight_readers() {
     let (read, errors) = (read.into_inner(), errors.into_inner());
     println!("{rounds} cuts, {read} bytes checked, {errors} errors");
     assert!(read > 10 << 20 && errors > 100, "{read} bytes, {errors} errors");
-    // Nothing is left behind, and what was torn is mapped anew.
+    // No mapping is left, and the faulted windows are remapped.
     maps.collect();
     assert_eq!(maps.stats().mapped_bytes, 0);
     assert_eq!(dir.mapped().map_or(0, |mapped| mapped.bytes), 0);
@@ -402,10 +416,10 @@ fn files_are_cut_under_eight_readers() {
     assert!(all[..] == data[..]);
 }
 
-/// Thousands of regions, each torn: each reader is told, and all of it can be unmapped.
+/// Each of thousands of faulted regions is reported to its readers and can be unmapped.
 #[test]
-fn thousands_of_regions_are_torn() {
-    if !alone("thousands_of_regions_are_torn") {
+fn thousands_of_faulted_regions_are_all_reported_and_unmapped() {
+    if !alone("thousands_of_faulted_regions_are_all_reported_and_unmapped") {
         return;
     }
     const REGIONS: u64 = 6_000;
@@ -415,26 +429,26 @@ fn thousands_of_regions_are_torn() {
     fault_guard::install().unwrap();
     let maps = manager(MapManager::builder().window(Window::Sliding { bytes: page }).admission(Admission::Always));
     let file = maps.open(&data.path).unwrap();
-    // Every other one, so that the system cannot make one mapping of neighbours.
+    // Every other window, so that the kernel cannot merge neighbouring mappings.
     let held: Vec<Lease> = (0..REGIONS).step_by(2).map(|n| file.lease(n * page..(n + 1) * page).unwrap()).collect();
     assert_eq!(maps.stats().regions as u64, REGIONS / 2);
     assert!(held.iter().all(Lease::is_mapped));
-    cut(&data.path, 0);
+    truncate(&data.path, 0);
     for lease in &held {
         assert_eq!(lease[17], 0);
-        assert_cut(lease.check());
+        assert_truncated(lease.check());
     }
-    assert_cut(file.read_at(&mut [0; 100], 0));
+    assert_truncated(file.read_at(&mut [0; 100], 0));
     drop(held);
-    // By itself, without anybody's asking: what is torn makes all readers look more closely.
+    // The collector unmaps faulted regions without a request, because each of them makes all readers check more.
     assert!(settles(|| maps.stats().regions == 0), "{:?}", maps.stats());
     assert_eq!((maps.stats().mapped_bytes, dir.mapped().map_or(0, |mapped| mapped.bytes)), (0, 0));
 }
 
-/// Installed once or often, by many threads, before and after managers are built.
+/// `install` may be called repeatedly, by many threads, and after managers are built.
 #[test]
-fn installing_again_does_no_harm() {
-    if !alone("installing_again_does_no_harm") {
+fn install_repeated_keeps_the_guard_working() {
+    if !alone("install_repeated_keeps_the_guard_working") {
         return;
     }
     let dir = Dir::new();
@@ -446,120 +460,123 @@ fn installing_again_does_no_harm() {
             scope.spawn(|| fault_guard::install().unwrap());
         }
     });
-    cut(&data.path, 0);
-    assert_eq!(lease[0], 0, "what was mapped before is guarded too");
-    assert_cut(lease.check());
+    truncate(&data.path, 0);
+    assert_eq!(lease[0], 0, "a window mapped before `install` is guarded too");
+    assert_truncated(lease.check());
     drop(maps);
-    assert_cut(lease.check());
+    assert_truncated(lease.check());
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
-// Signals that are not ours
+// Signals that do not concern the guard
 // ---------------------------------------------------------------------------------------------------------------------
 
-/// Maps a file by other means, cuts it, and touches what is gone, after it told where that is.
-fn touch_a_hole_of_others(dir: &Dir, tell: impl FnOnce(usize)) {
-    let data = dir.file("of-others", 64 * KIB, 7);
-    // SAFETY: it is not: that is what this is about.
+/// Maps a file without the library, truncates it, passes the address of a lost page to `tell`, and reads that page.
+fn fault_in_a_foreign_mapping(dir: &Dir, tell: impl FnOnce(usize)) {
+    let data = dir.file("foreign", 64 * KIB, 7);
+    // SAFETY: the file is truncated below, which breaks the promise of `map`. The fault is the purpose of this
+    // function.
     let map = unsafe { memmap2::Mmap::map(&data.descriptor()) }.unwrap();
-    cut(&data.path, 0);
+    truncate(&data.path, 0);
     let gone = map.as_ptr().wrapping_add(4 * KIB as usize);
     tell(gone as usize);
-    // SAFETY: inside the map, as far as addresses go.
+    // SAFETY: the address is inside the mapping.
     unsafe { gone.read_volatile() };
 }
 
-/// As without the guard: the process ends.
+/// A fault in a mapping that is not the library's ends the process, as without the guard.
 #[test]
-fn a_fault_of_others_ends_the_process() {
-    let Some(output) = apart("a_fault_of_others_ends_the_process") else {
+fn fault_in_a_foreign_mapping_ends_the_process() {
+    let Some(output) = in_child("fault_in_a_foreign_mapping_ends_the_process") else {
         let dir = Dir::new();
-        let data = dir.file("ours", 64 * KIB, 8);
+        let data = dir.file("guarded", 64 * KIB, 8);
         let lease = guarded().open(&data.path).unwrap().lease(..).unwrap();
-        cut(&data.path, 0);
+        truncate(&data.path, 0);
         assert_eq!(lease[100], 0);
-        eprintln!("ours is rescued");
-        touch_a_hole_of_others(&dir, |_| ());
+        eprintln!("guarded fault survived");
+        fault_in_a_foreign_mapping(&dir, |_| ());
         return;
     };
-    assert_died(&output);
-    assert!(String::from_utf8_lossy(&output.stderr).contains("ours is rescued"));
+    assert_ended_by_sigbus(&output);
+    assert!(String::from_utf8_lossy(&output.stderr).contains("guarded fault survived"));
 }
 
-/// Sends itself SIGBUS some times; `true`, as an argument, with the guard.
-fn raise_with(guard: bool) {
+/// Sends SIGBUS to this process three times, with or without the guard installed.
+fn raise_sigbus(guard: bool) {
     if guard {
         fault_guard::install().unwrap();
     }
     for times in 1..4 {
-        // SAFETY: it sends a signal.
+        // SAFETY: `raise` only sends a signal to this thread.
         unsafe { libc::raise(libc::SIGBUS) };
         eprintln!("survived {times}");
     }
 }
 
-/// Who sends SIGBUS gets what he always got, also where Rust's own handler is in between.
+/// A SIGBUS sent by `raise` ends the process after as many signals as without the guard. Rust's own handler is below
+/// the guard.
 #[test]
-fn a_signal_that_is_sent_does_what_it_did() {
-    let fates =
-        [("a_signal_that_is_sent_does_what_it_did", false), ("raise_under_the_guard", true)].map(|(test, guard)| {
-            apart(test).unwrap_or_else(|| {
-                raise_with(guard);
-                process::exit(0)
-            })
-        });
-    assert_died(&fates[0]);
+fn sigbus_sent_by_raise_has_the_same_effect_as_without_the_guard() {
+    let outputs =
+        [("sigbus_sent_by_raise_has_the_same_effect_as_without_the_guard", false), ("child_raise_with_guard", true)]
+            .map(|(test, guard)| {
+                in_child(test).unwrap_or_else(|| {
+                    raise_sigbus(guard);
+                    process::exit(0)
+                })
+            });
+    assert_ended_by_sigbus(&outputs[0]);
     let survived = |output: &Output| String::from_utf8_lossy(&output.stderr).matches("survived").count();
-    assert_died(&fates[1]);
-    assert_eq!(survived(&fates[0]), survived(&fates[1]));
+    assert_ended_by_sigbus(&outputs[1]);
+    assert_eq!(survived(&outputs[0]), survived(&outputs[1]));
 }
 
-/// For the test above.
+/// The child of `sigbus_sent_by_raise_has_the_same_effect_as_without_the_guard`.
 #[test]
-fn raise_under_the_guard() {
-    if env::var_os("SMMAP_TEST_APART").is_some_and(|test| test == "raise_under_the_guard") {
-        raise_with(true);
+fn child_raise_with_guard() {
+    if env::var_os("SMMAP_TEST_CHILD").is_some_and(|test| test == "child_raise_with_guard") {
+        raise_sigbus(true);
     }
 }
 
-/// Faults that each of two other handlers filled.
-static OTHERS: [AtomicUsize; 2] = [const { AtomicUsize::new(0) }; 2];
+/// The number of faults that each of two other handlers has handled.
+static FOREIGN_FAULTS: [AtomicUsize; 2] = [const { AtomicUsize::new(0) }; 2];
 
-/// What the second of them was put over, and calls for what it does not know.
+/// The handler that the second handler replaced, and calls for faults other than its own.
 static BEFORE_SECOND: AtomicUsize = AtomicUsize::new(0);
-/// What the second one knows.
-static SECONDS_OWN: AtomicUsize = AtomicUsize::new(0);
+/// The page whose faults the second handler handles itself.
+static SECONDS_PAGE: AtomicUsize = AtomicUsize::new(0);
 
 fn fill_for(which: usize, address: usize) {
-    OTHERS[which].fetch_add(1, Ordering::Relaxed);
+    FOREIGN_FAULTS[which].fetch_add(1, Ordering::Relaxed);
     let flags = libc::MAP_PRIVATE | libc::MAP_ANON | libc::MAP_FIXED;
-    // SAFETY: a page of this test's own map, which is touched at this moment.
+    // SAFETY: the page belongs to this test's own mapping, and the faulting thread waits for this handler.
     unsafe { libc::mmap(address as *mut libc::c_void, 4 * KIB as usize, libc::PROT_READ, flags, -1, 0) };
 }
 
-/// A page of the system, in bytes.
+/// Returns the size of a page in bytes.
 fn page_size() -> u64 {
-    // SAFETY: it only asks.
+    // SAFETY: `sysconf` only queries.
     unsafe { libc::sysconf(libc::_SC_PAGESIZE) as u64 }
 }
 
 fn page_of(info: *mut libc::siginfo_t) -> usize {
-    // SAFETY: the system hands it over.
+    // SAFETY: the OS passes a valid pointer to the handler.
     let info = unsafe { &*info };
-    // SAFETY: of a fault, the address is known.
+    // SAFETY: the signal was raised by a fault, so `si_addr` is set.
     unsafe { info.si_addr() as usize & !(4 * KIB as usize - 1) }
 }
 
-extern "C" fn first(_signal: libc::c_int, info: *mut libc::siginfo_t, _context: *mut libc::c_void) {
+extern "C" fn first_handler(_signal: libc::c_int, info: *mut libc::siginfo_t, _context: *mut libc::c_void) {
     fill_for(0, page_of(info));
 }
 
-extern "C" fn second(signal: libc::c_int, info: *mut libc::siginfo_t, context: *mut libc::c_void) {
+extern "C" fn second_handler(signal: libc::c_int, info: *mut libc::siginfo_t, context: *mut libc::c_void) {
     type Handler = extern "C" fn(libc::c_int, *mut libc::siginfo_t, *mut libc::c_void);
     let page = page_of(info);
-    match (SECONDS_OWN.load(Ordering::Relaxed), BEFORE_SECOND.load(Ordering::Relaxed)) {
+    match (SECONDS_PAGE.load(Ordering::Relaxed), BEFORE_SECOND.load(Ordering::Relaxed)) {
         (own, before) if own != page && before != 0 => {
-            // SAFETY: the handler that was there, which takes all three.
+            // SAFETY: `sigaction` returned this handler, which was installed with SA_SIGINFO.
             let before = unsafe { std::mem::transmute::<usize, Handler>(before) };
             before(signal, info, context);
         }
@@ -567,69 +584,71 @@ extern "C" fn second(signal: libc::c_int, info: *mut libc::siginfo_t, context: *
     }
 }
 
-fn put_on_top(handler: extern "C" fn(libc::c_int, *mut libc::siginfo_t, *mut libc::c_void)) -> usize {
-    // SAFETY: zeros are a value.
+fn install_handler(handler: extern "C" fn(libc::c_int, *mut libc::siginfo_t, *mut libc::c_void)) -> usize {
+    // SAFETY: all zeros are a valid `sigaction`.
     let mut action: libc::sigaction = unsafe { std::mem::zeroed() };
     action.sa_sigaction = handler as *const () as libc::sighandler_t;
     action.sa_flags = libc::SA_SIGINFO;
-    // SAFETY: zeros are a value.
+    // SAFETY: all zeros are a valid `sigaction`.
     let mut before: libc::sigaction = unsafe { std::mem::zeroed() };
-    // SAFETY: a handler of the right kind.
+    // SAFETY: the handler has the signature that SA_SIGINFO asks for.
     assert_eq!(unsafe { libc::sigaction(libc::SIGBUS, &action, &mut before) }, 0);
     before.sa_sigaction
 }
 
-/// A handler that was there before gets what is not ours, and nothing that is. One that comes later and calls the one before
-/// it shares with ours; one that does not takes ours away, until the guard is installed again.
+/// An earlier handler receives only the faults of foreign mappings. A later handler that calls its predecessor works
+/// together with the guard. A later handler that does not call it disables the guard until the guard is installed
+/// again.
 #[test]
-fn handlers_are_chained() {
-    if !alone("handlers_are_chained") {
+fn sigbus_handlers_receive_faults_of_foreign_mappings() {
+    if !alone("sigbus_handlers_receive_faults_of_foreign_mappings") {
         return;
     }
     let dir = Dir::new();
-    let filled = || OTHERS.each_ref().map(|count| count.load(Ordering::Relaxed));
-    put_on_top(first);
+    let handled = || FOREIGN_FAULTS.each_ref().map(|count| count.load(Ordering::Relaxed));
+    install_handler(first_handler);
     let maps = guarded();
-    let torn = |name: &str| {
+    let is_guarded = |name: &str| {
         let data = dir.file(name, 64 * KIB, 9);
         let lease = maps.open(&data.path).unwrap().lease(..).unwrap();
-        cut(&data.path, 0);
+        truncate(&data.path, 0);
         assert_eq!(lease[100], 0);
         lease.check().is_err()
     };
-    assert!(torn("one"));
-    assert_eq!(filled(), [0, 0]);
+    assert!(is_guarded("one"));
+    assert_eq!(handled(), [0, 0]);
     for times in 1..4 {
-        touch_a_hole_of_others(&dir, |_| ());
-        assert_eq!(filled(), [times, 0]);
-        assert!(torn("again"));
+        fault_in_a_foreign_mapping(&dir, |_| ());
+        assert_eq!(handled(), [times, 0]);
+        assert!(is_guarded("again"));
     }
-    BEFORE_SECOND.store(put_on_top(second), Ordering::Relaxed);
-    assert!(torn("shared"));
-    touch_a_hole_of_others(&dir, |_| ());
-    touch_a_hole_of_others(&dir, |page| SECONDS_OWN.store(page, Ordering::Relaxed));
-    assert_eq!(filled(), [4, 1]);
-    // Over it again: it keeps what is its own.
+    BEFORE_SECOND.store(install_handler(second_handler), Ordering::Relaxed);
+    assert!(is_guarded("shared"));
+    fault_in_a_foreign_mapping(&dir, |_| ());
+    fault_in_a_foreign_mapping(&dir, |page| SECONDS_PAGE.store(page, Ordering::Relaxed));
+    assert_eq!(handled(), [4, 1]);
+    // The guard is installed above the second handler, which still receives its own page's faults.
     fault_guard::install().unwrap();
-    assert!(torn("on top"));
-    touch_a_hole_of_others(&dir, |_| ());
-    touch_a_hole_of_others(&dir, |page| SECONDS_OWN.store(page, Ordering::Relaxed));
-    assert_eq!(filled(), [5, 2]);
+    assert!(is_guarded("on top"));
+    fault_in_a_foreign_mapping(&dir, |_| ());
+    fault_in_a_foreign_mapping(&dir, |page| SECONDS_PAGE.store(page, Ordering::Relaxed));
+    assert_eq!(handled(), [5, 2]);
 
-    put_on_top(first);
-    torn("lost");
-    assert_eq!(filled(), [6, 2], "the guard was taken off");
+    install_handler(first_handler);
+    is_guarded("lost");
+    assert_eq!(handled(), [6, 2], "the later handler has replaced the guard");
     fault_guard::install().unwrap();
-    assert!(torn("back"));
-    touch_a_hole_of_others(&dir, |_| ());
-    assert_eq!(filled(), [7, 2]);
+    assert!(is_guarded("back"));
+    fault_in_a_foreign_mapping(&dir, |_| ());
+    assert_eq!(handled(), [7, 2]);
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
-// At the limit of mappings
+// The limit of mappings
 // ---------------------------------------------------------------------------------------------------------------------
 
-/// Uses up the mappings that the system grants, `None` where that is no number; what it leaves is less than one hole takes.
+/// Uses up the mappings that the OS allows, so that fewer are left than one guarded fault takes. Returns the number of
+/// pages made unmergeable, or `None` if the limit is unknown or too high.
 #[cfg(target_os = "linux")]
 fn use_up_mappings() -> Option<usize> {
     let limit: usize = fs::read_to_string("/proc/sys/vm/max_map_count").ok()?.trim().parse().ok()?;
@@ -638,64 +657,65 @@ fn use_up_mappings() -> Option<usize> {
     }
     let page = 4 * KIB as usize;
     let flags = libc::MAP_PRIVATE | libc::MAP_ANON | libc::MAP_NORESERVE;
-    // SAFETY: a new mapping.
+    // SAFETY: the call creates a new mapping at an address of the kernel's choice.
     let made = unsafe { libc::mmap(ptr::null_mut(), 3 * limit * page, libc::PROT_NONE, flags, -1, 0) };
     assert_ne!(made, libc::MAP_FAILED);
-    // Each page of another kind in the middle makes two more of it.
+    // Each page with another protection splits an area, which adds two mappings.
     let mut done = 0;
     for odd in (1..3 * limit).step_by(2) {
-        // SAFETY: a page of the mapping just made.
+        // SAFETY: the page belongs to the mapping created above.
         if unsafe { libc::mprotect((made as usize + odd * page) as *mut libc::c_void, page, libc::PROT_READ) } != 0 {
             break;
         }
         done += 1;
     }
-    // One more at the edge, if one is left.
-    // SAFETY: a page of the mapping just made.
+    // A page at the edge adds only one mapping, if one is left.
+    // SAFETY: the page belongs to the mapping created above.
     unsafe { libc::mprotect(made, page, libc::PROT_READ | libc::PROT_WRITE) };
     Some(done)
 }
 
-/// The reserve serves where the system has no mapping left; where that is used up as well, the message says what to do.
+/// If the OS has no mapping left, the guard uses its reserve. After that the process ends with a message that names the
+/// limit.
 #[cfg(target_os = "linux")]
 #[test]
-fn at_the_limit_of_mappings_there_is_a_reserve() {
-    const NAME: &str = "at_the_limit_of_mappings_there_is_a_reserve";
-    let Some(output) = apart(NAME) else {
+fn fault_at_the_map_count_limit_uses_the_reserve_then_ends_the_process() {
+    const NAME: &str = "fault_at_the_map_count_limit_uses_the_reserve_then_ends_the_process";
+    let Some(output) = in_child(NAME) else {
         let dir = Dir::new();
         let data = dir.file("limit", 400 * WINDOW, 10);
         let maps = guarded();
         let file = maps.open(&data.path).unwrap();
         let held: Vec<Lease> = (0..400).map(|n| file.lease(n * WINDOW..(n + 1) * WINDOW).unwrap()).collect();
-        cut(&data.path, 0);
+        truncate(&data.path, 0);
         if use_up_mappings().is_none() {
-            eprintln!("SKIPPED: no limit of mappings that could be reached here");
+            eprintln!("SKIPPED: vm.max_map_count is unknown or too high to be reached");
             process::exit(0);
         }
         for (times, lease) in held.iter().enumerate() {
-            // In the middle, which takes two mappings more.
+            // A fault in the middle of a window adds two mappings.
             assert_eq!(lease[WINDOW as usize / 2], 0);
             assert!(lease.check().is_err());
-            eprintln!("filled {}", times + 1);
+            eprintln!("survived fault {}", times + 1);
         }
         process::exit(0);
     };
-    let said = String::from_utf8_lossy(&output.stderr);
-    if said.contains("SKIPPED") {
-        eprint!("{said}");
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    if stderr.contains("SKIPPED") {
+        eprint!("{stderr}");
         return;
     }
-    assert_died(&output);
-    let filled = said.matches("filled").count();
-    assert!((4..400).contains(&filled), "{filled} holes filled:\n{said}");
-    assert!(said.contains("vm.max_map_count") && said.contains("fault guard"), "{said}");
+    assert_ended_by_sigbus(&output);
+    let survived = stderr.matches("survived fault").count();
+    assert!((4..400).contains(&survived), "{survived} faults survived:\n{stderr}");
+    assert!(stderr.contains("vm.max_map_count") && stderr.contains("fault guard"), "{stderr}");
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
-// A medium that fails
+// A failing device
 // ---------------------------------------------------------------------------------------------------------------------
 
-/// Mounted until it is dropped.
+/// A mounted image. Dropping it unmounts the image.
 #[cfg(target_os = "linux")]
 struct Mounted(String);
 
@@ -725,12 +745,16 @@ fn run(command: &[&str]) -> Result<(), String> {
     }
 }
 
-/// A file on a device that ends in the middle of it, although the file is as long as ever: a loop device, whose image is cut
-/// short once nothing of the file is in memory any more.
+/// Creates a file on a loop device whose image is truncated afterwards. The file keeps its length, but part of it can
+/// no longer be read. The image is remounted before the truncation, so that no page of the file is cached.
+///
+/// # Errors
+///
+/// Returns the reason if the image cannot be created or mounted.
 #[cfg(target_os = "linux")]
-fn file_on_a_bad_medium(dir: &Dir, data: &[u8]) -> Result<(PathBuf, Mounted), String> {
+fn file_on_a_failing_device(dir: &Dir, data: &[u8]) -> Result<(PathBuf, Mounted), String> {
     const MIB: u64 = 1 << 20;
-    let path = |name: &str| dir.path().join(name).to_str().expect("a plain name").to_owned();
+    let path = |name: &str| dir.path().join(name).to_str().expect("the path is valid UTF-8").to_owned();
     let (image, point) = (path("image"), path("mount"));
     File::create(&image).and_then(|file| file.set_len(24 * MIB)).map_err(|error| error.to_string())?;
     run(&["mkfs.ext4", "-q", "-F", "-O", "^has_journal", "-b", "4096", &image])?;
@@ -741,23 +765,24 @@ fn file_on_a_bad_medium(dir: &Dir, data: &[u8]) -> Result<(PathBuf, Mounted), St
         fs::write(&file, data).map_err(|error| error.to_string())?;
     }
     let mounted = Mounted::new(&image, &point)?;
-    cut(Path::new(&image), 12 * MIB);
+    truncate(Path::new(&image), 12 * MIB);
     Ok((file, mounted))
 }
 
-/// What cannot be read is an error of the medium, not a truncation; what can be is there, side by side with it.
+/// A page that the device cannot read is reported as `Io`, not as a truncation. Readable pages next to it keep their
+/// bytes.
 #[cfg(target_os = "linux")]
 #[test]
-fn a_medium_that_fails_is_an_error() {
-    if !alone("a_medium_that_fails_is_an_error") {
+fn read_of_a_failing_device_is_an_io_error() {
+    if !alone("read_of_a_failing_device_is_an_io_error") {
         return;
     }
     let dir = Dir::new();
     let data = bytes(11, 16 << 20);
-    let (path, mounted) = match file_on_a_bad_medium(&dir, &data) {
+    let (path, mounted) = match file_on_a_failing_device(&dir, &data) {
         Ok(made) => made,
         Err(error) => {
-            eprintln!("SKIPPED a_medium_that_fails_is_an_error: {error}");
+            eprintln!("SKIPPED read_of_a_failing_device_is_an_io_error: {error}");
             return;
         }
     };
@@ -768,8 +793,8 @@ fn a_medium_that_fails_is_an_error() {
         descriptor.read_exact_at(&mut [0; 4096], page_at).is_ok()
     };
     let len = data.len() as u64;
-    let bad = (0..len).step_by(WINDOW as usize).find(|&at| !is_good(at)).expect("a page that is gone");
-    let good = (0..len).step_by(WINDOW as usize).find(|&at| is_good(at)).expect("a page that is there");
+    let bad = (0..len).step_by(WINDOW as usize).find(|&at| !is_good(at)).expect("some page cannot be read");
+    let good = (0..len).step_by(WINDOW as usize).find(|&at| is_good(at)).expect("some page can be read");
 
     fault_guard::install().unwrap();
     let maps = manager(MapManager::builder().window(Window::WholeFile));
@@ -779,14 +804,14 @@ fn a_medium_that_fails_is_an_error() {
     assert!(lease[there.clone()] == data[there.clone()]);
     assert!(lease[gone.clone()].iter().all(|&byte| byte == 0));
     let is_io = |result: Result<(), Error>| {
-        let error = result.expect_err("it cannot be read");
+        let error = result.expect_err("the page cannot be read");
         assert_eq!(error.kind(), ErrorKind::Io, "{error}");
         assert_eq!(std::error::Error::source(&error).map(|source| source.to_string()), {
             Some(io::Error::from_raw_os_error(libc::EIO).to_string())
         });
     };
     is_io(lease.slice(gone).check());
-    // More and more of them, and nothing that can be read is lost.
+    // 300 faults do not change the bytes of any readable page.
     let (mut good_pages, mut bad_pages) = (Vec::new(), 0);
     for at in (0..len / page).rev().map(|number| number * page) {
         match is_good(at) {
@@ -802,11 +827,11 @@ fn a_medium_that_fails_is_an_error() {
     for at in good_pages {
         let part = at as usize..(at + page) as usize;
         assert!(lease[part.clone()] == data[part.clone()], "at {at}");
-        lease.slice(part).check().expect("it is there");
+        lease.slice(part).check().expect("the page can be read");
     }
     is_io(lease.check());
     lease.slice(there.clone()).check().unwrap();
-    // Who reads beside it is not disturbed.
+    // Reads of readable pages by other readers are not affected.
     let (mut cursor, mut buffer) = (file.cursor(), file.buffer());
     for _ in 0..3 {
         assert_eq!(cursor.slice(good..good + 5).unwrap(), &data[good as usize..good as usize + 5]);
