@@ -1,9 +1,10 @@
-//! What the system gives fails on purpose, every now and then: mapping, unmapping, opening, looking, reading, advice. An
-//! operation may then give the error that it met, but never a wrong byte, and nothing is lost: when the faults stop, all
-//! works as before, and all goes back.
+//! Fault injection: some system calls fail on purpose (map, unmap, open, stat, read, advise).
 //!
-//! The library has no hook for this: `system.rs` takes the place of the calls themselves. On 64-bit Linux only, since
-//! elsewhere they have other names.
+//! An operation may then return the error of the failed call, but never a wrong byte. After the faults stop, every
+//! operation succeeds again, and every mapping, descriptor and count returns to zero at the end.
+//!
+//! The library has no hooks for this: `system.rs` replaces the system calls. It works only on 64-bit Linux with glibc,
+//! since the calls have other names elsewhere.
 
 #[cfg(all(target_os = "linux", target_env = "gnu", target_pointer_width = "64"))]
 #[path = "../it/support.rs"]
@@ -18,7 +19,7 @@ mod world;
 
 #[cfg(not(all(target_os = "linux", target_env = "gnu", target_pointer_width = "64")))]
 #[test]
-fn faults_are_injected() {
+fn fault_injection_on_other_systems_is_skipped() {
     use std::io::Write as _;
     let _ = writeln!(std::io::stderr(), "SKIPPED: faults are injected on 64-bit Linux with glibc only");
 }

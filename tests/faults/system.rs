@@ -1,9 +1,9 @@
-//! The system's calls, as the Rust code of this executable makes them: `mmap64`, `munmap`, `open64`, `statx`, `pread64`
-//! and `madvise` have a definition here, which the linker prefers to the C library's.
+//! Replacements for `mmap64`, `munmap`, `open64`, `statx`, `pread64` and `madvise`. The linker prefers these
+//! definitions to those of the C library.
 //!
-//! Only what is about a test's own files fails (those in a [`Dir`](crate::support::Dir)), and only in Rust code: threads,
-//! allocations and the tests' own looks at /proc live.
-#![allow(unsafe_code, reason = "they take the place of the system's own")]
+//! Only calls from Rust code on a test's own files (those in a [`Dir`](crate::support::Dir)) fail. Calls for threads,
+//! allocations and /proc succeed as usual.
+#![allow(unsafe_code, reason = "replaces functions of the C library")]
 
 use std::collections::BTreeMap;
 use std::ffi::{CStr, c_char, c_int, c_uint, c_void};
@@ -12,7 +12,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::support::{Rng, is_calm, note_fault};
 
-/// What can fail.
+/// A kind of system call that can be made to fail.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Call {
     Map,
@@ -20,7 +20,7 @@ pub(crate) enum Call {
     Open,
     Stat,
     Read,
-    /// A read that gives less than it was asked for: no error, but nothing that many expect.
+    /// A read that returns fewer bytes than requested, without an error.
     ShortRead,
     Advise,
 }
@@ -29,7 +29,7 @@ pub(crate) const CALLS: [Call; 7] =
     [Call::Map, Call::Unmap, Call::Open, Call::Stat, Call::Read, Call::ShortRead, Call::Advise];
 
 impl Call {
-    /// What the system says in its manual.
+    /// Returns the errors that the manual documents for this call.
     fn errors(self) -> &'static [c_int] {
         match self {
             Call::Map => &[libc::ENOMEM, libc::EAGAIN, libc::ENFILE, libc::EIO],
@@ -46,14 +46,14 @@ impl Call {
         &STATES[self as usize]
     }
 
-    /// How often it was made to fail so far.
+    /// Returns the number of injected failures of this call so far.
     pub(crate) fn failed(self) -> u64 {
         self.state().failed.load(Ordering::SeqCst)
     }
 }
 
 struct State {
-    /// One of so many fails; 0: none.
+    /// One of `every` calls fails on average; none if it is 0.
     every: AtomicU64,
     made: AtomicU64,
     failed: AtomicU64,
@@ -62,14 +62,16 @@ struct State {
 static STATES: [State; CALLS.len()] =
     [const { State { every: AtomicU64::new(0), made: AtomicU64::new(0), failed: AtomicU64::new(0) } }; CALLS.len()];
 static SEED: AtomicU64 = AtomicU64::new(0);
-/// The only error there is; 0: all that the call may have.
+/// The error of every injected failure; if it is 0, each failure picks one of the call's documented errors.
 static ERROR: AtomicI32 = AtomicI32::new(0);
 
-/// Until it is dropped, of each call one of so many fails (0: none), which ones the seed says.
-#[must_use = "dropped, it ends"]
+/// The duration of fault injection, which ends when this value is dropped.
+#[must_use = "dropping `Faults` ends the fault injection"]
 pub(crate) struct Faults(());
 
 impl Faults {
+    /// Makes one of `every[call]` calls of each kind fail on average, and none if the rate is 0. The seed determines
+    /// which.
     pub(crate) fn new(seed: u64, every: [u64; CALLS.len()]) -> Faults {
         SEED.store(seed, Ordering::SeqCst);
         ERROR.store(0, Ordering::SeqCst);
@@ -80,7 +82,7 @@ impl Faults {
         Faults(())
     }
 
-    /// Every single call of this kind, with this error.
+    /// Makes every call of this kind fail with `error`, and no call of another kind.
     pub(crate) fn all(call: Call, error: c_int) -> Faults {
         let faults = Faults::new(0, CALLS.map(|other| u64::from(other == call)));
         ERROR.store(error, Ordering::SeqCst);
@@ -94,7 +96,7 @@ impl Drop for Faults {
     }
 }
 
-/// Whether this one is to fail, and with which error.
+/// Counts a call and returns the error it has to fail with, or `None` if it has to succeed.
 fn fault(call: Call) -> Option<c_int> {
     let state = call.state();
     let every = state.every.load(Ordering::SeqCst);
@@ -114,46 +116,46 @@ fn fault(call: Call) -> Option<c_int> {
     }
 }
 
-/// Fails with that error.
+/// Sets `errno` to `error` and counts the fault for this thread.
 fn refuse(error: c_int) {
     note_fault();
-    // SAFETY: the address of this thread's own number, which is always there.
+    // SAFETY: the function has no preconditions; it returns the address of this thread's `errno`.
     let errno = unsafe { libc::__errno_location() };
-    // SAFETY: as above.
+    // SAFETY: the address is valid for this thread as long as the thread runs.
     unsafe { *errno = error };
 }
 
-/// Descriptors of the tests' files: those that were opened by a path of theirs.
+/// Flags for the descriptors of the tests' files, which are those opened through a path in a test's directory.
 static DESCRIPTORS: [AtomicBool; 4096] = [const { AtomicBool::new(false) }; 4096];
 
-/// Mappings of them: address and length.
+/// The mappings of the tests' files: address and length.
 static MAPPINGS: Mutex<BTreeMap<usize, usize>> = Mutex::new(BTreeMap::new());
 
 fn mappings() -> MutexGuard<'static, BTreeMap<usize, usize>> {
     MAPPINGS.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-fn is_ours(descriptor: c_int) -> bool {
-    usize::try_from(descriptor).ok().and_then(|at| DESCRIPTORS.get(at)).is_some_and(|ours| ours.load(Ordering::SeqCst))
+fn is_test_descriptor(descriptor: c_int) -> bool {
+    usize::try_from(descriptor).ok().and_then(|at| DESCRIPTORS.get(at)).is_some_and(|flag| flag.load(Ordering::SeqCst))
 }
 
-/// What the path of each `Dir` has in it.
+/// A part of the path of each `Dir`.
 const PREFIX: &[u8] = b"/smmap-";
 
-/// Below a directory that `support::Dir` has made.
+/// Returns `true` if the path is below a directory that `support::Dir` has created.
 ///
 /// # Safety
 ///
-/// `path` ends in a zero.
-unsafe fn is_our_path(path: *const c_char) -> bool {
-    // SAFETY: the caller's promise.
+/// `path` points to a string that ends in a zero byte.
+unsafe fn is_test_path(path: *const c_char) -> bool {
+    // SAFETY: the caller promises a string that ends in a zero byte.
     let path = unsafe { CStr::from_ptr(path) };
     path.to_bytes().windows(PREFIX.len()).any(|part| part == PREFIX)
 }
 
 /// # Safety
 ///
-/// As the system's own.
+/// As for the C library's function of this name.
 #[unsafe(no_mangle)]
 unsafe extern "C" fn mmap64(
     address: *mut c_void,
@@ -163,14 +165,14 @@ unsafe extern "C" fn mmap64(
     descriptor: c_int,
     offset: i64,
 ) -> *mut c_void {
-    let ours = is_ours(descriptor);
-    if let Some(error) = ours.then(|| fault(Call::Map)).flatten() {
+    let is_test_file = is_test_descriptor(descriptor);
+    if let Some(error) = is_test_file.then(|| fault(Call::Map)).flatten() {
         refuse(error);
         return libc::MAP_FAILED;
     }
-    // SAFETY: handed on as it came.
+    // SAFETY: the arguments are passed on unchanged.
     let mapped = unsafe { libc::syscall(libc::SYS_mmap, address, len, protection, flags, descriptor, offset) };
-    if ours && mapped != -1 {
+    if is_test_file && mapped != -1 {
         mappings().insert(mapped as usize, len);
     }
     mapped as *mut c_void
@@ -178,42 +180,43 @@ unsafe extern "C" fn mmap64(
 
 /// # Safety
 ///
-/// As the system's own.
+/// As for the C library's function of this name.
 #[unsafe(no_mangle)]
 unsafe extern "C" fn munmap(address: *mut c_void, len: usize) -> c_int {
-    // Before it is gone: afterwards its address may be another's.
-    let ours = mappings().remove(&address.addr());
-    if let Some(error) = ours.and_then(|_| fault(Call::Unmap)) {
+    // Removed before the unmap: afterwards another thread may map at this address.
+    let is_test_file = mappings().remove(&address.addr());
+    if let Some(error) = is_test_file.and_then(|_| fault(Call::Unmap)) {
         mappings().insert(address.addr(), len);
         refuse(error);
         return -1;
     }
-    // SAFETY: handed on as it came.
+    // SAFETY: the arguments are passed on unchanged.
     unsafe { libc::syscall(libc::SYS_munmap, address, len) as c_int }
 }
 
 /// # Safety
 ///
-/// As the system's own, with a mode also where that may be left out.
+/// As for the C library's function of this name. `mode` is always passed, also where the C library lets the caller omit
+/// it.
 #[unsafe(no_mangle)]
 unsafe extern "C" fn open64(path: *const c_char, flags: c_int, mode: c_uint) -> c_int {
-    // SAFETY: the caller's promise.
-    let ours = unsafe { is_our_path(path) };
-    if let Some(error) = ours.then(|| fault(Call::Open)).flatten() {
+    // SAFETY: the caller promises a string that ends in a zero byte.
+    let is_test_file = unsafe { is_test_path(path) };
+    if let Some(error) = is_test_file.then(|| fault(Call::Open)).flatten() {
         refuse(error);
         return -1;
     }
-    // SAFETY: handed on as it came.
+    // SAFETY: the arguments are passed on unchanged.
     let opened = unsafe { libc::syscall(libc::SYS_openat, libc::AT_FDCWD, path, flags, mode) } as c_int;
     if let Some(known) = usize::try_from(opened).ok().and_then(|at| DESCRIPTORS.get(at)) {
-        known.store(ours, Ordering::SeqCst);
+        known.store(is_test_file, Ordering::SeqCst);
     }
     opened
 }
 
 /// # Safety
 ///
-/// As the system's own.
+/// As for the C library's function of this name.
 #[unsafe(no_mangle)]
 unsafe extern "C" fn statx(
     directory: c_int,
@@ -222,23 +225,23 @@ unsafe extern "C" fn statx(
     mask: c_uint,
     found: *mut libc::statx,
 ) -> c_int {
-    // The standard library asks once with nothing, whether the system knows this call.
-    // SAFETY: not null, it ends in a zero.
-    let ours = !path.is_null() && (is_ours(directory) || unsafe { is_our_path(path) });
-    if let Some(error) = ours.then(|| fault(Call::Stat)).flatten() {
+    // The standard library calls `statx` once with a null path, to find out whether the kernel has this call.
+    // SAFETY: a path that is not null ends in a zero byte, as the caller promises.
+    let is_test_file = !path.is_null() && (is_test_descriptor(directory) || unsafe { is_test_path(path) });
+    if let Some(error) = is_test_file.then(|| fault(Call::Stat)).flatten() {
         refuse(error);
         return -1;
     }
-    // SAFETY: handed on as it came.
+    // SAFETY: the arguments are passed on unchanged.
     unsafe { libc::syscall(libc::SYS_statx, directory, path, flags, mask, found) as c_int }
 }
 
 /// # Safety
 ///
-/// As the system's own.
+/// As for the C library's function of this name.
 #[unsafe(no_mangle)]
 unsafe extern "C" fn pread64(descriptor: c_int, buf: *mut c_void, mut len: usize, offset: i64) -> isize {
-    if is_ours(descriptor) {
+    if is_test_descriptor(descriptor) {
         if let Some(error) = fault(Call::Read) {
             refuse(error);
             return -1;
@@ -247,20 +250,20 @@ unsafe extern "C" fn pread64(descriptor: c_int, buf: *mut c_void, mut len: usize
             len /= 2;
         }
     }
-    // SAFETY: handed on as it came, or a part of it.
+    // SAFETY: the arguments are passed on unchanged, except that `len` may be smaller.
     unsafe { libc::syscall(libc::SYS_pread64, descriptor, buf, len, offset) as isize }
 }
 
 /// # Safety
 ///
-/// As the system's own.
+/// As for the C library's function of this name.
 #[unsafe(no_mangle)]
 unsafe extern "C" fn madvise(address: *mut c_void, len: usize, advice: c_int) -> c_int {
-    let ours = mappings().contains_key(&address.addr());
-    if let Some(error) = ours.then(|| fault(Call::Advise)).flatten() {
+    let is_test_file = mappings().contains_key(&address.addr());
+    if let Some(error) = is_test_file.then(|| fault(Call::Advise)).flatten() {
         refuse(error);
         return -1;
     }
-    // SAFETY: handed on as it came.
+    // SAFETY: the arguments are passed on unchanged.
     unsafe { libc::syscall(libc::SYS_madvise, address, len, advice) as c_int }
 }

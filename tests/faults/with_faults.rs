@@ -1,4 +1,4 @@
-//! The tests. The faults are the process's, so one test at a time.
+//! The tests. Fault injection affects the whole process, so the tests run one at a time.
 
 use std::error::Error as _;
 use std::io;
@@ -22,11 +22,12 @@ use crate::world::{World, op, setup};
 
 static TURN: Mutex<()> = Mutex::new(());
 
-fn my_turn() -> MutexGuard<'static, ()> {
+fn lock_turn() -> MutexGuard<'static, ()> {
     TURN.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// How many of each failed since `before`, for the record; some of each, or the test has tested nothing.
+/// Prints the number of injected faults of each call since `before`. Panics if a call never failed, since the test has
+/// then tested nothing.
 fn report(what: &str, before: [u64; CALLS.len()]) {
     let failed = CALLS.map(Call::failed);
     let counts: Vec<_> = CALLS.iter().zip(failed).zip(before).map(|((call, now), was)| (call, now - was)).collect();
@@ -36,12 +37,12 @@ fn report(what: &str, before: [u64; CALLS.len()]) {
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
-// Any sequence of calls
+// Random operations
 // ---------------------------------------------------------------------------------------------------------------------
 
 #[test]
-fn any_sequence_of_calls_reads_like_a_vector() {
-    let _turn = my_turn();
+fn random_operations_with_faults_match_the_model() {
+    let _turn = lock_turn();
     let before = CALLS.map(Call::failed);
     let operations = AtomicU64::new(0);
     let every = || prop_oneof![1 => Just(0_u64), 3 => 2..12_u64];
@@ -68,19 +69,19 @@ fn any_sequence_of_calls_reads_like_a_vector() {
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
-// Many threads
+// Eight threads
 // ---------------------------------------------------------------------------------------------------------------------
 
 const WINDOW: u64 = 64 << 10;
 const THREADS: u64 = 8;
-/// For each thread what it holds, what it is about to hold, and one window that it has won to unmap it.
+/// The budget: for each thread the windows it holds, the window it maps next, and one window that it owns to unmap it.
 const BUDGET: u64 = THREADS * 4 * WINDOW;
 
 fn cache(settings: impl FnOnce(MapManagerBuilder) -> MapManagerBuilder) -> MapManager {
     manager(settings(MapManager::builder().window(Window::Sliding { bytes: WINDOW }).max_mapped_bytes(BUDGET)))
 }
 
-/// What one thread does; each call gives the right bytes, or an error that it has met a fault for.
+/// One thread's work. Each call returns the right bytes, or an error if a fault was injected into this thread.
 struct Worker<'a> {
     maps: &'a MapManager,
     files: &'a [TestFile],
@@ -99,11 +100,13 @@ impl<'a> Worker<'a> {
         Worker { maps, files, refuses, rng, file: 0, handle: None, cursor: None, kept: None, failed: 0 }
     }
 
+    /// Returns the value of a successful call. Returns `None` for an error after checking that it is allowed: the
+    /// budget is full, or a fault was injected into this thread since `before`.
     fn judge<T>(&mut self, before: u64, what: &str, result: smmap::Result<T>) -> Option<T> {
         let Err(error) = result else { return result.ok() };
         let is_full = error.kind() == ErrorKind::OverBudget && self.refuses;
-        let is_told = matches!(error.kind(), ErrorKind::Io | ErrorKind::OutOfMaps) && number(&error).is_some();
-        assert!(is_full || (is_told && own_faults() > before), "{what}: {error:?}");
+        let is_injected = matches!(error.kind(), ErrorKind::Io | ErrorKind::OutOfMaps) && number(&error).is_some();
+        assert!(is_full || (is_injected && own_faults() > before), "{what}: {error:?}");
         assert!(error.path().is_some_and(|path| path.starts_with(self.files[0].path.parent().unwrap())), "{error}");
         self.failed += 1;
         None
@@ -133,7 +136,7 @@ impl<'a> Worker<'a> {
                 }
             }
             5..9 => {
-                let mut cursor = self.cursor.take().expect("with each handle");
+                let mut cursor = self.cursor.take().expect("each handle has a cursor");
                 let found = cursor.window_at(start).map(|found| assert_same(found, rest, "the window"));
                 self.judge(before, "window_at", found);
                 let found = cursor.slice(start..end).map(|found| assert_same(found, part, "a slice"));
@@ -147,7 +150,7 @@ impl<'a> Worker<'a> {
                 }
             }
             14 => {
-                let leased = handle.windows().nth((start / WINDOW) as usize).expect("it has this window");
+                let leased = handle.windows().nth((start / WINDOW) as usize).expect("the file has this window");
                 if let Some(leased) = self.judge(before, "windows", leased) {
                     assert_same(&leased, &expected[window.start as usize..window.end as usize], "a window");
                 }
@@ -174,21 +177,21 @@ impl<'a> Worker<'a> {
     fn check_kept(&self) {
         if let Some(kept) = &self.kept {
             let start = kept.offset() as usize;
-            // Of which file it was is in its bytes.
+            // The file that the lease belongs to is not recorded. Its bytes tell which one it is.
             let is_same = |file: &&TestFile| file.get(start..start + kept.len()).is_some_and(|bytes| *bytes == **kept);
-            assert!(self.files.iter().any(|file| is_same(&file)), "kept: {kept:?}");
+            assert!(self.files.iter().any(|file| is_same(&file)), "the kept lease {kept:?} matches no file");
         }
     }
 }
 
-/// The error's number, as the system gave it.
+/// Returns the `errno` of the source error.
 fn number(error: &Error) -> Option<i32> {
     error.source()?.downcast_ref::<io::Error>()?.raw_os_error()
 }
 
 #[test]
-fn many_threads_read_right_and_the_budget_holds() {
-    let _turn = my_turn();
+fn eight_threads_with_faults_read_right_bytes_within_budget() {
+    let _turn = lock_turn();
     let before = CALLS.map(Call::failed);
     let mut operations = 0;
     for (seed, overcommit) in [(1, Overcommit::Allow), (2, Overcommit::Fail), (3, Overcommit::Wait(Duration::ZERO))] {
@@ -222,14 +225,14 @@ fn many_threads_read_right_and_the_budget_holds() {
                 .collect();
             let results: Vec<_> = workers.into_iter().map(|worker| worker.join()).collect();
             done.store(true, Ordering::Relaxed);
-            let failed: u64 = results.into_iter().map(|failed| failed.expect("no panic")).sum();
-            watcher.join().expect("no panic");
+            let failed: u64 = results.into_iter().map(|failed| failed.expect("the thread did not panic")).sum();
+            watcher.join().expect("the thread did not panic");
             assert!(failed > 0);
         });
         operations += steps * THREADS;
         drop(faults);
 
-        // All is well at once.
+        // All reads succeed as soon as the faults stop.
         for file in &files {
             let handle = maps.open(&file.path).unwrap();
             for lease in handle.windows() {
@@ -237,14 +240,14 @@ fn many_threads_read_right_and_the_budget_holds() {
                 assert_same(&lease, &file[lease.offset() as usize..][..lease.len()], "afterwards");
             }
         }
-        goes_back(&dir, maps);
+        assert_nothing_left(&dir, maps);
     }
     report(&format!("{operations} operations by {THREADS} threads"), before);
 }
 
-/// Nobody holds anything: nothing stays.
+/// Checks that no region, mapping or descriptor is left after all handles were dropped.
 #[track_caller]
-fn goes_back(dir: &Dir, maps: MapManager) {
+fn assert_nothing_left(dir: &Dir, maps: MapManager) {
     maps.collect();
     let nothing = || {
         let stats = maps.stats();
@@ -257,22 +260,22 @@ fn goes_back(dir: &Dir, maps: MapManager) {
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
-// Each call alone, and always
+// Every call of one kind fails
 // ---------------------------------------------------------------------------------------------------------------------
 
-/// What has to be in an error: the file, the range, what the system said, and what to do about it.
+/// Checks the kind and the file of an error, that it holds an `errno`, and that its message contains all `words`.
 #[track_caller]
-fn assert_says(error: &Error, kind: ErrorKind, file: &TestFile, words: &[&str]) {
-    let said = error.to_string();
-    assert_eq!(error.kind(), kind, "{said}");
-    assert_eq!(error.path(), Some(file.path.as_path()), "{said}");
-    assert!(number(error).is_some(), "{said}");
-    assert!(words.iter().all(|word| said.contains(word)), "{said}: not {words:?}");
+fn assert_error(error: &Error, kind: ErrorKind, file: &TestFile, words: &[&str]) {
+    let message = error.to_string();
+    assert_eq!(error.kind(), kind, "{message}");
+    assert_eq!(error.path(), Some(file.path.as_path()), "{message}");
+    assert!(number(error).is_some(), "{message}");
+    assert!(words.iter().all(|word| message.contains(word)), "{message}: does not contain all of {words:?}");
 }
 
 #[test]
-fn without_maps_it_reads() {
-    let _turn = my_turn();
+fn copying_read_without_mappings_reads_the_file() {
+    let _turn = lock_turn();
     let dir = Dir::new();
     let file = dir.file("file", 4 * WINDOW, 1);
     let maps = cache(|builder| builder);
@@ -283,30 +286,34 @@ fn without_maps_it_reads() {
         let _faults = Faults::all(Call::Map, number);
         let error = cursor.window_at(WINDOW).unwrap_err();
         match number {
-            libc::EIO => assert_says(&error, ErrorKind::Io, &file, &["cannot map"]),
-            _ => assert_says(&error, ErrorKind::OutOfMaps, &file, &["max_map_count", "raise", "max_regions"]),
+            libc::EIO => assert_error(&error, ErrorKind::Io, &file, &["cannot map"]),
+            _ => assert_error(&error, ErrorKind::OutOfMaps, &file, &["max_map_count", "raise", "max_regions"]),
         }
         assert!(error.range().is_some_and(|range| range.contains(&WINDOW)), "{error}");
-        // What may copy does, unless it was something else than a limit.
+        // A copying read reads the file if a limit of the OS refused the mapping. It fails after any other error.
         let mut bytes = vec![0; 3 * WINDOW as usize];
         match handle.read_exact_at(&mut bytes, 100) {
-            Err(error) if number == libc::EIO => assert_says(&error, ErrorKind::Io, &file, &["cannot map"]),
+            Err(error) if number == libc::EIO => assert_error(&error, ErrorKind::Io, &file, &["cannot map"]),
             read => {
                 read.unwrap();
                 assert_same(&bytes, &file[100..][..bytes.len()], "read");
             }
         }
     }
-    assert_eq!((maps.stats().maps, maps.stats().mapped_bytes), (0, 0), "what failed is not counted");
+    assert_eq!((maps.stats().maps, maps.stats().mapped_bytes), (0, 0), "a failed mapping is not counted");
 
-    assert_same(cursor.window_at(WINDOW).unwrap(), &file[WINDOW as usize..2 * WINDOW as usize], "the same call");
+    assert_same(
+        cursor.window_at(WINDOW).unwrap(),
+        &file[WINDOW as usize..2 * WINDOW as usize],
+        "the call after the faults",
+    );
     drop((cursor, handle));
-    goes_back(&dir, maps);
+    assert_nothing_left(&dir, maps);
 }
 
 #[test]
-fn what_is_not_unmapped_is_counted_and_tried_again() {
-    let _turn = my_turn();
+fn region_with_refused_unmap_stays_counted_and_is_retried() {
+    let _turn = lock_turn();
     let dir = Dir::new();
     let file = dir.file("file", 8 * WINDOW, 1);
     let maps = cache(|builder| builder.max_mapped_bytes(2 * WINDOW).overcommit(Overcommit::Fail));
@@ -318,32 +325,32 @@ fn what_is_not_unmapped_is_counted_and_tried_again() {
     cursor.release();
 
     let faults = Faults::all(Call::Unmap, libc::ENOMEM);
-    assert_eq!(maps.collect().regions, 0, "none was unmapped");
+    assert_eq!(maps.collect().regions, 0, "no region was unmapped");
     assert_eq!(dir.mapped().unwrap().bytes, 2 * WINDOW);
     let stats = maps.stats();
-    assert_eq!((stats.mapped_bytes, stats.regions, stats.unmaps), (2 * WINDOW, 2, 0), "all are counted");
-    // The budget is one for what is mapped, not for what is listed.
+    assert_eq!((stats.mapped_bytes, stats.regions, stats.unmaps), (2 * WINDOW, 2, 0), "every mapped region is counted");
+    // The budget counts mapped bytes, also those of regions whose unmap was refused.
     let error = cursor.window_at(5 * WINDOW).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::OverBudget, "{error}");
     assert_eq!(dir.mapped().unwrap().bytes, 2 * WINDOW);
     let mut bytes = [0; 100];
     handle.read_exact_at(&mut bytes, 10).unwrap();
-    assert_same(&bytes, &file[10..110], "read, since the window is on its way out");
+    assert_same(&bytes, &file[10..110], "copied, since the window is about to be unmapped");
     drop(faults);
 
     assert_same(
         cursor.window_at(5 * WINDOW).unwrap(),
         &file[5 * WINDOW as usize..][..WINDOW as usize],
-        "the same call",
+        "the call after the faults",
     );
     drop((cursor, handle));
-    goes_back(&dir, maps);
+    assert_nothing_left(&dir, maps);
 }
 
-/// The last handle, and what is held longer than that.
+/// The OS refuses to unmap regions when the last handle is dropped, and when a lease that outlives it is dropped.
 #[test]
-fn what_is_not_unmapped_when_all_is_dropped_goes_later() {
-    let _turn = my_turn();
+fn region_with_refused_unmap_is_unmapped_by_the_next_manager() {
+    let _turn = lock_turn();
     let (dir, other) = (Dir::new(), Dir::new());
     let file = dir.file("file", 4 * WINDOW, 1);
     let maps = cache(|builder| builder);
@@ -354,23 +361,23 @@ fn what_is_not_unmapped_when_all_is_dropped_goes_later() {
     let faults = Faults::all(Call::Unmap, libc::ENOMEM);
     drop(early);
     drop((handle, maps));
-    assert_same(&late, &file[WINDOW as usize..2 * WINDOW as usize], "a lease, alone");
+    assert_same(&late, &file[WINDOW as usize..2 * WINDOW as usize], "a lease that outlives the manager");
     drop(late);
-    assert_eq!(dir.mapped().unwrap().bytes, 4 * WINDOW, "none was unmapped");
+    assert_eq!(dir.mapped().unwrap().bytes, 4 * WINDOW, "no region was unmapped");
     drop(faults);
 
-    // Whoever comes next takes it along.
+    // The next manager retries the refused unmaps.
     let file = other.file("file", WINDOW, 2);
     let maps = cache(|builder| builder);
     assert_same(&maps.open(&file.path).unwrap().lease(..).unwrap(), &file, "leased");
-    goes_back(&other, maps);
+    assert_nothing_left(&other, maps);
     assert_eq!(dir.mapped(), Some(Mapped::default()));
     assert_eq!(dir.descriptors(), Some(0));
 }
 
 #[test]
-fn without_descriptors_what_is_held_stays_readable() {
-    let _turn = my_turn();
+fn held_regions_without_descriptors_stay_readable() {
+    let _turn = lock_turn();
     let dir = Dir::new();
     let (one, two) = (dir.file("one", 4 * WINDOW, 1), dir.file("two", 4 * WINDOW, 2));
     let maps = cache(|builder| builder);
@@ -380,23 +387,27 @@ fn without_descriptors_what_is_held_stays_readable() {
 
     let faults = Faults::all(Call::Open, libc::EMFILE);
     let error = maps.open(&two.path).unwrap_err();
-    assert_says(&error, ErrorKind::Io, &two, &["cannot open", "ulimit -n", "raise", "max_open_files"]);
-    assert_same(&lease, &one[..WINDOW as usize], "held");
+    assert_error(&error, ErrorKind::Io, &two, &["cannot open", "ulimit -n", "raise", "max_open_files"]);
+    assert_same(&lease, &one[..WINDOW as usize], "the held lease");
     assert_same(&first.lease(100..200).unwrap(), &one[100..200], "in the same window");
-    // Its descriptor was given up, in vain, so that the other file could be opened.
+    // The cache closed the descriptor of the first file so that the second could be opened, which failed nevertheless.
     let error = first.cursor().window_at(3 * WINDOW).unwrap_err();
-    assert_says(&error, ErrorKind::Io, &one, &["cannot open", "ulimit -n"]);
+    assert_error(&error, ErrorKind::Io, &one, &["cannot open", "ulimit -n"]);
     drop(faults);
 
-    assert_same(first.cursor().window_at(3 * WINDOW).unwrap(), &one[3 * WINDOW as usize..], "the same call");
-    assert_same(&maps.open(&two.path).unwrap().lease(..).unwrap(), &two, "the same call");
+    assert_same(
+        first.cursor().window_at(3 * WINDOW).unwrap(),
+        &one[3 * WINDOW as usize..],
+        "the call after the faults",
+    );
+    assert_same(&maps.open(&two.path).unwrap().lease(..).unwrap(), &two, "the call after the faults");
     drop((first, lease));
-    goes_back(&dir, maps);
+    assert_nothing_left(&dir, maps);
 }
 
 #[test]
-fn where_the_disk_fails_what_is_mapped_stays_readable() {
-    let _turn = my_turn();
+fn mapped_windows_with_a_failing_disk_stay_readable() {
+    let _turn = lock_turn();
     let dir = Dir::new();
     let file = dir.file("file", 4 * WINDOW, 1);
     let maps = cache(|builder| builder.max_mapped_bytes(WINDOW));
@@ -414,15 +425,15 @@ fn where_the_disk_fails_what_is_mapped_stays_readable() {
             Call::Read => (handle.read_exact_at(&mut bytes, 2 * WINDOW).unwrap_err(), "cannot read"),
             _ => (cursor.window_at(2 * WINDOW).unwrap_err(), "cannot look at the file"),
         };
-        assert_says(&error, ErrorKind::Io, &file, &[word]);
+        assert_error(&error, ErrorKind::Io, &file, &[word]);
     }
     handle.read_exact_at(&mut bytes, 2 * WINDOW).unwrap();
-    assert_same(&bytes, &file[2 * WINDOW as usize..][..100], "the same call");
+    assert_same(&bytes, &file[2 * WINDOW as usize..][..100], "the call after the faults");
     assert_same(
         cursor.window_at(2 * WINDOW).unwrap(),
         &file[2 * WINDOW as usize..][..WINDOW as usize],
-        "the same call",
+        "the call after the faults",
     );
     drop((handle, cursor));
-    goes_back(&dir, maps);
+    assert_nothing_left(&dir, maps);
 }
