@@ -1,18 +1,32 @@
-//! The integration tests: one binary, and all of it against the public face only.
+//! Integration tests, in one binary, against the public interface only.
 //!
-//! The tests run as threads of one process. So each has its own manager and its own temporary directory, and what it
-//! reads about the process (mappings, descriptors) it filters by that directory.
+//! Each file tests one behaviour. The tests run as threads of one process, so each has a manager and a temporary
+//! directory of its own. Counts of mappings and descriptors of the process include only files in that directory.
 
+mod fixture;
 mod support;
 
-mod bad_input;
-mod changes;
-mod far;
-mod leases;
+mod admission;
+mod api;
+mod bounds;
+mod buffer;
+mod close;
+mod copy;
+mod cursor;
+mod descriptors;
+mod errors;
+mod eviction;
+mod identity;
+mod large_offsets;
+mod lease;
+mod limits;
 mod model;
+mod open;
+mod overcommit;
 mod panics;
 mod python;
-mod reads;
-mod scans;
-mod scenarios;
+mod revalidate;
+mod scan;
+mod stats;
 mod stress;
+mod windows;

@@ -16,7 +16,7 @@ proptest! {
     })]
 
     #[test]
-    fn reads_like_a_vector(setup in setup(), ops in vec(op(), 1..80)) {
+    fn random_calls_read_like_a_vector(setup in setup(), ops in vec(op(), 1..80)) {
         let mut world = World::new(setup);
         for op in &ops {
             world.run(op);

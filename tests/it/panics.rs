@@ -303,7 +303,7 @@ proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn no_count_is_left_behind(
+    fn panics_in_callers_leave_no_client_counted(
         seed in any::<u64>(),
         throws in vec((select(WAYS), 0..WINDOWS, 0..WINDOWS, any::<bool>()), 1..20),
     ) {
@@ -320,7 +320,7 @@ proptest! {
 
 /// The library's own panics, for a range that is not there.
 #[test]
-fn a_slice_that_is_too_long_lets_go() {
+fn lease_slice_that_panics_releases_its_client() {
     let world = World::new(1);
     world.handle.prefetch(..100).unwrap();
     let lease = world.handle.lease(..100).unwrap();

@@ -81,7 +81,7 @@ fn assert_nothing_left(maps: &MapManager, dir: &Dir) {
 // ---------------------------------------------------------------------------------------------------------------------
 
 #[test]
-fn a_new_manager_holds_nothing() {
+fn new_manager_holds_nothing() {
     for builder in [sliding(), whole(), MapManager::builder()] {
         let maps = manager(builder);
         let (stats, limits) = (maps.stats(), maps.limits());
@@ -95,7 +95,7 @@ fn a_new_manager_holds_nothing() {
 
 /// The settings can be asked for; a window is rounded up, to no more than one granule above.
 #[test]
-fn settings_can_be_asked_for() {
+fn settings_read_back_as_set() {
     let maps = manager(sliding());
     let expected = Limits { max_mapped_bytes: SIZE / 3, max_regions: HANDLES, max_open_files: HANDLES };
     assert_eq!(maps.limits(), expected);
@@ -111,7 +111,7 @@ fn settings_can_be_asked_for() {
 }
 
 #[test]
-fn by_path_and_by_descriptor() {
+fn open_by_path_or_descriptor_reads_the_same_bytes() {
     let (dir, file) = file();
     for builder in [sliding(), whole()] {
         for by in WAYS {
@@ -132,7 +132,7 @@ fn by_path_and_by_descriptor() {
 
 /// There, a path and a descriptor are two files with regions of their own. Here they are the file that they lead to.
 #[test]
-fn a_path_and_a_descriptor_share_their_regions() {
+fn path_and_descriptor_of_a_file_share_its_regions() {
     let (_dir, file) = file();
     let maps = manager(sliding());
     let (by_path, by_descriptor) = (open(&maps, &file, By::Path), open(&maps, &file, By::Descriptor));
@@ -144,7 +144,7 @@ fn a_path_and_a_descriptor_share_their_regions() {
 
 /// Five thousand accesses anywhere: the bytes are right, the limits hold at every step, and it can all be collected.
 #[test]
-fn five_thousand_random_accesses() {
+fn random_accesses_stay_within_the_limits() {
     let (dir, file) = file();
     for builder in [sliding(), whole()] {
         for by in WAYS {
@@ -198,7 +198,7 @@ fn five_thousand_random_accesses() {
 
 /// A whole file above the budget. There the limit is soft; here it may also be refused, but it can always be read.
 #[test]
-fn a_whole_file_above_the_budget_can_be_read() {
+fn whole_file_above_the_budget_is_readable() {
     let (dir, file) = file();
     for by in WAYS {
         let maps = manager(whole().max_mapped_bytes(SIZE / 3));
@@ -224,7 +224,7 @@ fn a_whole_file_above_the_budget_can_be_read() {
 
 /// The budget is no reason to refuse, by default: what is in use stays, and one more is mapped.
 #[test]
-fn over_allocation_is_not_an_error() {
+fn over_allocation_by_default_is_allowed() {
     let (dir, file) = file();
     let maps = manager(sliding().max_mapped_bytes(SIZE / 20).max_regions(4));
     let mapped = open(&maps, &file, By::Path);
@@ -250,7 +250,7 @@ fn over_allocation_is_not_an_error() {
 
 /// The open files are limited too, and nobody notices but the system.
 #[test]
-fn open_files_are_limited() {
+fn open_files_stay_within_their_limit() {
     let dir = Dir::new();
     let files: Vec<TestFile> = (0..40).map(|n| dir.file(&format!("file {n}"), 10_000 + n, n)).collect();
     let maps = manager(sliding().max_open_files(5));
@@ -277,7 +277,7 @@ fn open_files_are_limited() {
 
 /// There, for Windows only, and pulling the memory away under its readers. Here it waits for them.
 #[test]
-fn files_can_be_let_go_by_path() {
+fn close_by_path_unmaps_unused_windows() {
     let dir = Dir::new();
     std::fs::create_dir(dir.path().join("sub")).unwrap();
     let (near, far) = (dir.file("near", SIZE / 8, 1), dir.file("sub/far", SIZE / 8, 2));
@@ -307,7 +307,7 @@ fn files_can_be_let_go_by_path() {
 
 /// Windows touch and never overlap: with all of them mapped, each byte is mapped once.
 #[test]
-fn neighbours_do_not_overlap() {
+fn neighbouring_windows_do_not_overlap() {
     let (dir, file) = file();
     let maps = manager(sliding().max_mapped_bytes(2 * SIZE).max_regions(1000));
     let window = maps.window_bytes().unwrap();
@@ -329,7 +329,7 @@ fn neighbours_do_not_overlap() {
 
 /// A window reaches to the left of what was asked for, and serves what lies there.
 #[test]
-fn a_window_extends_to_the_left() {
+fn window_extends_to_the_left_of_the_requested_offset() {
     let (_dir, file) = file();
     let maps = manager(sliding());
     let window = maps.window_bytes().unwrap();
@@ -353,7 +353,7 @@ fn a_window_extends_to_the_left() {
 // ---------------------------------------------------------------------------------------------------------------------
 
 #[test]
-fn a_cursor_without_a_region() {
+fn cursor_without_a_region_pins_nothing() {
     let (dir, file) = file();
     let maps = manager(sliding());
     let mapped = open(&maps, &file, By::Path);
@@ -369,7 +369,7 @@ fn a_cursor_without_a_region() {
 
 /// A region stays while one client holds it, and is collected only when none does.
 #[test]
-fn regions_count_their_clients() {
+fn regions_with_clients_are_not_collected() {
     let (dir, file) = file();
     let maps = manager(sliding());
     let mapped = open(&maps, &file, By::Path);
@@ -406,7 +406,7 @@ fn regions_count_their_clients() {
 
 /// There, a count could go negative when threads shared a manager. Here it comes out even.
 #[test]
-fn counts_come_out_even_with_threads() {
+fn pin_counts_after_eight_threads_are_zero() {
     let (dir, file) = file();
     let maps = manager(sliding());
     let mapped = open(&maps, &file, By::Descriptor);
@@ -432,7 +432,7 @@ fn counts_come_out_even_with_threads() {
 
 /// With `Fail` the limit is hard, and the error says what it is.
 #[test]
-fn a_hard_limit_if_wanted() {
+fn fail_with_all_windows_pinned_refuses_another() {
     let (dir, file) = file();
     let maps = manager(sliding().overcommit(Overcommit::Fail));
     let mapped = open(&maps, &file, By::Path);
@@ -454,7 +454,7 @@ fn a_hard_limit_if_wanted() {
 // ---------------------------------------------------------------------------------------------------------------------
 
 #[test]
-fn buffers_are_indexed_from_both_ends() {
+fn buffer_is_indexed_from_both_ends() {
     let (_dir, file) = file();
     let maps = manager(MapManager::builder().admission(Admission::Always));
     let mut buffer = open(&maps, &file, By::Path).buffer();
@@ -481,7 +481,7 @@ fn buffers_are_indexed_from_both_ends() {
 
 /// A hundred single bytes and a hundred ranges of any length, with plenty, with the worst settings, and as one window.
 #[test]
-fn buffers_under_random_access() {
+fn buffer_under_random_access_gives_the_right_bytes() {
     let (dir, file) = file();
     for by in WAYS {
         for (name, builder) in [("optimal", MapManager::builder()), ("worst case", sliding()), ("static", whole())] {

@@ -14,6 +14,7 @@ use smmap::{
     Window,
 };
 
+use crate::fixture::seeded::{SMALL, SOON, assert_bytes, file_in, part, poll, poll_kernel_agrees, small};
 use crate::support::{
     Dir, Rng, TestFile, alone, assert_same, collector_threads, manager, scale, settles, surely_mapped_below, threads,
 };
@@ -354,7 +355,7 @@ fn nobody(_: &mut Rng) {}
 
 /// With room for what is pinned and a window more for each thread, nothing is ever above the budget.
 #[test]
-fn the_budget_is_what_is_mapped() {
+fn mapped_bytes_under_load_stay_within_the_budget() {
     for admission in [Admission::Adaptive, Admission::Always] {
         let world = World::new(1, admission, false, |builder| builder.overcommit(Overcommit::Allow));
         assert_eq!(world.run(3000 * scale(), BUDGET, nobody), 0);
@@ -368,7 +369,7 @@ fn the_budget_is_what_is_mapped() {
 
 /// Regions are a budget of their own.
 #[test]
-fn the_regions_are_limited_too() {
+fn regions_under_load_stay_within_max_regions() {
     let most = (THREADS * (PINS + 1)) as usize;
     let world = World::new(2, Admission::Always, false, |builder| builder.max_regions(most).max_mapped_bytes(1 << 30));
     assert_eq!(world.run(1500 * scale(), 1 << 30, nobody), 0);
@@ -380,7 +381,7 @@ fn the_regions_are_limited_too() {
 
 /// Too little for all: then calls that map are refused, and those that copy never are.
 #[test]
-fn a_hard_budget_is_never_passed() {
+fn hard_budget_under_load_is_never_exceeded() {
     const TIGHT: u64 = 6 * WINDOW;
     let ways = [Overcommit::Fail, Overcommit::Wait(Duration::from_millis(2))];
     for (overcommit, admission) in ways.into_iter().zip([Admission::Adaptive, Admission::Always]) {
@@ -406,7 +407,7 @@ fn a_hard_budget_is_never_passed() {
 
 /// Limits that go up and down, files that are closed, and collections, all the time.
 #[test]
-fn limits_that_move() {
+fn changing_limits_are_never_exceeded() {
     for admission in [Admission::Adaptive, Admission::Always] {
         let world = World::new(4, admission, true, |builder| builder);
         let meddle = |rng: &mut Rng| match rng.below(8) {
@@ -450,7 +451,7 @@ fn limits_that_move() {
 
 /// Everybody wants the same window at once: one maps it, for all.
 #[test]
-fn a_cold_window_is_mapped_once() {
+fn cold_window_wanted_by_64_threads_is_mapped_once() {
     const CROWD: usize = 64;
     const ROUNDS: u64 = 50;
     let dir = Dir::new();
@@ -534,7 +535,7 @@ impl Parcel {
 
 /// Leases and cursors, taken here, cloned there, and dropped elsewhere.
 #[test]
-fn clones_go_from_thread_to_thread() {
+fn clones_passed_between_threads_read_the_right_bytes() {
     let world = World::new(6, Admission::Adaptive, false, |builder| builder.max_mapped_bytes(20 * WINDOW));
     let (senders, receivers): (Vec<SyncSender<Parcel>>, Vec<Receiver<Parcel>>) =
         (0..THREADS).map(|_| mpsc::sync_channel(8)).unzip();
@@ -583,7 +584,7 @@ fn clones_go_from_thread_to_thread() {
 
 /// One file, opened and dropped by all at once: its entry comes and goes under their hands.
 #[test]
-fn files_open_and_go_at_once() {
+fn files_opened_and_dropped_concurrently_leave_nothing() {
     let dir = Dir::new();
     let files = [dir.file("a", 300_000, 7), dir.file("b", 3, 8)];
     let maps = manager(MapManager::builder().window(Window::Sliding { bytes: WINDOW }).max_mapped_bytes(2 * WINDOW));
@@ -633,8 +634,8 @@ enum Handle {
 
 /// 64 handles go at once, whichever is the last: the collector is joined, the leases stay until they are dropped.
 #[test]
-fn the_last_handle_takes_all_along() {
-    if !alone("stress::the_last_handle_takes_all_along") {
+fn last_handle_dropped_joins_the_collector() {
+    if !alone("stress::last_handle_dropped_joins_the_collector") {
         return;
     }
     let dir = Dir::new();
@@ -716,4 +717,114 @@ fn many_handles(files: &[TestFile], seed: u64) -> (Vec<Handle>, Vec<(usize, Leas
     }
     leases.truncate(10);
     (handles, leases)
+}
+
+/// smmap issue 24: a thread pool over one manager made the client counts go negative.
+#[test]
+fn client_counts_after_a_thread_pool_are_zero() {
+    const THREADS: u64 = 8;
+    const WINDOWS: u64 = 64;
+    let rounds = if cfg!(miri) { 50 } else { 2_000 };
+
+    let dir = Dir::new();
+    let path = file_in(&dir, "pool", 3, WINDOWS * SMALL);
+    let maps = manager(small().max_mapped_bytes(8 * SMALL).max_regions(8));
+    let handle = maps.open(&path).unwrap();
+
+    let work = |thread: u64| {
+        let mut dice = Rng::new(thread);
+        let mut held: Vec<Lease> = Vec::new();
+        let mut cursor = handle.cursor();
+        for round in 0..rounds {
+            let start = dice.below(WINDOWS) * SMALL + dice.below(1000);
+            match dice.below(5) {
+                0 => held.push(handle.lease(start..start + 4096).unwrap()),
+                1 => assert_bytes(cursor.window_at(start).unwrap(), 3, start),
+                2 => held.extend(held.last().cloned()),
+                3 => {
+                    let mut other = cursor.clone();
+                    assert_bytes(other.slice(start..start + 100).unwrap(), 3, start);
+                }
+                _ => {
+                    let again = maps.open(&path).unwrap();
+                    assert_bytes(again.cursor().window_at(start).unwrap(), 3, start);
+                    cursor.release();
+                }
+            }
+            if held.len() > 4 {
+                let gone = held.swap_remove((dice.below(4)) as usize);
+                assert_bytes(&gone, 3, gone.offset());
+            }
+            if round % 64 == 0 {
+                // A count below zero is a huge one.
+                let stats = maps.stats();
+                assert!(stats.pinned_regions < 1_000_000, "{stats:?}");
+                assert!(stats.regions < 1_000_000, "{stats:?}");
+                assert!(stats.pinned_bytes < 1 << 40, "{stats:?}");
+                assert!(stats.mapped_bytes < 1 << 40, "{stats:?}");
+            }
+        }
+    };
+    thread::scope(|scope| {
+        for thread in 0..THREADS {
+            let work = &work;
+            scope.spawn(move || work(thread));
+        }
+    });
+
+    let stats = maps.stats();
+    assert_eq!((stats.pinned_regions, stats.pinned_bytes), (0, 0), "{stats:?}");
+    poll(&maps, SOON, "all is unmapped once nobody holds anything", || {
+        maps.collect();
+        maps.stats().regions == 0
+    });
+    let stats = maps.stats();
+    assert_eq!(stats.mapped_bytes, 0, "{stats:?}");
+    assert_eq!(stats.maps, stats.unmaps, "{stats:?}");
+    assert!(stats.maps > 0 && stats.hits > 0, "{stats:?}");
+    poll_kernel_agrees(&maps, &dir);
+}
+
+/// libgit2 5591: use after free between threads, with low window limits.
+#[test]
+fn borrowed_windows_under_low_limits_stay_mapped() {
+    const WINDOWS: u64 = 16;
+    let rounds = if cfg!(miri) { 20 } else { 1_000 };
+
+    let dir = Dir::new();
+    let maps = manager(small().max_mapped_bytes(2 * SMALL).max_regions(2).max_open_files(2));
+    let files: Vec<_> = (0..3u8)
+        .map(|seed| maps.open(file_in(&dir, &format!("pack-{seed}"), seed, WINDOWS * SMALL)).unwrap())
+        .collect();
+
+    thread::scope(|scope| {
+        for thread in 0..4u64 {
+            let files = &files;
+            scope.spawn(move || {
+                let mut dice = Rng::new(thread);
+                let mut cursors: Vec<_> = files.iter().map(MappedFile::cursor).collect();
+                for _ in 0..rounds {
+                    let seed = (dice.below(3)) as u8;
+                    let offset = dice.below(WINDOWS * SMALL - 4096);
+                    let lease = files[usize::from(seed)].lease(offset..offset + 4096).unwrap();
+                    let other = (dice.below(3)) as u8;
+                    let start = dice.below(WINDOWS) * SMALL;
+                    let window = cursors[usize::from(other)].window_at(start).unwrap();
+                    // Held across a chance for the others to evict: still there, still right.
+                    assert_bytes(window, other, start);
+                    thread::yield_now();
+                    assert_eq!(&*lease, part(seed, offset..offset + 4096));
+                    assert_bytes(window, other, start);
+                }
+            });
+        }
+    });
+
+    let stats = maps.stats();
+    assert!(stats.evictions > 0, "there was no pressure: {stats:?}");
+    assert_eq!(stats.pinned_regions, 0, "{stats:?}");
+    poll(&maps, SOON, "back inside the limits", || {
+        let stats = maps.stats();
+        stats.mapped_bytes <= 2 * SMALL && stats.regions <= 2
+    });
 }

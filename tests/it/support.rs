@@ -397,7 +397,7 @@ pub(crate) fn alone(test: &str) -> bool {
 }
 
 #[test]
-fn bytes_are_those_of_the_pattern() {
+fn bytes_match_the_pattern() {
     let found = bytes(7, 1003);
     assert_eq!(found.len(), 1003);
     assert!((0..1003).all(|offset| found[offset as usize] == pattern(7, offset)));
@@ -405,7 +405,7 @@ fn bytes_are_those_of_the_pattern() {
 }
 
 #[test]
-fn a_line_of_the_kernels_list_is_read() {
+fn kernel_mapping_line_is_parsed() {
     let line = "7f00-9f00 r--s 00003000 fe:01 4711                       /tmp/a b/some file (deleted)";
     let area = parse(line, Path::new("/tmp/a b")).expect("below that directory");
     assert_eq!((area.start, area.end, area.offset), (0x7f00, 0x9f00, 0x3000));
@@ -419,7 +419,7 @@ fn a_line_of_the_kernels_list_is_read() {
 }
 
 #[test]
-fn threads_are_listed_while_they_live() {
+fn threads_are_listed_only_while_alive() {
     if collector_threads().is_none() {
         return;
     }

@@ -45,7 +45,7 @@ fn by_small_reads(file: &MappedFile, bytes: &[u8], pause: &mut dyn FnMut()) {
 }
 
 #[test]
-fn a_scan_does_not_push_out_what_is_hot() {
+fn scan_of_cold_windows_keeps_hot_windows_mapped() {
     let dir = Dir::new();
     let data = dir.file("data", ALL * WINDOW, 1);
     let scans: [(&str, Scan); 3] =

@@ -1,14 +1,17 @@
-//! Leases: bytes that belong to whoever holds them, whatever becomes of the manager, the file and the limits.
+//! Leases: bytes that stay readable until the lease is dropped, independent of the cache, the file and the limits.
 
-use std::panic::{self, RefUnwindSafe};
+use std::ops::Bound;
+use std::panic::{self, RefUnwindSafe, catch_unwind};
 use std::sync::mpsc;
 use std::thread;
 
 use smmap::{Admission, Lease, Limits, MapManager, MapManagerBuilder, MappedFile, Overcommit, Window};
 
+use crate::fixture::three_windows::{content, with_file};
 use crate::support::{Dir, TestFile, assert_same, manager, settles};
 
 const WINDOW: u64 = 64 << 10;
+
 const WINDOWS: u64 = 8;
 
 /// A file of eight windows and a piece, and a manager with room for all of it.
@@ -27,7 +30,7 @@ fn setup(change: impl FnOnce(MapManagerBuilder) -> MapManagerBuilder) -> (Dir, T
 
 /// What a program may do with a lease, as the compiler sees it.
 #[test]
-fn may_go_anywhere() {
+fn lease_is_an_owned_thread_safe_value() {
     fn owned<T: Clone + Send + Sync + RefUnwindSafe + std::fmt::Debug + Default + 'static>() {}
     fn bytes<T: std::ops::Deref<Target = [u8]> + AsRef<[u8]> + PartialEq<[u8]>>() {}
     owned::<Lease>();
@@ -43,7 +46,7 @@ fn may_go_anywhere() {
 }
 
 #[test]
-fn reads_as_a_slice() {
+fn lease_reads_as_a_slice() {
     let (_dir, file, _maps, mapped) = setup(|builder| builder);
     let lease = mapped.lease(100..300).unwrap();
     assert_eq!(lease.len(), 200);
@@ -56,7 +59,7 @@ fn reads_as_a_slice() {
 }
 
 #[test]
-fn every_kind_of_range() {
+fn lease_of_every_kind_of_range_gives_its_bytes() {
     use std::ops::Bound::{Excluded, Included};
 
     let (_dir, file, _maps, mapped) = setup(|builder| builder);
@@ -73,7 +76,7 @@ fn every_kind_of_range() {
 }
 
 #[test]
-fn knows_its_offset() {
+fn offset_of_a_lease_is_the_start_of_its_range() {
     let (_dir, file, _maps, mapped) = setup(|builder| builder);
     for start in [0, 1, 4095, 4096, WINDOW - 2, WINDOW, 3 * WINDOW + 77] {
         // The second crosses a border or more, the third is too large to be a copy.
@@ -88,7 +91,7 @@ fn knows_its_offset() {
 }
 
 #[test]
-fn the_default_is_empty() {
+fn default_lease_is_empty() {
     let lease = Lease::default();
     assert_eq!((lease.len(), lease.offset(), lease.is_mapped()), (0, 0, false));
     assert!(lease.slice(..).is_empty());
@@ -96,7 +99,7 @@ fn the_default_is_empty() {
 }
 
 #[test]
-fn slices_of_slices() {
+fn slice_of_a_slice_has_the_right_offset_and_bytes() {
     let (_dir, file, _maps, mapped) = setup(|builder| builder);
     let lease = mapped.lease(1000..2000).unwrap();
     let part = lease.slice(100..=599);
@@ -112,7 +115,7 @@ fn slices_of_slices() {
 }
 
 #[test]
-fn a_slice_out_of_range_panics() {
+fn slice_out_of_range_panics() {
     let (_dir, file, maps, mapped) = setup(|builder| builder);
     let lease = mapped.lease(10..20).unwrap();
     // No AssertUnwindSafe: a lease is RefUnwindSafe.
@@ -131,9 +134,37 @@ fn a_slice_out_of_range_panics() {
     assert_eq!(maps.stats().pinned_regions, 0);
 }
 
+/// `Lease::slice` panics exactly where a slice does.
+#[test]
+fn slice_of_a_lease_panics_where_a_slice_panics() {
+    let (_dir, _maps, file) = with_file();
+    let lease = file.lease(100..200).unwrap();
+    let panics = |range: (Bound<usize>, Bound<usize>)| {
+        let bytes = lease.to_vec();
+        let ours = catch_unwind(|| drop(lease.slice(range))).is_err();
+        let theirs = catch_unwind(|| bytes[range].len()).is_err();
+        assert_eq!(ours, theirs, "{range:?}");
+        ours
+    };
+    use Bound::{Excluded, Included, Unbounded};
+    assert!(panics((Included(5), Excluded(3))));
+    assert!(panics((Included(0), Excluded(101))));
+    assert!(panics((Included(101), Unbounded)));
+    assert!(panics((Included(0), Included(usize::MAX))));
+    assert!(panics((Excluded(usize::MAX), Unbounded)));
+    assert!(panics((Unbounded, Included(100))));
+    assert!(!panics((Included(100), Unbounded)));
+    assert!(!panics((Excluded(9), Included(99))));
+    assert_eq!(lease.slice((Excluded(9), Included(99))).offset(), 110);
+    // None of it harmed the lease.
+    assert_eq!(&*lease, content(100..200));
+    assert!(Lease::default().slice(0..0).is_empty());
+    assert!(catch_unwind(|| Lease::default().slice(0..1)).is_err());
+}
+
 /// The address stays, when the lease moves, is cloned, and when everything around it comes and goes.
 #[test]
-fn the_address_is_stable() {
+fn address_of_a_lease_is_stable() {
     let (_dir, file, maps, mapped) = setup(|builder| builder.max_mapped_bytes(4 * WINDOW));
     let lease = mapped.lease(WINDOW + 10..2 * WINDOW).unwrap();
     // A copy has an address of its own, which has to stay too.
@@ -167,7 +198,7 @@ fn the_address_is_stable() {
 
 /// A clone is one more client of the same region, and takes no mapping of its own.
 #[test]
-fn clones_and_slices_share_the_region() {
+fn clones_and_slices_share_one_region() {
     let (dir, _file, maps, mapped) = setup(|builder| builder);
     let lease = mapped.lease(0..WINDOW).unwrap();
     let many: Vec<Lease> = (0..100).flat_map(|n| [lease.clone(), lease.slice(n..n + 1)]).collect();
@@ -187,7 +218,7 @@ fn clones_and_slices_share_the_region() {
 
 /// A lease is all that is left of its manager, and takes the mapping along when it goes.
 #[test]
-fn outlives_everything_and_unmaps_at_last() {
+fn lease_outlives_its_cache_and_unmaps_when_dropped() {
     for last_elsewhere in [false, true] {
         let (dir, file, maps, mapped) = setup(|builder| builder);
         let mut cursor = mapped.cursor();
@@ -230,7 +261,7 @@ fn outlives_everything_and_unmaps_at_last() {
 }
 
 #[test]
-fn survives_the_file_being_removed() {
+fn lease_survives_removal_of_its_file() {
     let (dir, file, maps, mapped) = setup(|builder| builder);
     let lease = mapped.lease(..WINDOW).unwrap();
     std::fs::remove_file(&file.path).unwrap();
@@ -250,7 +281,7 @@ fn survives_the_file_being_removed() {
 }
 
 #[test]
-fn survives_close_collect_and_lower_limits() {
+fn lease_survives_close_collect_and_lowered_limits() {
     let (dir, file, maps, mapped) = setup(|builder| builder);
     let mut cursor = mapped.cursor();
     for window in 0..WINDOWS {
@@ -300,7 +331,7 @@ fn survives_close_collect_and_lower_limits() {
 
 /// What was held when its file was closed goes when it is let go: nobody has to collect it.
 #[test]
-fn a_closed_window_goes_with_its_last_lease() {
+fn window_closed_while_leased_is_unmapped_with_its_last_lease() {
     let (dir, file, maps, mapped) = setup(|builder| builder);
     let lease = mapped.lease(2 * WINDOW..3 * WINDOW).unwrap();
     let twin = lease.clone();
@@ -315,7 +346,7 @@ fn a_closed_window_goes_with_its_last_lease() {
 
 /// A long range over several windows is a mapping of its own, counted, and gone with its last owner.
 #[test]
-fn a_long_range_is_inside_the_budget() {
+fn detached_region_counts_towards_the_budget() {
     let (dir, file, maps, mapped) = setup(|builder| builder.overcommit(Overcommit::Fail));
     let (start, end) = (WINDOW / 2, 6 * WINDOW + 5);
     let lease = mapped.lease(start..end).unwrap();
@@ -335,7 +366,7 @@ fn a_long_range_is_inside_the_budget() {
 
 /// When all is pinned, a small range is read instead of mapped, and that lease is as good as another.
 #[test]
-fn a_copy_when_nothing_can_be_mapped() {
+fn lease_without_room_to_map_is_a_copy() {
     let (dir, file, maps, mapped) = setup(|builder| {
         builder.max_mapped_bytes(2 * WINDOW).overcommit(Overcommit::Fail).admission(Admission::Adaptive)
     });
@@ -357,7 +388,7 @@ fn a_copy_when_nothing_can_be_mapped() {
 
 /// Taken here, dropped there: the count of clients comes out even.
 #[test]
-fn may_be_dropped_in_another_thread() {
+fn leases_dropped_in_another_thread_release_their_windows() {
     let (_dir, file, maps, mapped) = setup(|builder| builder);
     let (send, receive) = mpsc::sync_channel::<Lease>(8);
     let reader = thread::spawn(move || {
@@ -380,7 +411,7 @@ fn may_be_dropped_in_another_thread() {
 
 #[cfg(feature = "bytes")]
 #[test]
-fn becomes_bytes_without_copying() {
+fn bytes_from_a_lease_share_its_address() {
     let (dir, file, maps, mapped) = setup(|builder| builder);
     let lease = mapped.lease(10..WINDOW).unwrap();
     let at = lease.as_ptr();
@@ -395,7 +426,7 @@ fn becomes_bytes_without_copying() {
 
 #[cfg(feature = "stable_deref_trait")]
 #[test]
-fn promises_a_stable_address() {
+fn lease_implements_clone_stable_deref() {
     fn stable<T: stable_deref_trait::CloneStableDeref>() {}
     stable::<Lease>();
 }

@@ -75,7 +75,7 @@ fn assert_mark_in(lease: &Lease, offset: u64, what: &str) {
 
 /// Every window, by four threads, in an order that nobody foresees; and the kernel has never more mapped than it may.
 #[test]
-fn eight_gib_through_windows_of_four_mib_in_a_budget_of_one_gib() {
+fn reads_of_8_gib_in_4_mib_windows_stay_within_1_gib() {
     const THREADS: u64 = 4;
     let dir = Dir::new();
     let maps = small_windows();
@@ -129,7 +129,7 @@ fn eight_gib_through_windows_of_four_mib_in_a_budget_of_one_gib() {
 
 /// Each public way to a byte, at marks on both sides of 4 GiB and over the borders.
 #[test]
-fn every_way_of_reading_leads_beyond_4_gib() {
+fn every_way_of_reading_beyond_4_gib_gives_the_right_bytes() {
     let dir = Dir::new();
     let path = far_file(&dir);
     let maps = small_windows();
@@ -224,7 +224,7 @@ fn read_in_every_way(file: &MappedFile, at: u64) {
 /// As one window, the file is more than the budget; on 32 bit it is more than there are addresses, whatever the budget
 /// says. What copies reads on.
 #[test]
-fn a_file_that_cannot_be_mapped_whole_is_read_by_copies() {
+fn file_too_large_to_map_whole_is_read_by_copies() {
     let dir = Dir::new();
     let path = far_file(&dir);
     let boundless = (u64::MAX, Overcommit::Allow);

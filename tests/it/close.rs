@@ -1,0 +1,192 @@
+//! `close`: unmapping the unused windows of a file or directory, and counting those still held.
+
+use std::fs;
+
+use smmap::{Admission, MapManager, Window};
+
+use crate::fixture::seeded::{
+    SMALL, SOON, assert_bytes, assert_reads, file_in, poll, poll_kernel_agrees, small, visit,
+};
+use crate::support::{Dir, manager};
+
+/// smmap's `force_map_handle_removal_win`, by any name that leads to the file; handles stay usable and map again.
+#[cfg(unix)]
+#[test]
+fn close_by_any_name_of_a_file_unmaps_it() {
+    let dir = Dir::new();
+    let path = file_in(&dir, "name", 25, 3 * SMALL);
+    fs::create_dir(dir.path().join("sub")).unwrap();
+    std::os::unix::fs::symlink(&path, dir.path().join("symlink")).unwrap();
+    fs::hard_link(&path, dir.path().join("hardlink")).unwrap();
+    let maps = manager(small());
+    let bystander = maps.open(file_in(&dir, "name2", 26, SMALL)).unwrap();
+    visit(&bystander, SMALL, 26, 0..1);
+    let file = maps.open(&path).unwrap();
+    for name in ["name", "symlink", "hardlink", "sub/../name"] {
+        let before = maps.stats().maps;
+        visit(&file, SMALL, 25, 0..3);
+        assert_eq!(maps.stats().maps, before + 3, "closed windows are mapped anew, by {name}");
+        let closed = maps.close(dir.path().join(name));
+        assert_eq!((closed.unmapped, closed.still_held), (3, 0), "by {name}");
+        assert_eq!(maps.stats().regions, 1, "by {name}");
+        assert!(dir.mapped().is_none_or(|mapped| mapped.bytes == SMALL), "by {name}: {:?}", dir.mapped());
+        assert_reads(&file, 25, 10, 1000);
+        assert_bytes(&file.lease(SMALL + 1..2 * SMALL).unwrap(), 25, SMALL + 1);
+        let used = maps.stats().regions - 1;
+        assert!(used > 0);
+        assert_eq!(maps.close(&path).unmapped, used, "once more, before {name} is used again");
+    }
+    // What is not there, or not known, has nothing to be closed.
+    for name in ["missing", "sub"] {
+        let closed = maps.close(dir.path().join(name));
+        assert_eq!((closed.unmapped, closed.still_held), (0, 0), "{name}");
+    }
+    assert_eq!(maps.stats().regions, 1);
+}
+
+/// `close` of a directory goes by whole components: `/tmp/ab` is no part of `/tmp/abc/x`.
+#[test]
+fn close_of_a_directory_matches_whole_components() {
+    let dir = Dir::new();
+    for name in ["ab", "ab/deep", "abc"] {
+        fs::create_dir(dir.path().join(name)).unwrap();
+    }
+    let maps = manager(small());
+    let inside = ["ab/x", "ab/y", "ab/deep/z"];
+    let outside = ["abc/x", "abx", "x"];
+    let open = |name: &&str| {
+        let file = maps.open(file_in(&dir, name, 27, 2 * SMALL)).unwrap();
+        visit(&file, SMALL, 27, 0..2);
+        file
+    };
+    let inside: Vec<_> = inside.iter().map(open).collect();
+    let outside: Vec<_> = outside.iter().map(open).collect();
+    let held = inside[2].lease(SMALL..SMALL + 10).unwrap();
+
+    let closed = maps.close(dir.path().join("ab"));
+    assert_eq!((closed.unmapped, closed.still_held), (5, 1));
+    assert_eq!(maps.stats().regions, 6 + 1);
+    let before = maps.stats().maps;
+    outside.iter().for_each(|file| visit(file, SMALL, 27, 0..2));
+    assert_eq!(maps.stats().maps, before, "files beside the directory were closed");
+    assert_bytes(&held, 27, SMALL);
+    drop(held);
+    assert_eq!(maps.stats().regions, 6);
+
+    inside.iter().for_each(|file| visit(file, SMALL, 27, 0..2));
+    assert_eq!(maps.stats().maps, before + 6, "closed files map again");
+    // With a separator at the end it is the same directory; the one above has them all.
+    assert_eq!(maps.close(dir.path().join("ab/")).unmapped, 6);
+    inside.iter().for_each(|file| visit(file, SMALL, 27, 0..2));
+    assert_eq!(maps.close(dir.path()).unmapped, 12);
+    assert_eq!(maps.stats().regions, 0);
+    outside.iter().for_each(|file| visit(file, SMALL, 27, 0..2));
+}
+
+/// What is held when its file is closed is reported, stays readable, and is unmapped when its last client goes.
+#[test]
+fn close_counts_leased_windows_as_held() {
+    let dir = Dir::new();
+    let path = file_in(&dir, "held", 28, 6 * SMALL);
+    let maps = manager(small());
+    let file = maps.open(&path).unwrap();
+    visit(&file, SMALL, 28, 0..6);
+    let lease = file.lease(SMALL + 5..SMALL + 500).unwrap();
+    let part = lease.slice(10..20);
+    let whole = file.lease(3 * SMALL..4 * SMALL).unwrap();
+
+    let closed = maps.close(&path);
+    assert_eq!((closed.unmapped, closed.still_held), (4, 2));
+    assert_eq!(maps.stats().regions, 2);
+    poll_kernel_agrees(&maps, &dir);
+
+    // The handle maps anew; the old mappings stay what they were.
+    let fresh = file.lease(SMALL + 5..SMALL + 500).unwrap();
+    assert_eq!(&*fresh, &*lease);
+    assert_bytes(&lease, 28, SMALL + 5);
+    drop(fresh);
+    maps.collect();
+    assert_eq!(maps.stats().regions, 2);
+
+    drop(lease);
+    assert_eq!(maps.stats().regions, 2, "a part of the lease is still there");
+    assert_bytes(&part, 28, SMALL + 15);
+    drop(part);
+    assert_eq!(maps.stats().regions, 1);
+    drop(whole);
+    let stats = maps.stats();
+    assert_eq!((stats.regions, stats.mapped_bytes), (0, 0), "{stats:?}");
+    poll_kernel_agrees(&maps, &dir);
+    visit(&file, SMALL, 28, 0..6);
+}
+
+#[test]
+fn held_window_after_close_counts_as_pinned() {
+    let dir = Dir::new();
+    let file = dir.file("held", 100, 1);
+    let maps = manager(MapManager::builder().admission(Admission::Always));
+    let lease = maps.open(&file.path).unwrap().lease(..).unwrap();
+    assert_eq!(maps.close(&file.path).still_held, 1);
+    assert_eq!((maps.stats().pinned_regions, maps.stats().regions), (1, 1));
+    drop(lease);
+    assert_eq!((maps.stats().pinned_regions, maps.stats().regions), (0, 0));
+}
+
+#[test]
+fn close_counts_a_detached_region_and_keeps_the_descriptor() {
+    let dir = Dir::new();
+    let long = dir.file("long", 20 * SMALL, 1);
+    let maps = manager(MapManager::builder().window(Window::Sliding { bytes: SMALL }).admission(Admission::Always));
+    let file = maps.open(&long.path).unwrap();
+    let across = file.lease(10..9 * SMALL).unwrap();
+    let within = file.lease(15 * SMALL..15 * SMALL + 10).unwrap();
+    file.cursor().window_at(17 * SMALL).unwrap();
+    let closed = maps.close(&long.path);
+    assert_eq!((closed.unmapped, closed.still_held), (1, 2));
+    #[cfg(unix)]
+    assert_eq!(maps.stats().open_files, 1);
+    drop((across, within));
+    assert_eq!(maps.stats().regions, 0);
+}
+
+/// A cursor that stands in a window holds it as a lease would.
+#[test]
+fn close_under_a_cursor_keeps_its_window_mapped() {
+    let dir = Dir::new();
+    let path = file_in(&dir, "cursor", 29, 4 * SMALL);
+    let maps = manager(small());
+    let file = maps.open(&path).unwrap();
+    visit(&file, SMALL, 29, 0..4);
+    let mut cursor = file.cursor();
+    let window = cursor.window_at(2 * SMALL).unwrap();
+    let closed = maps.close(&path);
+    assert_eq!((closed.unmapped, closed.still_held), (3, 1));
+    assert_bytes(window, 29, 2 * SMALL);
+    assert_eq!(maps.stats().regions, 1);
+
+    // Also when it goes on with the same window, and with another one.
+    assert_bytes(cursor.window_at(2 * SMALL + 9).unwrap(), 29, 2 * SMALL + 9);
+    assert_bytes(cursor.window_at(0).unwrap(), 29, 0);
+    assert_bytes(cursor.window_at(2 * SMALL).unwrap(), 29, 2 * SMALL);
+    cursor.release();
+    poll(&maps, SOON, "all is unmapped once the cursor let go", || {
+        maps.collect();
+        maps.stats().regions == 0
+    });
+    poll_kernel_agrees(&maps, &dir);
+}
+
+/// What a cursor let go of after `close` goes by itself: nobody needs to collect.
+#[test]
+fn window_released_by_a_cursor_after_close_is_unmapped() {
+    let dir = Dir::new();
+    let path = file_in(&dir, "cursor", 30, 2 * SMALL);
+    let maps = manager(small());
+    let file = maps.open(&path).unwrap();
+    let mut cursor = file.cursor();
+    assert_bytes(cursor.window_at(0).unwrap(), 30, 0);
+    let closed = maps.close(&path);
+    assert_eq!((closed.unmapped, closed.still_held), (0, 1));
+    cursor.release();
+    poll(&maps, SOON, "the window is unmapped", || maps.stats().regions == 0);
+}

@@ -1,0 +1,273 @@
+//! Cursors: slices, windows, and `Read`, `BufRead` and `Seek`.
+
+use std::io::{self, BufRead, Read, Seek, SeekFrom};
+use std::ops::Bound;
+
+use smmap::Window;
+
+use crate::fixture::opened::{Opened, WINDOW, corners};
+use crate::fixture::three_windows::{LEN, content, with_file};
+use crate::support::{Rng, assert_same, bytes, letters};
+
+/// What the README promises first: read on, as if the whole file were mapped.
+#[test]
+fn slice_anywhere_gives_exactly_its_range() {
+    let opened = Opened::long();
+    let len = opened.file.len();
+    let mut cursor = opened.handle.cursor();
+    for start in corners(len) {
+        for size in [0, 1, 2, 3, 4096, WINDOW - 1, WINDOW, WINDOW + 1, 3 * WINDOW, 4 * WINDOW + 1, 6 * WINDOW] {
+            let end = (start + size).min(len);
+            assert_same(cursor.slice(start..end).unwrap(), opened.at(start, end), format!("{start}..{end}"));
+        }
+    }
+    assert_same(cursor.slice(..9).unwrap(), opened.at(0, 9), "..b");
+    assert_same(cursor.slice(..=WINDOW).unwrap(), opened.at(0, WINDOW + 1), "..=b");
+    assert_same(cursor.slice(len - 9..).unwrap(), opened.at(len - 9, len), "a..");
+    let behind = (Bound::Excluded(WINDOW - 1), Bound::Excluded(WINDOW + 4));
+    assert_same(cursor.slice(behind).unwrap(), opened.at(WINDOW, WINDOW + 4), "behind a, before b");
+}
+
+#[test]
+fn slice_of_the_whole_file_gives_every_byte() {
+    let opened = Opened::with(bytes(4, 5 * WINDOW + 7), Window::Sliding { bytes: WINDOW }, 20 * WINDOW);
+    let mut cursor = opened.handle.cursor();
+    assert_same(cursor.slice(..).unwrap(), &opened.file, "..");
+    cursor.release();
+    cursor.release();
+    assert_same(cursor.slice(1..).unwrap(), &opened.file[1..], "after a release");
+}
+
+#[test]
+fn window_at_returns_bytes_to_the_end_of_its_window() {
+    let opened = Opened::long();
+    let len = opened.file.len();
+    let mut cursor = opened.handle.cursor();
+    for at in corners(len).chain([5, 12_345, 3 * WINDOW + 4097]) {
+        let end = (at / WINDOW * WINDOW + WINDOW).min(len);
+        assert_same(cursor.window_at(at).unwrap(), opened.at(at, end), format!("window_at({at})"));
+    }
+    for at in [len, len + 1, len + WINDOW, u64::MAX] {
+        assert!(cursor.window_at(at).unwrap().is_empty(), "past the end: {at}");
+    }
+}
+
+/// The position belongs to `Read`, `BufRead` and `Seek`; the others say themselves where they look.
+#[test]
+fn slice_and_window_at_keep_the_position() {
+    let opened = Opened::long();
+    let mut cursor = opened.handle.cursor();
+    cursor.set_position(12);
+    assert_same(cursor.slice(5 * WINDOW..5 * WINDOW + 9).unwrap(), opened.at(5 * WINDOW, 5 * WINDOW + 9), "a slice");
+    cursor.window_at(3 * WINDOW).unwrap();
+    cursor.release();
+    assert_eq!(cursor.position(), 12);
+    let mut byte = [0];
+    cursor.read_exact(&mut byte).unwrap();
+    assert_eq!(byte[0], opened.file[12]);
+}
+
+#[test]
+fn clone_of_a_cursor_moves_independently() {
+    let opened = Opened::long();
+    let mut cursor = opened.handle.cursor();
+    cursor.set_position(100);
+    cursor.window_at(WINDOW).unwrap();
+    let mut clone = cursor.clone();
+    assert_eq!(clone.position(), 100, "it starts where the first one is");
+    clone.set_position(7);
+    let mut bytes = [0; 20];
+    clone.read_exact(&mut bytes).unwrap();
+    assert_same(&bytes, opened.at(7, 27), "the clone");
+    assert_eq!((cursor.position(), clone.position()), (100, 27));
+    cursor.read_exact(&mut bytes).unwrap();
+    assert_same(&bytes, opened.at(100, 120), "the first one");
+
+    assert_same(clone.window_at(WINDOW + 5).unwrap(), opened.at(WINDOW + 5, 2 * WINDOW), "the clone");
+    cursor.release();
+    drop(cursor);
+    assert_same(clone.window_at(WINDOW + 5).unwrap(), opened.at(WINDOW + 5, 2 * WINDOW), "the clone, left alone");
+    assert_eq!(clone.file().len(), opened.file.len());
+}
+
+/// The same steps on a cursor and on `std::io::Cursor`.
+#[test]
+fn read_and_seek_match_the_standard_cursor() {
+    let opened = Opened::long();
+    let len = opened.file.len();
+    let (mut found, mut expected) = (opened.handle.cursor(), io::Cursor::new(&opened.file.bytes));
+    let mut rng = Rng::new(5);
+    for step in 0..2000 {
+        let seek = match rng.below(6) {
+            0 => SeekFrom::Start(rng.below(len + 10)),
+            1 => SeekFrom::End(-(rng.below(len + 10) as i64)),
+            2 => SeekFrom::Current(rng.below(2 * WINDOW) as i64 - WINDOW as i64),
+            3 => SeekFrom::Start(rng.below(20) * WINDOW),
+            4 => SeekFrom::End(rng.below(10) as i64),
+            _ => SeekFrom::Current(0),
+        };
+        match (found.seek(seek), expected.seek(seek)) {
+            (Ok(found), Ok(expected)) => assert_eq!(found, expected, "step {step}, {seek:?}"),
+            (Err(found), Err(expected)) => {
+                assert_eq!(found.kind(), expected.kind(), "step {step}, {seek:?}")
+            }
+            (found, expected) => panic!("step {step}, {seek:?}: {found:?}, not {expected:?}"),
+        }
+        assert_eq!(found.position(), expected.position(), "step {step}, {seek:?}");
+        assert_eq!(found.stream_position().unwrap(), expected.position());
+
+        let size = [0, 1, 100, 5000, 70_000][rng.below(5) as usize];
+        let mut bytes = vec![0; size];
+        // One `read` may give less than asked for, but something, and then it stands behind that.
+        let count = found.read(&mut bytes).unwrap();
+        assert_eq!(count == 0, size == 0 || expected.position() >= len, "step {step}: {count} of {size}");
+        let mut same = vec![0; count];
+        expected.read_exact(&mut same).unwrap();
+        assert_same(&bytes[..count], &same, format!("step {step}"));
+        assert_eq!(found.position(), expected.position());
+    }
+}
+
+#[test]
+fn read_of_the_whole_file_gives_every_byte() {
+    let opened = Opened::long();
+    let len = opened.file.len();
+    let mut all = Vec::new();
+    assert_eq!(opened.handle.cursor().read_to_end(&mut all).unwrap() as u64, len);
+    assert_same(&all, &opened.file, "read_to_end");
+
+    let mut all = Vec::new();
+    assert_eq!(io::copy(&mut opened.handle.cursor(), &mut all).unwrap(), len);
+    assert_same(&all, &opened.file, "io::copy");
+
+    let mut cursor = opened.handle.cursor();
+    cursor.set_position(len - 100);
+    let mut part = [0; 100];
+    cursor.read_exact(&mut part).unwrap();
+    assert_same(&part, opened.at(len - 100, len), "read_exact");
+    assert_eq!(cursor.position(), len);
+    cursor.set_position(len - 99);
+    assert_eq!(cursor.read_exact(&mut part).unwrap_err().kind(), io::ErrorKind::UnexpectedEof);
+
+    let mut pieces = [0; 10];
+    let mut taken = Vec::new();
+    cursor.set_position(WINDOW - 5);
+    cursor.by_ref().take(10).read_to_end(&mut taken).unwrap();
+    assert_same(&taken, opened.at(WINDOW - 5, WINDOW + 5), "take, over a border");
+    cursor.set_position(WINDOW - 5);
+    let (front, back) = pieces.split_at_mut(3);
+    cursor.read_exact(front).unwrap();
+    cursor.read_exact(back).unwrap();
+    assert_same(&pieces, opened.at(WINDOW - 5, WINDOW + 5), "in two pieces");
+}
+
+#[test]
+fn fill_buf_without_consume_returns_the_same_bytes() {
+    let opened = Opened::long();
+    let len = opened.file.len();
+    let mut cursor = opened.handle.cursor();
+    let (mut at, mut rng) = (0, Rng::new(3));
+    while at < len {
+        let border = (at / WINDOW * WINDOW + WINDOW).min(len);
+        assert_same(cursor.fill_buf().unwrap(), opened.at(at, border), format!("from {at}"));
+        assert_same(cursor.fill_buf().unwrap(), opened.at(at, border), format!("from {at}, again"));
+        let step = if rng.below(2) == 0 { border - at } else { rng.below(border - at + 1) };
+        cursor.consume(step as usize);
+        at += step;
+        assert_eq!(cursor.position(), at);
+    }
+    assert!(cursor.fill_buf().unwrap().is_empty());
+}
+
+#[test]
+fn read_until_and_lines_cross_window_borders() {
+    let text = letters(9, 5 * WINDOW + 99, b"abcdefghijklmnopqrstuvwxyzabcdefghijklmnopqrstuvwxyz\r\n");
+    let opened = Opened::new(text);
+    let (mut found, mut expected) = (opened.handle.cursor(), io::Cursor::new(&opened.file.bytes));
+    loop {
+        let (mut a, mut b) = (Vec::new(), Vec::new());
+        let counts = (found.read_until(b'q', &mut a).unwrap(), expected.read_until(b'q', &mut b).unwrap());
+        assert_eq!(counts.0, counts.1);
+        assert_same(&a, &b, format!("up to {}", expected.position()));
+        if counts.1 == 0 {
+            break;
+        }
+    }
+    found.rewind().unwrap();
+    let (found, expected): (Vec<_>, Vec<_>) = (
+        found.lines().map(Result::unwrap).collect(),
+        io::Cursor::new(&opened.file.bytes).lines().map(Result::unwrap).collect(),
+    );
+    assert!(expected.len() > 1000);
+    assert!(found == expected, "the same lines");
+}
+
+#[test]
+fn seek_before_the_start_fails_and_keeps_the_position() {
+    let opened = Opened::long();
+    let len = opened.file.len();
+    let mut cursor = opened.handle.cursor();
+    assert_eq!(cursor.seek(SeekFrom::End(-10)).unwrap(), len - 10);
+    for seek in [
+        SeekFrom::End(-(len as i64) - 1),
+        SeekFrom::Current(-(len as i64)),
+        SeekFrom::End(i64::MIN),
+        SeekFrom::Current(i64::MIN),
+    ] {
+        assert_eq!(cursor.seek(seek).unwrap_err().kind(), io::ErrorKind::InvalidInput, "{seek:?}");
+        assert_eq!(cursor.position(), len - 10);
+    }
+    let mut rest = Vec::new();
+    assert_eq!(cursor.read_to_end(&mut rest).unwrap(), 10);
+    assert_same(&rest, opened.at(len - 10, len), "the last ten");
+
+    assert_eq!(cursor.seek(SeekFrom::Start(u64::MAX)).unwrap(), u64::MAX, "past the end is no error");
+    assert_eq!(cursor.read(&mut [0; 8]).unwrap(), 0);
+    assert!(cursor.fill_buf().unwrap().is_empty());
+    assert_eq!(cursor.seek(SeekFrom::Current(1)).unwrap_err().kind(), io::ErrorKind::InvalidInput, "overflow");
+    assert_eq!(cursor.position(), u64::MAX);
+    cursor.rewind().unwrap();
+    assert_same(cursor.fill_buf().unwrap(), opened.at(0, WINDOW), "the first window");
+}
+
+#[test]
+fn seek_that_overflows_fails_and_keeps_the_position() {
+    let (_dir, _maps, file) = with_file();
+    let mut cursor = file.cursor();
+    let mut buf = [9; 16];
+
+    // Past the end there is nothing to read, as in a file.
+    for position in [LEN, LEN + 1, u64::MAX - 1, u64::MAX] {
+        assert_eq!(cursor.seek(SeekFrom::Start(position)).unwrap(), position);
+        assert_eq!(cursor.position(), position);
+        assert_eq!(cursor.read(&mut buf).unwrap(), 0);
+        assert!(cursor.fill_buf().unwrap().is_empty());
+        assert_eq!(cursor.read_exact(&mut buf).unwrap_err().kind(), io::ErrorKind::UnexpectedEof);
+        assert_eq!(cursor.read_to_end(&mut Vec::new()).unwrap(), 0);
+        assert_eq!(cursor.position(), position, "a read of nothing moves nothing");
+        cursor.set_position(0);
+        cursor.set_position(position);
+        assert_eq!(cursor.stream_position().unwrap(), position);
+    }
+
+    // Before the start, and past the largest number, is an error that leaves the cursor where it is.
+    let refused = |cursor: &mut smmap::Cursor, to: SeekFrom| {
+        let before = cursor.position();
+        assert_eq!(cursor.seek(to).unwrap_err().kind(), io::ErrorKind::InvalidInput, "{before} {to:?}");
+        assert_eq!(cursor.position(), before, "{to:?}");
+    };
+    refused(&mut cursor, SeekFrom::Current(1));
+    refused(&mut cursor, SeekFrom::Current(i64::MAX));
+    cursor.set_position(7);
+    refused(&mut cursor, SeekFrom::Current(-8));
+    refused(&mut cursor, SeekFrom::Current(i64::MIN));
+    refused(&mut cursor, SeekFrom::End(-(LEN as i64) - 1));
+    refused(&mut cursor, SeekFrom::End(i64::MIN));
+    assert_eq!(cursor.seek(SeekFrom::End(i64::MAX)).unwrap(), LEN + i64::MAX as u64);
+    assert_eq!(cursor.seek(SeekFrom::Current(i64::MIN)).unwrap(), LEN - 1);
+    assert_eq!(cursor.read(&mut buf).unwrap(), 1);
+    assert_eq!(buf[0], content(LEN - 1..LEN)[0]);
+    assert_eq!(cursor.seek(SeekFrom::End(-(LEN as i64))).unwrap(), 0);
+    cursor.read_exact(&mut buf).unwrap();
+    assert_eq!(&buf[..], content(0..16));
+}
