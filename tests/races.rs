@@ -1,11 +1,13 @@
-//! Many threads at everything at once, for the thread sanitizer: `.ci/run` has the command. It runs under plain `cargo test`
-//! as well, where it is one more stress test.
+//! A stress test of all operations for the thread sanitizer; `.ci/run` has the command. Plain `cargo test` runs it as
+//! well.
 //!
-//! The sanitizer does not see into the standard library, which comes compiled. So: no harness, which has threads of its own;
-//! what there is but once (the epoch's collector) is made by the main thread before any other starts; threads are not joined
-//! but counted, and what they are given is leaked.
+//! The sanitizer does not see synchronization inside the standard library, which is precompiled without it. Therefore:
+//!
+//! - the test has no harness, since the harness has threads of its own;
+//! - the main thread creates the epoch's global collector before any other thread starts;
+//! - the main thread does not join the threads but counts those that end, and leaks the values that they use.
 
-#![allow(unsafe_code, reason = "`build` is unsafe: the files of this test stay as they are")]
+#![allow(unsafe_code, reason = "`build` is unsafe: no file of this test changes")]
 
 use std::fs;
 use std::io::{BufRead, Read};
@@ -22,26 +24,28 @@ const LENGTHS: [u64; 3] = [40 * WINDOW + 17, 5 * WINDOW, 1000];
 
 fn main() {
     let steps = std::env::var("SMMAP_STRESS").ok().and_then(|times| times.parse().ok()).unwrap_or(1) * 2_000;
-    let dir = tempfile::tempdir().expect("a directory");
+    let dir = tempfile::tempdir().expect("a temporary directory can be created");
     let paths: Vec<PathBuf> = (0..).zip(LENGTHS).map(|(file, len)| write(dir.path(), file, len)).collect();
 
     for overcommit in [Overcommit::Allow, Overcommit::Fail] {
         let builder = MapManager::builder().window(Window::Sliding { bytes: WINDOW }).overcommit(overcommit);
-        // SAFETY: nobody changes the files.
-        let maps = unsafe { builder.max_mapped_bytes(6 * WINDOW).max_open_files(2).build() }.expect("a manager");
-        let files: Vec<MappedFile> = paths.iter().map(|path| maps.open(path).expect("a file")).collect();
-        read(&maps, &files, &paths, 0, 50); // alone
-        let given: &'static _ = Box::leak(Box::new((maps, files, paths.clone())));
-        let (maps, files, paths) = given;
-        let left: &'static AtomicU64 = Box::leak(Box::new(AtomicU64::new(THREADS)));
+        // SAFETY: no code changes the files while the manager exists.
+        let maps =
+            unsafe { builder.max_mapped_bytes(6 * WINDOW).max_open_files(2).build() }.expect("the settings are valid");
+        let files: Vec<MappedFile> =
+            paths.iter().map(|path| maps.open(path).expect("the file can be opened")).collect();
+        read(&maps, &files, &paths, 0, 50); // Initializes the globals on this thread.
+        let shared: &'static _ = Box::leak(Box::new((maps, files, paths.clone())));
+        let (maps, files, paths) = shared;
+        let running: &'static AtomicU64 = Box::leak(Box::new(AtomicU64::new(THREADS)));
         for thread in 1..=THREADS {
             std::mem::forget(thread::spawn(move || {
                 let _panic = ExitOnPanic;
                 read(maps, files, paths, thread, steps);
-                left.fetch_sub(1, Ordering::Release);
+                running.fetch_sub(1, Ordering::Release);
             }));
         }
-        while left.load(Ordering::Acquire) > 0 {
+        while running.load(Ordering::Acquire) > 0 {
             thread::sleep(Duration::from_millis(1));
         }
         maps.collect();
@@ -51,7 +55,7 @@ fn main() {
     }
 }
 
-/// Nobody joins the threads, so they have to say it themselves.
+/// Ends the process if its thread panics, because no thread is joined.
 struct ExitOnPanic;
 
 impl Drop for ExitOnPanic {
@@ -64,7 +68,7 @@ impl Drop for ExitOnPanic {
 
 fn write(dir: &Path, file: u64, len: u64) -> PathBuf {
     let path = dir.join(file.to_string());
-    fs::write(&path, (0..len).map(|at| byte(file, at)).collect::<Vec<u8>>()).expect("a file");
+    fs::write(&path, (0..len).map(|at| byte(file, at)).collect::<Vec<u8>>()).expect("the file can be written");
     path
 }
 
@@ -80,7 +84,8 @@ fn check(file: usize, start: u64, bytes: &[u8]) {
     }
 }
 
-/// Does `steps` things, of all kinds. What is refused for want of room is refused; what is given is right.
+/// Runs `steps` random operations of all kinds and checks the bytes that they return. Operations that may lack room may
+/// fail.
 fn read(maps: &MapManager, files: &[MappedFile], paths: &[PathBuf], seed: u64, steps: u64) {
     let mut random = seed.wrapping_mul(0x2545_f491_4f6c_dd1d) | 1;
     let mut below = |end: u64| {
@@ -124,7 +129,7 @@ fn read(maps: &MapManager, files: &[MappedFile], paths: &[PathBuf], seed: u64, s
             14 => drop(maps.close(&paths[which])),
             _ => {
                 let budget = (4 + step % 4) * WINDOW;
-                maps.set_limits(Limits { max_mapped_bytes: budget, ..maps.limits() }).expect("limits");
+                maps.set_limits(Limits { max_mapped_bytes: budget, ..maps.limits() }).expect("the limits are valid");
                 cursor.release();
             }
         }
