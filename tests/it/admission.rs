@@ -1,11 +1,11 @@
-//! Admission: which reads map a window, and which copy.
+//! Admission decides whether a read maps its window or copies.
 
 use smmap::{Admission, MapManager, Window};
 
 use crate::fixture::opened::WINDOW;
 use crate::support::{Dir, Rng, assert_same, manager, settles};
 
-/// Always mapping or not, the bytes are the same, and so is what they cost in the end.
+/// Reads at random under both kinds of admission. The bytes are the same, the budget holds, and nothing stays mapped.
 #[test]
 fn adaptive_and_always_give_the_same_bytes() {
     let dir = Dir::new();
@@ -23,17 +23,20 @@ fn adaptive_and_always_give_the_same_bytes() {
         assert!(stats.peak_mapped_bytes <= 2 * WINDOW, "{admission:?}: {stats:?}");
         assert_eq!(stats.overcommits, 0, "{admission:?}");
         if matches!(admission, Admission::Always) {
-            // Only what lies over a border is a copy.
+            // Only slices over a window border are copied.
             assert!(stats.maps > 1000 && stats.copies < 20, "{stats:?}");
         } else {
-            assert!(stats.copies > 1000 && stats.maps < 1000, "uniform reads at a tenth are not worth maps: {stats:?}");
+            assert!(
+                stats.copies > 1000 && stats.maps < 1000,
+                "uniform reads with a budget of a tenth should copy: {stats:?}"
+            );
         }
         drop((maps, mapped, cursor));
         assert!(dir.mapped().is_none_or(|mapped| mapped.bytes == 0));
     }
 }
 
-/// They may have all of the budget, until somebody who must have a mapping finds no place: then a sixteenth is kept free.
+/// Fills the budget with optional mappings. After a required mapping had to evict, a sixteenth of the budget stays free.
 #[test]
 fn optional_mappings_after_an_eviction_leave_headroom() {
     let dir = Dir::new();
@@ -41,7 +44,7 @@ fn optional_mappings_after_an_eviction_leave_headroom() {
     let windows = MapManager::builder().window(Window::Sliding { bytes: WINDOW });
     for maps in [manager(windows.clone().max_regions(16)), manager(windows.max_mapped_bytes(16 * WINDOW))] {
         let file = maps.open(&long.path).unwrap();
-        // The eighth touch is worth a mapping, where there is room.
+        // Returns the index of the first of eight leases that is mapped. The eighth access maps a window if there is room.
         let mapped_by = |window: u64| {
             let mut leases = (0..8).map(|_| file.lease(window * WINDOW..window * WINDOW + 10).unwrap());
             leases.position(|lease| lease.is_mapped())
@@ -54,7 +57,7 @@ fn optional_mappings_after_an_eviction_leave_headroom() {
         assert_eq!(file.cursor().window_at(38 * WINDOW).unwrap().len() as u64, WINDOW);
         assert!(settles(|| maps.stats().regions == 15), "{:?}", maps.stats());
         assert_eq!((maps.stats().maps, maps.stats().overcommits), (17, 0));
-        assert_eq!(mapped_by(39), None, "it took the place that is to be free");
+        assert_eq!(mapped_by(39), None, "an optional mapping used the headroom");
         assert!(settles(|| maps.stats().regions == 15), "{:?}", maps.stats());
     }
 }

@@ -42,14 +42,18 @@ fn clone_of_the_manager_shares_the_cache() {
     let other = twin.open(&opened.file.path).unwrap();
     let mut cursors = (opened.handle.cursor(), other.cursor());
     let (a, b) = (cursors.0.window_at(0).unwrap().as_ptr(), cursors.1.window_at(0).unwrap().as_ptr());
-    assert_eq!(a, b, "one mapping");
+    assert_eq!(a, b, "both cursors read the same mapping");
     assert_eq!(twin.stats().maps, 1);
     drop((opened.maps, opened.handle));
-    assert_same(cursors.1.window_at(WINDOW).unwrap(), &opened.file[WINDOW as usize..2 * WINDOW as usize], "the twin");
+    assert_same(
+        cursors.1.window_at(WINDOW).unwrap(),
+        &opened.file[WINDOW as usize..2 * WINDOW as usize],
+        "through the clone",
+    );
     assert_same(
         cursors.0.window_at(5 * WINDOW).unwrap(),
         &opened.file[5 * WINDOW as usize..6 * WINDOW as usize],
-        "both",
+        "through the first manager's cursor",
     );
     assert_eq!(twin.stats().files, 1);
 }
@@ -62,7 +66,7 @@ fn limits_and_stats_survive_serde() {
     let limits = opened.maps.limits();
     assert_eq!(serde_json::from_str::<smmap::Limits>(&serde_json::to_string(&limits).unwrap()).unwrap(), limits);
     let stats = opened.maps.stats();
-    let told = serde_json::to_string(&stats).unwrap();
-    assert!(told.contains("\"peak_mapped_bytes\""), "{told}");
-    assert_eq!(serde_json::from_str::<smmap::Stats>(&told).unwrap(), stats);
+    let json = serde_json::to_string(&stats).unwrap();
+    assert!(json.contains("\"peak_mapped_bytes\""), "{json}");
+    assert_eq!(serde_json::from_str::<smmap::Stats>(&json).unwrap(), stats);
 }

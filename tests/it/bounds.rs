@@ -12,10 +12,10 @@ use crate::fixture::seeded::SMALL;
 use crate::fixture::three_windows::{LEN, WINDOW, content, content_file, limited, with_file};
 use crate::support::{Dir, manager};
 
-/// A range of no sensible shape: both bounds as they come.
+/// A range given by any two bounds.
 type Bounds = (Bound<u64>, Bound<u64>);
 
-/// Every way to ask for `range`, each as the bytes it gave.
+/// Returns the result of each way to request `range`, with its name.
 fn every_way(file: &MappedFile, range: Bounds) -> [(&'static str, Result<Vec<u8>, Error>); 3] {
     [
         ("lease", file.lease(range).map(|lease| lease.to_vec())),
@@ -95,13 +95,13 @@ fn empty_file_with_any_window_kind_maps_nothing() {
         assert!(buffer.equals(b"").unwrap() && !buffer.equals(b"x").unwrap());
         assert!(buffer.starts_with(b"").unwrap() && !buffer.ends_with(b"x").unwrap());
         assert_eq!(buffer.compare(b"x").unwrap(), Ordering::Less);
-        assert_eq!(buffer.lines().count(), 0, "no line, like BufRead::lines");
-        assert_eq!(buffer.split(b',').count(), 1, "one empty piece, like slice::split");
+        assert_eq!(buffer.lines().count(), 0, "no line, as from BufRead::lines");
+        assert_eq!(buffer.split(b',').count(), 1, "one empty piece, as from slice::split");
         assert_eq!(opened.maps.stats().maps, 0);
     }
 }
 
-/// A range of no bytes is there wherever a byte, or the end, is.
+/// Requests empty ranges. Each is accepted up to the end of the file and out of bounds behind it.
 #[test]
 fn empty_range_up_to_the_end_is_accepted() {
     let (_dir, maps, file) = with_file();
@@ -122,7 +122,8 @@ fn empty_range_up_to_the_end_is_accepted() {
     assert_eq!(maps.stats().pinned_regions, 0);
 }
 
-/// Reversed, past the end, and as far as a number goes: always the same kind of error, never a panic.
+/// Requests ranges that are reversed, past the end or at the largest number. Each is an `OutOfBounds` error, never a
+/// panic.
 #[test]
 fn range_outside_the_file_is_out_of_bounds() {
     use Bound::{Excluded, Included, Unbounded};
@@ -157,12 +158,12 @@ fn range_outside_the_file_is_out_of_bounds() {
         let error = file.prefetch(range).expect_err("prefetch");
         assert_eq!(error.kind(), ErrorKind::OutOfBounds, "prefetch {range:?}: {error:?}");
     }
-    // Nothing was mapped, or stays held, for any of them.
+    // No request mapped or holds a window.
     assert_eq!(maps.stats().pinned_regions, 0);
     assert_eq!(maps.stats().maps, 0);
 }
 
-/// Bounds of every kind mean what they mean for a slice.
+/// Requests ranges with included, excluded and missing bounds. Each means the same as for a slice.
 #[test]
 fn bounds_of_every_kind_mean_the_same_as_for_slices() {
     use Bound::{Excluded, Included, Unbounded};
@@ -207,7 +208,7 @@ fn largest_offset_reads_as_past_the_end() {
     }
     assert_eq!(buffer.get_back(LEN - 1).unwrap(), Some(content(0..1)[0]));
     assert_eq!(buffer.get_back(0).unwrap(), Some(content(LEN - 1..LEN)[0]));
-    // A read that begins inside and ends far outside gives what is there, or nothing at all.
+    // `read_at` over the end returns the bytes up to the end; `read_exact_at` is an error.
     assert_eq!(file.read_at(&mut buf, LEN - 5).unwrap(), 5);
     assert_eq!(buf[..5], content(LEN - 5..LEN));
     assert_eq!(file.read_exact_at(&mut buf, LEN - 5).unwrap_err().kind(), ErrorKind::OutOfBounds);

@@ -1,4 +1,4 @@
-//! Buffers: indexing, searches, comparisons, lines and pieces.
+//! Buffers: indexing, searches, comparisons, and iteration over lines and pieces.
 
 use std::cmp::Ordering;
 use std::io::BufRead as _;
@@ -8,13 +8,13 @@ use smmap::{Buffer, Lease};
 use crate::fixture::opened::{Opened, WINDOW, corners};
 use crate::support::{assert_same, bytes, letters};
 
-/// Where `needle` stands in `bytes`, overlapping or not.
+/// Returns every position of `needle` in `bytes`, overlapping ones too.
 fn places(bytes: &[u8], needle: &[u8]) -> Vec<u64> {
     (0..=bytes.len() - needle.len()).filter(|&at| bytes[at..].starts_with(needle)).map(|at| at as u64).collect()
 }
 
-/// Of these places, those that a search from the left finds which goes on behind each match.
-fn apart(places: &[u64], needle: &[u8]) -> Vec<u64> {
+/// Returns the positions that a search from the left finds if it continues behind each match.
+fn without_overlaps(places: &[u64], needle: &[u8]) -> Vec<u64> {
     let mut free = 0;
     let mut kept = Vec::new();
     for &place in places {
@@ -26,6 +26,7 @@ fn apart(places: &[u64], needle: &[u8]) -> Vec<u64> {
     kept
 }
 
+/// Returns the positions that `find_iter` finds.
 fn all(buffer: &mut Buffer, needle: &[u8]) -> Vec<u64> {
     buffer.find_iter(needle).map(Result::unwrap).collect()
 }
@@ -56,12 +57,12 @@ fn get_and_get_back_index_from_both_ends() {
     assert_eq!(clone.get_back(0).unwrap(), opened.file.last().copied());
 }
 
-/// A needle over every border, also one that reaches over a whole window.
+/// Searches for needles over a window border, some longer than a window.
 #[test]
 fn searches_find_matches_across_a_window_border() {
     for size in [1, 2, 7, 4096, WINDOW, WINDOW + 9, 2 * WINDOW + 9] {
         for before in [0, 1, size / 2, size - 1, size] {
-            // The needle is nowhere else: its letters are not in the rest.
+            // The needle occurs once, because the rest of the text has none of its letters.
             let start = 3 * WINDOW - before;
             let mut text = letters(17, 7 * WINDOW + 100, b"abc");
             let needle = letters(18, size, b"xyz");
@@ -95,10 +96,14 @@ fn searches_find_matches_at_both_ends() {
     assert_eq!(buffer.rfind(&[opened.at(0, len), b"a"].concat()).unwrap(), None);
     assert_eq!(buffer.find_iter(&[opened.at(0, len), b"a"].concat()).count(), 0);
     assert_eq!((buffer.find(b"z").unwrap(), buffer.rfind(b"z").unwrap()), (None, None));
-    assert_eq!((buffer.find(b"").unwrap(), buffer.rfind(b"").unwrap()), (Some(0), Some(len)), "like memmem");
+    assert_eq!(
+        (buffer.find(b"").unwrap(), buffer.rfind(b"").unwrap()),
+        (Some(0), Some(len)),
+        "an empty needle matches as in memmem"
+    );
 }
 
-/// Few letters, so that candidates overlap each other and the borders.
+/// Searches a text of two letters, in which candidates overlap each other and the window borders.
 #[test]
 fn searches_match_a_naive_search() {
     let mut text = letters(50, 3 * WINDOW + 50, b"ab");
@@ -112,11 +117,11 @@ fn searches_match_a_naive_search() {
         let what = String::from_utf8_lossy(needle);
         assert_eq!(buffer.find(needle).unwrap(), places.first().copied(), "find {what}");
         assert_eq!(buffer.rfind(needle).unwrap(), places.last().copied(), "rfind {what}");
-        assert!(all(&mut buffer, needle) == apart(&places, needle), "find_iter {what}");
+        assert!(all(&mut buffer, needle) == without_overlaps(&places, needle), "find_iter {what}");
     }
 }
 
-/// The overlap decides: "aaa" in runs of a, over a border at each shift.
+/// Searches for "aaa" in a run of eight "a" over a window border, at several distances from the border.
 #[test]
 fn find_iter_matches_do_not_overlap() {
     for shift in 0..6 {
@@ -134,10 +139,10 @@ fn find_iter_matches_do_not_overlap() {
 fn search_dropped_midway_can_start_again() {
     let opened = Opened::new(letters(52, 3 * WINDOW, b"ab"));
     let mut buffer = opened.handle.buffer();
-    let expected = apart(&places(&opened.file, b"ab"), b"ab");
+    let expected = without_overlaps(&places(&opened.file, b"ab"), b"ab");
     let some: Vec<u64> = buffer.find_iter(b"ab").take(10).map(Result::unwrap).collect();
     assert_eq!(some, expected[..10]);
-    assert_eq!(buffer.find(b"ab").unwrap(), Some(expected[0]), "and begun anew");
+    assert_eq!(buffer.find(b"ab").unwrap(), Some(expected[0]), "a new search starts at the first match");
 }
 
 #[test]
@@ -157,7 +162,7 @@ fn comparisons_match_those_of_a_slice() {
             assert_eq!(buffer.compare(&other).unwrap(), same.cmp(&other), "byte {at} of {len}");
             assert!(!buffer.starts_with(&other).unwrap() && !buffer.ends_with(&other).unwrap());
             assert!(buffer.starts_with(&other[..at as usize]).unwrap(), "before byte {at} of {len}");
-            assert!(buffer.ends_with(&other[at as usize + 1..]).unwrap(), "behind byte {at} of {len}");
+            assert!(buffer.ends_with(&other[at as usize + 1..]).unwrap(), "after byte {at} of {len}");
         }
         for other in [&same[..same.len() - 1], &[same.as_slice(), b"x"].concat()] {
             assert!(!buffer.equals(other).unwrap());
@@ -198,7 +203,7 @@ fn lines_end_as_in_the_standard_library() {
     }
 }
 
-/// Line ends at every place around a border: before, on, between \r and \n, behind.
+/// Reads lines whose ends lie before, on and behind a window border, and with the border between `\r` and `\n`.
 #[test]
 fn lines_across_window_borders_are_whole() {
     for end in ["\n", "\r\n"] {
@@ -231,7 +236,7 @@ fn lines_and_pieces_of_a_long_file_match_the_standard_library() {
         let line = line.unwrap();
         assert_same(&line, expected.next().unwrap().unwrap().as_bytes(), format!("the line at {}", line.offset()));
     }
-    assert!(expected.next().is_none(), "not one less");
+    assert!(expected.next().is_none(), "a line is missing");
 
     for byte in [b',', b'\n', b'a', b'!'] {
         let mut expected = opened.file.split(|other| *other == byte);
@@ -242,7 +247,7 @@ fn lines_and_pieces_of_a_long_file_match_the_standard_library() {
             next += piece.len() as u64 + 1;
             assert_same(&piece, expected.next().unwrap(), format!("the piece at {}", piece.offset()));
         }
-        assert!(expected.next().is_none(), "not one less");
+        assert!(expected.next().is_none(), "a piece is missing");
         assert_eq!(next, opened.file.len() + 1);
     }
 }
@@ -257,7 +262,7 @@ fn split_gives_the_pieces_of_slice_split() {
     }
 }
 
-/// A buffer reads through its own cursor, and others through theirs.
+/// Reads through a buffer while its line iterator runs. Each has a cursor of its own.
 #[test]
 fn reads_during_lines_do_not_disturb_the_iterator() {
     let opened = Opened::new(letters(71, 3 * WINDOW, b"abcdefg\n"));

@@ -1,4 +1,4 @@
-//! `close`: unmapping the unused windows of a file or directory, and counting those still held.
+//! `close`: unmaps the unused windows of a file or directory, and counts those still held.
 
 use std::fs;
 
@@ -9,7 +9,8 @@ use crate::fixture::seeded::{
 };
 use crate::support::{Dir, manager};
 
-/// smmap's `force_map_handle_removal_win`, by any name that leads to the file; handles stay usable and map again.
+/// Closes a file by hard link, symlink and relative name, as Python smmap's `force_map_handle_removal_win` does by its
+/// path. Handles stay usable and map windows again.
 #[cfg(unix)]
 #[test]
 fn close_by_any_name_of_a_file_unmaps_it() {
@@ -25,7 +26,7 @@ fn close_by_any_name_of_a_file_unmaps_it() {
     for name in ["name", "symlink", "hardlink", "sub/../name"] {
         let before = maps.stats().maps;
         visit(&file, SMALL, 25, 0..3);
-        assert_eq!(maps.stats().maps, before + 3, "closed windows are mapped anew, by {name}");
+        assert_eq!(maps.stats().maps, before + 3, "closed windows are mapped again, before close by {name}");
         let closed = maps.close(dir.path().join(name));
         assert_eq!((closed.unmapped, closed.still_held), (3, 0), "by {name}");
         assert_eq!(maps.stats().regions, 1, "by {name}");
@@ -34,9 +35,9 @@ fn close_by_any_name_of_a_file_unmaps_it() {
         assert_bytes(&file.lease(SMALL + 1..2 * SMALL).unwrap(), 25, SMALL + 1);
         let used = maps.stats().regions - 1;
         assert!(used > 0);
-        assert_eq!(maps.close(&path).unmapped, used, "once more, before {name} is used again");
+        assert_eq!(maps.close(&path).unmapped, used, "windows mapped after the close by {name}");
     }
-    // What is not there, or not known, has nothing to be closed.
+    // A missing path and a directory without open files have nothing to close.
     for name in ["missing", "sub"] {
         let closed = maps.close(dir.path().join(name));
         assert_eq!((closed.unmapped, closed.still_held), (0, 0), "{name}");
@@ -44,7 +45,7 @@ fn close_by_any_name_of_a_file_unmaps_it() {
     assert_eq!(maps.stats().regions, 1);
 }
 
-/// `close` of a directory goes by whole components: `/tmp/ab` is no part of `/tmp/abc/x`.
+/// Closes a directory. Only files below it are closed: `/tmp/ab` does not match `/tmp/abc/x`.
 #[test]
 fn close_of_a_directory_matches_whole_components() {
     let dir = Dir::new();
@@ -74,8 +75,8 @@ fn close_of_a_directory_matches_whole_components() {
     assert_eq!(maps.stats().regions, 6);
 
     inside.iter().for_each(|file| visit(file, SMALL, 27, 0..2));
-    assert_eq!(maps.stats().maps, before + 6, "closed files map again");
-    // With a separator at the end it is the same directory; the one above has them all.
+    assert_eq!(maps.stats().maps, before + 6, "the handles of closed files map windows again");
+    // A trailing separator does not change the directory. Its parent contains every file.
     assert_eq!(maps.close(dir.path().join("ab/")).unmapped, 6);
     inside.iter().for_each(|file| visit(file, SMALL, 27, 0..2));
     assert_eq!(maps.close(dir.path()).unmapped, 12);
@@ -83,7 +84,8 @@ fn close_of_a_directory_matches_whole_components() {
     outside.iter().for_each(|file| visit(file, SMALL, 27, 0..2));
 }
 
-/// What is held when its file is closed is reported, stays readable, and is unmapped when its last client goes.
+/// Closes a file with two leased windows. `close` counts both as held, both stay readable, and each is unmapped when
+/// its last client is dropped.
 #[test]
 fn close_counts_leased_windows_as_held() {
     let dir = Dir::new();
@@ -100,7 +102,7 @@ fn close_counts_leased_windows_as_held() {
     assert_eq!(maps.stats().regions, 2);
     poll_kernel_agrees(&maps, &dir);
 
-    // The handle maps anew; the old mappings stay what they were.
+    // The handle maps the window again. The old mappings do not change.
     let fresh = file.lease(SMALL + 5..SMALL + 500).unwrap();
     assert_eq!(&*fresh, &*lease);
     assert_bytes(&lease, 28, SMALL + 5);
@@ -109,7 +111,7 @@ fn close_counts_leased_windows_as_held() {
     assert_eq!(maps.stats().regions, 2);
 
     drop(lease);
-    assert_eq!(maps.stats().regions, 2, "a part of the lease is still there");
+    assert_eq!(maps.stats().regions, 2, "a slice of the dropped lease still holds its window");
     assert_bytes(&part, 28, SMALL + 15);
     drop(part);
     assert_eq!(maps.stats().regions, 1);
@@ -149,7 +151,7 @@ fn close_counts_a_detached_region_and_keeps_the_descriptor() {
     assert_eq!(maps.stats().regions, 0);
 }
 
-/// A cursor that stands in a window holds it as a lease would.
+/// Closes a file while a cursor stands in one of its windows. The cursor holds that window as a lease would.
 #[test]
 fn close_under_a_cursor_keeps_its_window_mapped() {
     let dir = Dir::new();
@@ -164,19 +166,19 @@ fn close_under_a_cursor_keeps_its_window_mapped() {
     assert_bytes(window, 29, 2 * SMALL);
     assert_eq!(maps.stats().regions, 1);
 
-    // Also when it goes on with the same window, and with another one.
+    // The cursor reads on in the same window, and in another one.
     assert_bytes(cursor.window_at(2 * SMALL + 9).unwrap(), 29, 2 * SMALL + 9);
     assert_bytes(cursor.window_at(0).unwrap(), 29, 0);
     assert_bytes(cursor.window_at(2 * SMALL).unwrap(), 29, 2 * SMALL);
     cursor.release();
-    poll(&maps, SOON, "all is unmapped once the cursor let go", || {
+    poll(&maps, SOON, "every region is unmapped after the cursor was released", || {
         maps.collect();
         maps.stats().regions == 0
     });
     poll_kernel_agrees(&maps, &dir);
 }
 
-/// What a cursor let go of after `close` goes by itself: nobody needs to collect.
+/// Releases a cursor after `close`. The window is unmapped without a call of `collect`.
 #[test]
 fn window_released_by_a_cursor_after_close_is_unmapped() {
     let dir = Dir::new();

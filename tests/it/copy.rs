@@ -17,15 +17,15 @@ fn read_at_returns_the_bytes_up_to_the_end() {
             let expected = size.min(len - start);
             let mut count = mapped.read_at(&mut bytes, start).unwrap();
             assert_eq!(count == 0, expected == 0, "{size} at {start}");
-            // Like `FileExt::read_at`, one call may give less than it could.
+            // Like `FileExt::read_at`, one call may return fewer bytes than it could.
             while (count as u64) < expected {
                 let more = mapped.read_at(&mut bytes[count..], start + count as u64).unwrap();
-                assert!(more > 0, "{size} at {start}: stuck at {count}");
+                assert!(more > 0, "{size} at {start}: no byte after {count}");
                 count += more;
             }
-            assert_eq!(count as u64, expected, "no more than there is");
+            assert_eq!(count as u64, expected, "all bytes up to the end");
             assert_same(&bytes[..count], opened.at(start, start + expected), format!("{size} at {start}"));
-            assert!(bytes[count..].iter().all(|byte| *byte == 0xaa), "nothing behind what was read");
+            assert!(bytes[count..].iter().all(|byte| *byte == 0xaa), "bytes behind the count were written");
             if start + size <= len {
                 bytes.fill(0);
                 mapped.read_exact_at(&mut bytes, start).unwrap();
@@ -42,7 +42,7 @@ fn read_at_returns_the_bytes_up_to_the_end() {
 fn read_past_a_truncated_end_names_the_new_length() {
     let dir = Dir::new();
     let path = dir.file("cut", 4 * WINDOW, 1).path;
-    // No window fits, so that all is read, and nothing mapped is touched past the end.
+    // No window fits the budget, so every read copies and none reads mapped bytes past the end.
     let builder = MapManager::builder().window(Window::Sliding { bytes: WINDOW });
     let maps = manager(builder.max_mapped_bytes(WINDOW));
     let mut limits = maps.limits();

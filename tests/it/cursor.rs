@@ -9,7 +9,7 @@ use crate::fixture::opened::{Opened, WINDOW, corners};
 use crate::fixture::three_windows::{LEN, content, with_file};
 use crate::support::{Rng, assert_same, bytes, letters};
 
-/// What the README promises first: read on, as if the whole file were mapped.
+/// Slices ranges at every window border. Each slice is exact, as if the whole file were mapped, as the README promises.
 #[test]
 fn slice_anywhere_gives_exactly_its_range() {
     let opened = Opened::long();
@@ -25,7 +25,7 @@ fn slice_anywhere_gives_exactly_its_range() {
     assert_same(cursor.slice(..=WINDOW).unwrap(), opened.at(0, WINDOW + 1), "..=b");
     assert_same(cursor.slice(len - 9..).unwrap(), opened.at(len - 9, len), "a..");
     let behind = (Bound::Excluded(WINDOW - 1), Bound::Excluded(WINDOW + 4));
-    assert_same(cursor.slice(behind).unwrap(), opened.at(WINDOW, WINDOW + 4), "behind a, before b");
+    assert_same(cursor.slice(behind).unwrap(), opened.at(WINDOW, WINDOW + 4), "excluded bounds");
 }
 
 #[test]
@@ -52,7 +52,7 @@ fn window_at_returns_bytes_to_the_end_of_its_window() {
     }
 }
 
-/// The position belongs to `Read`, `BufRead` and `Seek`; the others say themselves where they look.
+/// Calls `slice`, `window_at` and `release`. None moves the position, which only `Read`, `BufRead` and `Seek` use.
 #[test]
 fn slice_and_window_at_keep_the_position() {
     let opened = Opened::long();
@@ -74,23 +74,27 @@ fn clone_of_a_cursor_moves_independently() {
     cursor.set_position(100);
     cursor.window_at(WINDOW).unwrap();
     let mut clone = cursor.clone();
-    assert_eq!(clone.position(), 100, "it starts where the first one is");
+    assert_eq!(clone.position(), 100, "the clone starts at the position of the original");
     clone.set_position(7);
     let mut bytes = [0; 20];
     clone.read_exact(&mut bytes).unwrap();
-    assert_same(&bytes, opened.at(7, 27), "the clone");
+    assert_same(&bytes, opened.at(7, 27), "read through the clone");
     assert_eq!((cursor.position(), clone.position()), (100, 27));
     cursor.read_exact(&mut bytes).unwrap();
-    assert_same(&bytes, opened.at(100, 120), "the first one");
+    assert_same(&bytes, opened.at(100, 120), "read through the original");
 
-    assert_same(clone.window_at(WINDOW + 5).unwrap(), opened.at(WINDOW + 5, 2 * WINDOW), "the clone");
+    assert_same(clone.window_at(WINDOW + 5).unwrap(), opened.at(WINDOW + 5, 2 * WINDOW), "window of the clone");
     cursor.release();
     drop(cursor);
-    assert_same(clone.window_at(WINDOW + 5).unwrap(), opened.at(WINDOW + 5, 2 * WINDOW), "the clone, left alone");
+    assert_same(
+        clone.window_at(WINDOW + 5).unwrap(),
+        opened.at(WINDOW + 5, 2 * WINDOW),
+        "window of the clone after the original was dropped",
+    );
     assert_eq!(clone.file().len(), opened.file.len());
 }
 
-/// The same steps on a cursor and on `std::io::Cursor`.
+/// Runs random seeks and reads on a cursor and on `std::io::Cursor`.
 #[test]
 fn read_and_seek_match_the_standard_cursor() {
     let opened = Opened::long();
@@ -118,7 +122,7 @@ fn read_and_seek_match_the_standard_cursor() {
 
         let size = [0, 1, 100, 5000, 70_000][rng.below(5) as usize];
         let mut bytes = vec![0; size];
-        // One `read` may give less than asked for, but something, and then it stands behind that.
+        // One `read` may return fewer bytes than requested, but at least one, and moves the position by their number.
         let count = found.read(&mut bytes).unwrap();
         assert_eq!(count == 0, size == 0 || expected.position() >= len, "step {step}: {count} of {size}");
         let mut same = vec![0; count];
@@ -153,12 +157,12 @@ fn read_of_the_whole_file_gives_every_byte() {
     let mut taken = Vec::new();
     cursor.set_position(WINDOW - 5);
     cursor.by_ref().take(10).read_to_end(&mut taken).unwrap();
-    assert_same(&taken, opened.at(WINDOW - 5, WINDOW + 5), "take, over a border");
+    assert_same(&taken, opened.at(WINDOW - 5, WINDOW + 5), "take, over a window border");
     cursor.set_position(WINDOW - 5);
     let (front, back) = pieces.split_at_mut(3);
     cursor.read_exact(front).unwrap();
     cursor.read_exact(back).unwrap();
-    assert_same(&pieces, opened.at(WINDOW - 5, WINDOW + 5), "in two pieces");
+    assert_same(&pieces, opened.at(WINDOW - 5, WINDOW + 5), "read_exact in two pieces, over a window border");
 }
 
 #[test]
@@ -170,7 +174,7 @@ fn fill_buf_without_consume_returns_the_same_bytes() {
     while at < len {
         let border = (at / WINDOW * WINDOW + WINDOW).min(len);
         assert_same(cursor.fill_buf().unwrap(), opened.at(at, border), format!("from {at}"));
-        assert_same(cursor.fill_buf().unwrap(), opened.at(at, border), format!("from {at}, again"));
+        assert_same(cursor.fill_buf().unwrap(), opened.at(at, border), format!("from {at}, second call"));
         let step = if rng.below(2) == 0 { border - at } else { rng.below(border - at + 1) };
         cursor.consume(step as usize);
         at += step;
@@ -199,7 +203,7 @@ fn read_until_and_lines_cross_window_borders() {
         io::Cursor::new(&opened.file.bytes).lines().map(Result::unwrap).collect(),
     );
     assert!(expected.len() > 1000);
-    assert!(found == expected, "the same lines");
+    assert!(found == expected, "the lines differ from those of the standard library");
 }
 
 #[test]
@@ -221,10 +225,14 @@ fn seek_before_the_start_fails_and_keeps_the_position() {
     assert_eq!(cursor.read_to_end(&mut rest).unwrap(), 10);
     assert_same(&rest, opened.at(len - 10, len), "the last ten");
 
-    assert_eq!(cursor.seek(SeekFrom::Start(u64::MAX)).unwrap(), u64::MAX, "past the end is no error");
+    assert_eq!(cursor.seek(SeekFrom::Start(u64::MAX)).unwrap(), u64::MAX, "a seek past the end succeeds");
     assert_eq!(cursor.read(&mut [0; 8]).unwrap(), 0);
     assert!(cursor.fill_buf().unwrap().is_empty());
-    assert_eq!(cursor.seek(SeekFrom::Current(1)).unwrap_err().kind(), io::ErrorKind::InvalidInput, "overflow");
+    assert_eq!(
+        cursor.seek(SeekFrom::Current(1)).unwrap_err().kind(),
+        io::ErrorKind::InvalidInput,
+        "a seek that overflows fails"
+    );
     assert_eq!(cursor.position(), u64::MAX);
     cursor.rewind().unwrap();
     assert_same(cursor.fill_buf().unwrap(), opened.at(0, WINDOW), "the first window");
@@ -236,7 +244,7 @@ fn seek_that_overflows_fails_and_keeps_the_position() {
     let mut cursor = file.cursor();
     let mut buf = [9; 16];
 
-    // Past the end there is nothing to read, as in a file.
+    // Reads past the end return no bytes, as for a file.
     for position in [LEN, LEN + 1, u64::MAX - 1, u64::MAX] {
         assert_eq!(cursor.seek(SeekFrom::Start(position)).unwrap(), position);
         assert_eq!(cursor.position(), position);
@@ -244,13 +252,13 @@ fn seek_that_overflows_fails_and_keeps_the_position() {
         assert!(cursor.fill_buf().unwrap().is_empty());
         assert_eq!(cursor.read_exact(&mut buf).unwrap_err().kind(), io::ErrorKind::UnexpectedEof);
         assert_eq!(cursor.read_to_end(&mut Vec::new()).unwrap(), 0);
-        assert_eq!(cursor.position(), position, "a read of nothing moves nothing");
+        assert_eq!(cursor.position(), position, "an empty read moved the position");
         cursor.set_position(0);
         cursor.set_position(position);
         assert_eq!(cursor.stream_position().unwrap(), position);
     }
 
-    // Before the start, and past the largest number, is an error that leaves the cursor where it is.
+    // A seek before the start or past the largest number is an error and keeps the position.
     let refused = |cursor: &mut smmap::Cursor, to: SeekFrom| {
         let before = cursor.position();
         assert_eq!(cursor.seek(to).unwrap_err().kind(), io::ErrorKind::InvalidInput, "{before} {to:?}");

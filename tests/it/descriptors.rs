@@ -1,4 +1,4 @@
-//! Descriptors: `max_open_files`, and reopening a file whose descriptor was closed to keep it.
+//! Descriptors: the limit `max_open_files`, and files whose descriptor was closed to stay within it.
 
 use std::fs::{self, OpenOptions};
 use std::io::Write as _;
@@ -10,8 +10,10 @@ use smmap::{Change, ErrorKind, Limits, MapManager, Overcommit};
 use crate::fixture::seeded::{SMALL, SOON, assert_bytes, assert_reads, file_in, poll, small, visit};
 use crate::support::{Dir, manager};
 
-/// EMFILE inside smmap on a large repository: many more files than descriptors, all of them in use.
-/// (`limits.rs` does it with a hard limit of the system.)
+/// Reads 300 files in turn with at most eight descriptors, as for a large repository where Python's smmap fails with
+/// EMFILE.
+///
+/// The test binary `tests/limits.rs` does this with a limit of the OS.
 #[test]
 fn max_open_files_with_300_files_in_use_is_kept() {
     const FILES: u16 = 300;
@@ -39,7 +41,7 @@ fn max_open_files_with_300_files_in_use_is_kept() {
     assert!(stats.peak_open_files > 0, "{stats:?}");
 }
 
-/// Lowered `max_open_files` too: descriptors go, the handles stay.
+/// Lowers `max_open_files` of a running cache. Descriptors are closed; the handles stay usable.
 #[test]
 fn lowered_max_open_files_is_reached() {
     let dir = Dir::new();
@@ -49,7 +51,7 @@ fn lowered_max_open_files_is_reached() {
     files.iter().zip(0..).for_each(|(file, seed)| assert_reads(file, seed, 0, 100));
     assert_eq!(maps.stats().open_files, 20);
     maps.set_limits(Limits { max_open_files: 4, ..maps.limits() }).unwrap();
-    poll(&maps, SOON, "inside max_open_files", || {
+    poll(&maps, SOON, "open files within the lowered max_open_files", || {
         maps.stats().open_files <= 4 && dir.descriptors().is_none_or(|open| open <= 4)
     });
     files.iter().zip(0..).for_each(|(file, seed)| assert_reads(file, seed, 0, 3000));
@@ -57,7 +59,7 @@ fn lowered_max_open_files_is_reached() {
     assert_eq!(maps.stats().files, 20);
 }
 
-/// A descriptor that was given up is opened again by its path, and is the same file.
+/// Reads a file after its descriptor was closed. The cache reopens it by its path and finds the same file.
 #[test]
 fn closed_descriptor_is_reopened_by_its_path() {
     let dir = Dir::new();
@@ -79,7 +81,8 @@ fn closed_descriptor_is_reopened_by_its_path() {
     assert_eq!(stats.peak_open_files, 1, "{stats:?}");
 }
 
-/// If the path leads to another file by then, that is an error of its own kind, and never that file's bytes.
+/// Replaces a file after its descriptor was closed. Reads that need the descriptor fail with `Replaced` and never return
+/// the bytes of the new file.
 #[cfg(unix)]
 #[test]
 fn closed_descriptor_is_never_reopened_as_another_file() {
@@ -93,7 +96,7 @@ fn closed_descriptor_is_never_reopened_as_another_file() {
         let other = maps.open(file_in(&dir, &format!("b-{index}"), 100 + index, 2000)).unwrap();
         assert_reads(&other, 100 + index, 0, 2000);
     }
-    // Until here the path led to the file, so that its descriptor could be given up.
+    // Until now the path led to the file, so its descriptor could be closed.
     fs::rename(file_in(&dir, "new", 35, 8 * SMALL), &path).unwrap();
 
     let mut cursor = old.cursor();
@@ -106,17 +109,17 @@ fn closed_descriptor_is_never_reopened_as_another_file() {
             cursor.window_at(offset).map(<[u8]>::to_vec),
             buffer.slice(offset..offset + 10).map(<[u8]>::to_vec),
         ];
-        for (how, read) in reads.into_iter().enumerate() {
+        for (way, read) in reads.into_iter().enumerate() {
             match read {
                 Ok(found) => assert_bytes(&found, 34, offset),
                 Err(error) => {
-                    assert_eq!(error.kind(), ErrorKind::Replaced, "way {how}: {error:?}");
+                    assert_eq!(error.kind(), ErrorKind::Replaced, "way {way}: {error:?}");
                     assert_eq!(error.path(), Some(&*path));
                 }
             }
         }
     }
-    // The same fact, said either way.
+    // `refresh` reports the replacement as a change or as an error.
     match old.refresh() {
         Ok(change) => assert_eq!(change, Change::Replaced),
         Err(error) => assert_eq!(error.kind(), ErrorKind::Replaced, "{error:?}"),
@@ -128,8 +131,8 @@ fn closed_descriptor_is_never_reopened_as_another_file() {
     assert_bytes(&mapped, 34, 0);
 }
 
-/// A file whose name is gone goes on being read through its handles, although `max_open_files` is 1 and many others
-/// want that one descriptor: one whose path leads elsewhere is never given up.
+/// Reads a deleted file while 32 other files need the only descriptor of `max_open_files`. The descriptor of a file that
+/// cannot be reopened by its path is never closed.
 #[cfg(unix)]
 #[test]
 fn descriptor_of_a_deleted_file_is_never_closed() {
@@ -144,27 +147,28 @@ fn descriptor_of_a_deleted_file_is_never_closed() {
         assert_reads(&other, 100 + index, 0, 2000);
         visit(&other, SMALL, 100 + index, 0..1);
         others.push(other);
-        // Each time a part of the file that was never mapped and never read.
+        // A part of the deleted file that was neither mapped nor read before.
         let fresh = u64::from(index) * SMALL;
         assert_reads(&file, 18, fresh + 10, 4096);
         visit(&file, SMALL, 18, u64::from(index)..u64::from(index) + 1);
     }
-    // Another file under the old name is none of its business.
+    // A new file under the old name does not affect the handle.
     file_in(&dir, "unlinked", 19, 32 * SMALL);
     for (index, other) in (0..32u8).zip(&others) {
         assert_reads(other, 100 + index, 0, 2000);
         assert_reads(&file, 18, u64::from(index) * SMALL, 100);
     }
-    // Once its last handle is gone, nothing has to be kept.
+    // After its last handle is dropped, the descriptor can be closed.
     drop(file);
     for (index, other) in (0..32u8).zip(&others) {
         assert_reads(other, 100 + index, 0, 2000);
     }
     maps.collect();
-    poll(&maps, SOON, "back inside max_open_files", || maps.stats().open_files <= 1);
+    poll(&maps, SOON, "open files within max_open_files", || maps.stats().open_files <= 1);
 }
 
-/// The same for a file whose name leads to another one by now.
+/// Reads a file whose path now leads to another one, while 16 other files need the only descriptor of `max_open_files`.
+/// The descriptor is never closed.
 #[cfg(unix)]
 #[test]
 fn descriptor_of_a_replaced_file_is_never_closed() {
@@ -182,7 +186,7 @@ fn descriptor_of_a_replaced_file_is_never_closed() {
     visit(&maps.open(&path).unwrap(), SMALL, 21, 0..16);
 }
 
-/// Also where there is no room for another descriptor: what is open needs none.
+/// Opens an open file again when `max_open_files` allows no second descriptor.
 #[test]
 fn open_of_an_open_file_needs_no_second_descriptor() {
     let dir = Dir::new();
@@ -194,12 +198,12 @@ fn open_of_an_open_file_needs_no_second_descriptor() {
     drop(nameless);
     assert_eq!(&named.lease(..).unwrap()[..], &one.bytes[..]);
     OpenOptions::new().append(true).open(&one.path).unwrap().write_all(b"more").unwrap();
-    assert_eq!(maps.open(&one.path).unwrap().len(), 104, "opened again, and its growth not noticed");
+    assert_eq!(maps.open(&one.path).unwrap().len(), 104, "the second open did not see the new length");
     drop(named);
     assert_eq!(&maps.open(&other.path).unwrap().lease(..).unwrap()[..], &other.bytes[..]);
 }
 
-/// A thread waits for a descriptor's place, which takes long; another reads a copy of the same file meanwhile.
+/// Copies bytes of a file while another thread waits to open a descriptor of it. The copying read returns at once.
 #[test]
 fn copying_read_while_another_thread_waits_for_a_descriptor_does_not_wait() {
     const PATIENCE: Duration = Duration::from_secs(20);
@@ -207,7 +211,7 @@ fn copying_read_while_another_thread_waits_for_a_descriptor_does_not_wait() {
     let (named, nameless) = (dir.file("named", 100, 1), dir.file("nameless", 100, 2));
     let maps = manager(MapManager::builder().max_open_files(1).overcommit(Overcommit::Wait(PATIENCE)));
     let named = maps.open(&named.path).unwrap();
-    // It takes the place of the other's descriptor, which could be had again, and never gives it back.
+    // Closes the descriptor of `named`, which can be reopened, and never closes its own, which has no path.
     let nameless = maps.open_file(nameless.descriptor()).unwrap();
 
     let began = Instant::now();
@@ -215,9 +219,9 @@ fn copying_read_while_another_thread_waits_for_a_descriptor_does_not_wait() {
         let waiting = scope.spawn(|| named.cursor().window_at(0).map(<[u8]>::len));
         thread::sleep(Duration::from_millis(100));
         named.read_exact_at(&mut [0; 10], 0).unwrap();
-        assert!(began.elapsed() < PATIENCE / 2, "it waited with the other");
+        assert!(began.elapsed() < PATIENCE / 2, "the copying read waited for the descriptor");
         drop(nameless);
         assert_eq!(waiting.join().unwrap().unwrap(), 100);
     });
-    assert!(began.elapsed() < PATIENCE / 2, "it waited although there was a place");
+    assert!(began.elapsed() < PATIENCE / 2, "the thread waited although the descriptor was closed");
 }

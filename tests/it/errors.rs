@@ -1,4 +1,4 @@
-//! Errors: each names the file, the range and a remedy, and converts to `io::Error`.
+//! Errors name the file, the range and a remedy, and convert to `io::Error`.
 
 use std::fs::File;
 use std::io;
@@ -10,16 +10,16 @@ use smmap::{Error, ErrorKind, Overcommit};
 use crate::fixture::three_windows::{LEN, WINDOW, content_file, limited, with_file};
 use crate::support::{Dir, manager};
 
-/// An error is read by somebody who was not there: where it was, and what to do.
+/// Panics unless the message of `error` names the path, both ends of the range, and one word of `advice`.
 #[track_caller]
-fn assert_tells(error: &Error, path: &Path, range: &Range<u64>, advice: &[&str]) {
+fn assert_message_names(error: &Error, path: &Path, range: &Range<u64>, advice: &[&str]) {
     let said = error.to_string();
-    assert!(said.contains(path.to_str().unwrap()), "the path is not in: {said}");
+    assert!(said.contains(path.to_str().unwrap()), "the message does not name the path: {said}");
     for bound in [range.start, range.end] {
-        assert!(said.contains(&bound.to_string()), "{bound} is not in: {said}");
+        assert!(said.contains(&bound.to_string()), "the message does not name {bound}: {said}");
     }
     let lower = said.to_lowercase();
-    assert!(advice.iter().any(|word| lower.contains(word)), "none of {advice:?} is in: {said}");
+    assert!(advice.iter().any(|word| lower.contains(word)), "the message has none of {advice:?}: {said}");
     let debug = format!("{error:?}");
     assert!(debug.contains(&format!("{:?}", error.kind())), "{debug}");
 }
@@ -32,16 +32,19 @@ fn out_of_bounds_error_names_file_range_and_length() {
     let error = file.lease(range.clone()).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::OutOfBounds);
     assert_eq!((error.path(), error.range()), (Some(&*path), Some(range.clone())));
-    // The remedy: to know the length, which is told.
-    assert_tells(&error, &path, &range, &[&LEN.to_string(), "refresh"]);
+    // The remedy is the length of the file, or `refresh`.
+    assert_message_names(&error, &path, &range, &[&LEN.to_string(), "refresh"]);
     let error = file.cursor().slice(range.clone()).unwrap_err();
-    assert_tells(&error, &path, &range, &[&LEN.to_string(), "refresh"]);
+    assert_message_names(&error, &path, &range, &[&LEN.to_string(), "refresh"]);
     let error = file.read_exact_at(&mut [0; 7], LEN - 3).unwrap_err();
-    assert_tells(&error, &path, &range, &[&LEN.to_string(), "refresh"]);
+    assert_message_names(&error, &path, &range, &[&LEN.to_string(), "refresh"]);
     assert_eq!(error.range(), Some(range));
 
     let converted = io::Error::from(error);
-    assert!(converted.to_string().contains(path.to_str().unwrap()), "the path is lost: {converted}");
+    assert!(
+        converted.to_string().contains(path.to_str().unwrap()),
+        "the converted error does not name the path: {converted}"
+    );
     assert!(matches!(converted.kind(), io::ErrorKind::InvalidInput | io::ErrorKind::UnexpectedEof), "{converted:?}");
 }
 
@@ -57,11 +60,11 @@ fn over_budget_error_names_file_range_and_remedy() {
     assert_eq!(error.kind(), ErrorKind::OverBudget);
     assert_eq!((error.path(), error.range()), (Some(&*path), Some(range.clone())));
     let advice = ["max_mapped_bytes", "set_limits", "overcommit", "raise", "drop", "release", "let go"];
-    assert_tells(&error, &path, &range, &advice);
+    assert_message_names(&error, &path, &range, &advice);
     assert!(io::Error::from(error).to_string().contains(path.to_str().unwrap()));
 }
 
-/// Of a file without a name, the rest is told.
+/// Reads past the end of a file opened by descriptor. The error has the range but no path.
 #[test]
 fn error_of_a_file_opened_by_descriptor_has_no_path() {
     let dir = Dir::new();

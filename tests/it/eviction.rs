@@ -1,4 +1,4 @@
-//! Unmapping of evicted, collected and orphaned regions, checked against the kernel's list of mappings.
+//! Evicted, collected and orphaned regions are unmapped, by the counts of the cache and by the kernel's list.
 
 use std::fs;
 
@@ -7,8 +7,9 @@ use smmap::Collected;
 use crate::fixture::seeded::{SMALL, SOON, STALE, assert_bytes, file_in, poll, poll_kernel_agrees, small, visit};
 use crate::support::{Dir, manager};
 
-/// Evicting an entry did not unmap it, because somebody held the `Arc`: the budget was fiction.
-/// Here what is unused is unmapped, as the kernel sees it, …
+/// Evicts unused windows. The kernel's list shows that each is unmapped.
+///
+/// In other caches an evicted entry stays mapped while a reader holds its `Arc`, so mapped bytes exceed the budget.
 #[test]
 fn evicted_window_without_clients_is_unmapped() {
     const BUDGET: u64 = 4 * SMALL;
@@ -27,11 +28,13 @@ fn evicted_window_without_clients_is_unmapped() {
     let stats = maps.stats();
     assert!(stats.evictions >= 60, "{stats:?}");
     assert!(stats.peak_mapped_bytes <= BUDGET, "{stats:?}");
-    assert!(stats.peak_mapped_bytes > SMALL, "nothing is cached at all: {stats:?}");
+    assert!(stats.peak_mapped_bytes > SMALL, "no window stays mapped: {stats:?}");
     poll_kernel_agrees(&maps, &dir);
 }
 
-/// A group of regions counted as one stayed mapped because of one reader: a reader of one region keeps that one only.
+/// Collects while a reader uses one of 16 windows. Only that window stays mapped.
+///
+/// In caches that count a group of regions as one, a single reader keeps the whole group mapped.
 #[test]
 fn collect_with_one_reader_keeps_only_its_region() {
     let dir = Dir::new();
@@ -40,7 +43,7 @@ fn collect_with_one_reader_keeps_only_its_region() {
     let file = maps.open(&path).unwrap();
     let fifteen = Collected { regions: 15, bytes: 15 * SMALL };
 
-    // By a lease, even of one byte.
+    // The reader is a lease of one byte.
     visit(&file, SMALL, 7, 0..16);
     let byte = file.lease(5 * SMALL..5 * SMALL + 1).unwrap();
     assert!(byte.is_mapped());
@@ -52,7 +55,7 @@ fn collect_with_one_reader_keeps_only_its_region() {
     assert_bytes(&byte, 7, 5 * SMALL);
     drop(byte);
 
-    // By a cursor that stands in a window.
+    // The reader is a cursor that stands in a window.
     visit(&file, SMALL, 7, 0..16);
     let mut cursor = file.cursor();
     let window = cursor.window_at(9 * SMALL).unwrap();
@@ -62,12 +65,12 @@ fn collect_with_one_reader_keeps_only_its_region() {
     assert_eq!(maps.stats().mapped_bytes, SMALL);
     cursor.release();
     assert_eq!(maps.stats().pinned_regions, 0);
-    maps.collect(); // or the collector, if it was faster
-    poll(&maps, SOON, "the last region goes", || maps.stats().mapped_bytes == 0);
+    maps.collect(); // The collector thread may have unmapped the region first.
+    poll(&maps, SOON, "the last region is unmapped", || maps.stats().mapped_bytes == 0);
     assert_eq!(maps.collect(), Collected::default());
 }
 
-/// … and what is still held when its entry goes is still counted, until it is unmapped.
+/// Closes a file with two leased windows. Each is counted until its lease is dropped and the window is unmapped.
 #[test]
 fn held_region_after_its_file_is_closed_is_still_counted() {
     let dir = Dir::new();
@@ -92,8 +95,10 @@ fn held_region_after_its_file_is_closed_is_still_counted() {
     poll_kernel_agrees(&maps, &dir);
 }
 
-/// OpenSearch 18226: 246,000 of 252,000 maps belonged to deleted files. The collector lets the unused regions of
-/// deleted and of replaced files go by itself: nobody reads, nobody collects, there is no pressure.
+/// Deletes and replaces files whose regions are unused. The collector unmaps those regions without any further call and
+/// without pressure on the limits.
+///
+/// OpenSearch 18226: 246,000 of 252,000 mappings belonged to deleted files.
 #[cfg(unix)]
 #[test]
 fn unused_regions_of_deleted_or_replaced_files_are_unmapped() {
@@ -112,7 +117,7 @@ fn unused_regions_of_deleted_or_replaced_files_are_unmapped() {
         let file = maps.open(file_in(&dir, &format!("segment-{index}"), index, 2 * SMALL)).unwrap();
         visit(&file, SMALL, index, 0..2);
         if index % 4 < 2 {
-            handles.push((index, file)); // of the others nothing is left but their regions
+            handles.push((index, file)); // The other files have no handle, only regions.
         }
     }
     assert_eq!(maps.stats().regions, 3 + 2 * usize::from(FILES));
@@ -127,14 +132,14 @@ fn unused_regions_of_deleted_or_replaced_files_are_unmapped() {
             fs::rename(new, &path).unwrap();
         }
     }
-    poll(&maps, STALE, "only the live file's and the held region are left", || maps.stats().regions == 3);
+    poll(&maps, STALE, "only the regions of the live and the leased file stay", || maps.stats().regions == 3);
     assert_eq!(maps.stats().mapped_bytes, 3 * SMALL);
     poll(&maps, STALE, "files without handles and regions are forgotten", || maps.stats().files <= 2 + handles.len());
 
-    // The live file was left alone, the held bytes and the handles are as good as ever.
+    // The windows of the live file stay mapped. The lease and the handles still read the right bytes.
     let before = maps.stats().maps;
     visit(&live, SMALL, 200, 0..2);
-    assert_eq!(maps.stats().maps, before, "the live file had to be mapped again");
+    assert_eq!(maps.stats().maps, before, "a window of the live file was mapped again");
     assert_bytes(&held, 201, 0);
     for (index, file) in &handles {
         visit(file, SMALL, *index, 0..2);

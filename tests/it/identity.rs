@@ -11,7 +11,8 @@ use crate::fixture::seeded::{SMALL, TICK, assert_bytes, assert_reads, file_in, s
 use crate::fixture::three_windows::{LEN, SEED, WINDOW, content, content_file, limited, with_file};
 use crate::support::{Dir, manager};
 
-/// One file by many names is one entry, and a window of it is mapped once.
+/// Opens a file by hard links, symlinks, relative names and descriptors. The cache has one entry for it and maps each
+/// window once.
 #[test]
 fn file_opened_by_many_names_is_one_entry() {
     let dir = Dir::new();
@@ -40,13 +41,14 @@ fn file_opened_by_many_names_is_one_entry() {
     assert_eq!((stats.files, stats.maps, stats.regions), (1, 2, 2), "{stats:?}");
     assert_eq!((stats.pinned_regions, stats.mapped_bytes), (1, 2 * SMALL), "{stats:?}");
 
-    // And two files of the same content are two.
+    // Two files with the same content have two entries.
     let twin = maps.open(file_in(&dir, "twin", 24, 2 * SMALL)).unwrap();
     visit(&twin, SMALL, 24, 0..2);
     assert_eq!((maps.stats().files, maps.stats().maps), (2, 4));
 }
 
-/// Replaced by rename (how git, editors and databases write): two files, each with its own bytes.
+/// Replaces a file by rename, as git, editors and databases do. The old handle keeps reading the old file, and a new
+/// `open` reads the new one.
 #[test]
 fn file_replaced_by_rename_is_another_file() {
     let dir = Dir::new();
@@ -93,7 +95,7 @@ fn file_deleted_after_open_stays_readable() {
     assert_eq!(io::Error::from(error).kind(), io::ErrorKind::NotFound);
 }
 
-/// Inode numbers are reused as soon as nobody holds the file: a new file never gets an old one's bytes.
+/// Reads a new file with the inode number of a deleted one. The cache never returns the bytes of the deleted file.
 #[test]
 fn file_with_a_reused_inode_gives_its_own_bytes() {
     use std::os::unix::fs::MetadataExt as _;
@@ -119,7 +121,7 @@ fn file_with_a_reused_inode_gives_its_own_bytes() {
             }
             2 => {
                 fs::remove_file(&old).unwrap();
-                drop(first); // its regions stay for now, and keep the inode
+                drop(first); // The mapped regions still keep the inode from being reused.
             }
             _ => {
                 fs::remove_file(&old).unwrap();
@@ -127,7 +129,7 @@ fn file_with_a_reused_inode_gives_its_own_bytes() {
                 drop(first);
             }
         }
-        // Under its own name and under the old one.
+        // Creates the new file under the old name and under another one.
         let name = if round % 8 < 4 { "a" } else { "b" };
         let new = file_in(&dir, &format!("{name}-{round}"), 2, LEN);
         reused += usize::from(fs::metadata(&new).unwrap().ino() == inode);
@@ -143,8 +145,8 @@ fn file_with_a_reused_inode_gives_its_own_bytes() {
     eprintln!("{reused} of 200 inodes were reused");
 }
 
-/// The same where nothing keeps the inode but a handle whose descriptor was given up for `max_open_files`: the new
-/// file gets its own bytes, and the old handle may fail, but never gives the new file's.
+/// Closes the descriptor of a deleted file to stay within `max_open_files`, so that its inode number can be reused.
+/// A read through the old handle may fail, but never returns the bytes of the new file.
 #[test]
 fn handle_without_descriptor_never_reads_a_file_with_its_inode() {
     let dir = Dir::new();
@@ -182,7 +184,7 @@ fn handle_without_descriptor_never_reads_a_file_with_its_inode() {
     assert_reads(&other, 9, 0, 1000);
 }
 
-/// A named file whose path leads elsewhere by now is not read from there, link or not.
+/// Replaces a file by a symlink to another file after its descriptor was closed. Reads through the old handle fail.
 #[test]
 fn handle_whose_path_became_a_link_says_replaced() {
     let dir = Dir::new();
@@ -190,7 +192,7 @@ fn handle_whose_path_became_a_link_says_replaced() {
     let other = content_file(&dir, "other", 10);
     let maps = manager(limited().max_open_files(1));
     let file = maps.open(&path).unwrap();
-    // Its descriptor is given up for this one, as it can be had again by its path.
+    // Opening `other` closes the descriptor of `file`, which can be reopened by its path.
     let other = maps.open(&other).unwrap();
     other.refresh().unwrap();
     fs::remove_file(&path).unwrap();
@@ -198,7 +200,7 @@ fn handle_whose_path_became_a_link_says_replaced() {
     assert_eq!(file.lease(..).unwrap_err().kind(), ErrorKind::Replaced);
     assert_eq!(file.read_at(&mut [0; 10], 0).unwrap_err().kind(), ErrorKind::Replaced);
     assert_eq!(file.refresh().unwrap_err().kind(), ErrorKind::Replaced);
-    // One that leads to a file that is known is that file.
+    // A link to a file that is already open leads to the same entry.
     fs::remove_file(&path).unwrap();
     std::os::unix::fs::symlink(dir.path().join("other"), &path).unwrap();
     let again = maps.open(&path).unwrap();

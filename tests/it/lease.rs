@@ -14,7 +14,8 @@ const WINDOW: u64 = 64 << 10;
 
 const WINDOWS: u64 = 8;
 
-/// A file of eight windows and a piece, and a manager with room for all of it.
+/// Returns a file of eight windows and 1234 bytes, opened in a cache with room for all of it. `change` alters the
+/// settings of the cache.
 fn setup(change: impl FnOnce(MapManagerBuilder) -> MapManagerBuilder) -> (Dir, TestFile, MapManager, MappedFile) {
     let dir = Dir::new();
     let file = dir.file("leased", WINDOWS * WINDOW + 1234, 11);
@@ -23,12 +24,12 @@ fn setup(change: impl FnOnce(MapManagerBuilder) -> MapManagerBuilder) -> (Dir, T
         .max_mapped_bytes(64 * WINDOW)
         .admission(Admission::Always);
     let maps = manager(change(builder));
-    assert_eq!(maps.window_bytes(), Some(WINDOW), "a multiple of every platform's granule");
+    assert_eq!(maps.window_bytes(), Some(WINDOW), "the window is a multiple of every platform's mapping granularity");
     let mapped = maps.open(&file.path).unwrap();
     (dir, file, maps, mapped)
 }
 
-/// What a program may do with a lease, as the compiler sees it.
+/// Checks the traits of a lease, and returns a lease from another thread.
 #[test]
 fn lease_is_an_owned_thread_safe_value() {
     fn owned<T: Clone + Send + Sync + RefUnwindSafe + std::fmt::Debug + Default + 'static>() {}
@@ -69,9 +70,9 @@ fn lease_of_every_kind_of_range_gives_its_bytes() {
     assert_same(&mapped.lease(..9).unwrap(), &file[..9], "..b");
     assert_same(&mapped.lease(..=9).unwrap(), &file[..=9], "..=b");
     assert_same(&mapped.lease(4..=9).unwrap(), &file[4..=9], "a..=b");
-    assert_same(&mapped.lease((Excluded(4), Included(9))).unwrap(), &file[5..=9], "behind a, to b");
+    assert_same(&mapped.lease((Excluded(4), Included(9))).unwrap(), &file[5..=9], "excluded start, included end");
     for at in [0, 1, WINDOW - 1, WINDOW, WINDOW + 1, len - 1, len] {
-        assert!(mapped.lease(at..at).unwrap().is_empty(), "nothing, at {at}");
+        assert!(mapped.lease(at..at).unwrap().is_empty(), "empty lease at {at}");
     }
 }
 
@@ -79,7 +80,7 @@ fn lease_of_every_kind_of_range_gives_its_bytes() {
 fn offset_of_a_lease_is_the_start_of_its_range() {
     let (_dir, file, _maps, mapped) = setup(|builder| builder);
     for start in [0, 1, 4095, 4096, WINDOW - 2, WINDOW, 3 * WINDOW + 77] {
-        // The second crosses a border or more, the third is too large to be a copy.
+        // The second length crosses a window border, and the third is too long for a copy.
         for len in [1, WINDOW, 5 * WINDOW - 78] {
             let lease = mapped.lease(start..start + len).unwrap();
             assert_eq!(lease.offset(), start);
@@ -108,9 +109,9 @@ fn slice_of_a_slice_has_the_right_offset_and_bytes() {
     assert_eq!(part.offset(), 1150);
     assert_same(&part, &file[1150..1450], "a slice of a slice of a slice");
     drop((lease, mapped));
-    assert_same(&part, &file[1150..1450], "the last of them");
+    assert_same(&part, &file[1150..1450], "the only remaining slice");
 
-    assert!(part.slice(300..).is_empty(), "the very end is inside");
+    assert!(part.slice(300..).is_empty(), "an empty slice at the end is accepted");
     assert_eq!(part.slice(..).as_ptr(), part.as_ptr());
 }
 
@@ -118,23 +119,23 @@ fn slice_of_a_slice_has_the_right_offset_and_bytes() {
 fn slice_out_of_range_panics() {
     let (_dir, file, maps, mapped) = setup(|builder| builder);
     let lease = mapped.lease(10..20).unwrap();
-    // No AssertUnwindSafe: a lease is RefUnwindSafe.
+    // A lease is RefUnwindSafe, so no AssertUnwindSafe is needed.
     assert!(panic::catch_unwind(|| lease.slice(..11)).is_err());
     assert!(panic::catch_unwind(|| lease.slice(11..)).is_err());
     assert!(panic::catch_unwind(|| lease.slice(..=10)).is_err());
-    #[expect(clippy::reversed_empty_ranges, reason = "that is the point")]
+    #[expect(clippy::reversed_empty_ranges, reason = "the test passes a reversed range")]
     let reversed = panic::catch_unwind(|| lease.slice(6..5));
     assert!(reversed.is_err());
     assert!(panic::catch_unwind(|| lease.slice(..=usize::MAX)).is_err());
     assert!(panic::catch_unwind(|| lease.slice(usize::MAX..)).is_err());
 
     assert_same(&lease, &file[10..20], "after the panics");
-    assert_eq!(maps.stats().pinned_regions, 1, "and nobody else holds the window");
+    assert_eq!(maps.stats().pinned_regions, 1, "only the lease pins the window");
     drop(lease);
     assert_eq!(maps.stats().pinned_regions, 0);
 }
 
-/// `Lease::slice` panics exactly where a slice does.
+/// Slices a lease with odd bounds. `Lease::slice` panics for the bounds for which a slice of bytes panics.
 #[test]
 fn slice_of_a_lease_panics_where_a_slice_panics() {
     let (_dir, _maps, file) = with_file();
@@ -156,18 +157,18 @@ fn slice_of_a_lease_panics_where_a_slice_panics() {
     assert!(!panics((Included(100), Unbounded)));
     assert!(!panics((Excluded(9), Included(99))));
     assert_eq!(lease.slice((Excluded(9), Included(99))).offset(), 110);
-    // None of it harmed the lease.
+    // The lease is intact after the panics.
     assert_eq!(&*lease, content(100..200));
     assert!(Lease::default().slice(0..0).is_empty());
     assert!(catch_unwind(|| Lease::default().slice(0..1)).is_err());
 }
 
-/// The address stays, when the lease moves, is cloned, and when everything around it comes and goes.
+/// Moves and clones leases, and evicts every other window. The addresses of the leased bytes do not change.
 #[test]
 fn address_of_a_lease_is_stable() {
     let (_dir, file, maps, mapped) = setup(|builder| builder.max_mapped_bytes(4 * WINDOW));
     let lease = mapped.lease(WINDOW + 10..2 * WINDOW).unwrap();
-    // A copy has an address of its own, which has to stay too.
+    // A lease over a window border is a copy, whose address must not change either.
     let copy = mapped.lease(WINDOW - 10..WINDOW + 10).unwrap();
     let (at, copy_at) = (lease.as_ptr(), copy.as_ptr());
 
@@ -190,13 +191,13 @@ fn address_of_a_lease_is_stable() {
             maps.collect();
         }
         assert_eq!((twin.as_ptr(), copy_twin.as_ptr()), (at, copy_at));
-        assert_same(&twin, &file[WINDOW as usize + 10..2 * WINDOW as usize], "in the churn");
-        assert_same(&copy_twin, &file[WINDOW as usize - 10..WINDOW as usize + 10], "the copy, in the churn");
+        assert_same(&twin, &file[WINDOW as usize + 10..2 * WINDOW as usize], "during evictions");
+        assert_same(&copy_twin, &file[WINDOW as usize - 10..WINDOW as usize + 10], "the copy, during evictions");
     }
-    assert!(maps.stats().evictions > 0, "there was churn");
+    assert!(maps.stats().evictions > 0, "no window was evicted");
 }
 
-/// A clone is one more client of the same region, and takes no mapping of its own.
+/// Clones and slices a lease. Each is one more client of the same region, and none maps anything.
 #[test]
 fn clones_and_slices_share_one_region() {
     let (dir, _file, maps, mapped) = setup(|builder| builder);
@@ -209,14 +210,14 @@ fn clones_and_slices_share_one_region() {
         assert_eq!(mapped.bytes, WINDOW);
     }
     drop(lease);
-    assert_eq!(maps.collect().regions, 0, "the clones hold it");
+    assert_eq!(maps.collect().regions, 0, "the clones hold the region");
     drop(many);
     let collected = maps.collect();
     assert_eq!((collected.regions, collected.bytes), (1, WINDOW));
     assert_eq!(maps.stats().pinned_bytes, 0);
 }
 
-/// A lease is all that is left of its manager, and takes the mapping along when it goes.
+/// Drops everything but three leases. They stay readable, and dropping the last client of a region unmaps it.
 #[test]
 fn lease_outlives_its_cache_and_unmaps_when_dropped() {
     for last_elsewhere in [false, true] {
@@ -226,23 +227,25 @@ fn lease_outlives_its_cache_and_unmaps_when_dropped() {
             cursor.window_at(window * WINDOW).unwrap();
         }
         let lease = cursor.file().lease(3 * WINDOW..3 * WINDOW + 9).unwrap();
-        assert!(lease.is_mapped(), "there is room, and every read is admitted");
+        assert!(lease.is_mapped(), "there is room, and admission is Always");
         let copy = mapped.lease(WINDOW - 10..WINDOW + 10).unwrap();
         let long = mapped.lease(10..6 * WINDOW).unwrap();
-        assert!(long.is_mapped(), "too long for a copy");
+        assert!(long.is_mapped(), "a range too long for a copy is mapped");
         drop((maps, mapped));
         drop(cursor);
 
-        let intact = move |lease: &Lease| assert_same(lease, &file[lease.offset() as usize..][..lease.len()], "alone");
+        let intact = move |lease: &Lease| {
+            assert_same(lease, &file[lease.offset() as usize..][..lease.len()], "after the cache was dropped")
+        };
         [&lease, &copy, &long].into_iter().for_each(&intact);
         if let Some(mapped) = dir.mapped() {
-            assert!(mapped.bytes >= long.len() as u64 + WINDOW, "the leases' own: {mapped:?}");
-            assert!(mapped.bytes < 8 * WINDOW, "but nothing else: {mapped:?}");
+            assert!(mapped.bytes >= long.len() as u64 + WINDOW, "the leased regions are mapped: {mapped:?}");
+            assert!(mapped.bytes < 8 * WINDOW, "only the leased regions are mapped: {mapped:?}");
         }
         drop(long);
         [&lease, &copy].into_iter().for_each(&intact);
         if let Some(mapped) = dir.mapped() {
-            assert_eq!(mapped.bytes, WINDOW, "the window of the first one");
+            assert_eq!(mapped.bytes, WINDOW, "only the window of the first lease is mapped");
         }
         let twin = lease.slice(4..);
         drop(lease);
@@ -254,9 +257,9 @@ fn lease_outlives_its_cache_and_unmaps_when_dropped() {
         }
         intact(&copy);
         if let Some(mapped) = dir.mapped() {
-            assert_eq!(mapped.bytes, 0, "a copy is no mapping");
+            assert_eq!(mapped.bytes, 0, "the copy maps nothing");
         }
-        assert!(settles(|| dir.descriptors().is_none_or(|open| open == 0)), "no descriptor stays behind");
+        assert!(settles(|| dir.descriptors().is_none_or(|open| open == 0)), "a descriptor is still open");
     }
 }
 
@@ -265,15 +268,15 @@ fn lease_survives_removal_of_its_file() {
     let (dir, file, maps, mapped) = setup(|builder| builder);
     let lease = mapped.lease(..WINDOW).unwrap();
     std::fs::remove_file(&file.path).unwrap();
-    assert_same(&lease, &file[..WINDOW as usize], "of a file without a name");
-    // What was not mapped yet is still to be had.
+    assert_same(&lease, &file[..WINDOW as usize], "after the file was removed");
+    // Windows that were not mapped before the removal can still be mapped.
     assert_same(
         &mapped.lease(5 * WINDOW..6 * WINDOW).unwrap(),
         &file[5 * WINDOW as usize..6 * WINDOW as usize],
         "later",
     );
     drop((maps, mapped));
-    assert_same(&lease, &file[..WINDOW as usize], "alone");
+    assert_same(&lease, &file[..WINDOW as usize], "after the cache was dropped");
     drop(lease);
     if let Some(mapped) = dir.mapped() {
         assert_eq!(mapped.bytes, 0);
@@ -299,7 +302,7 @@ fn lease_survives_close_collect_and_lowered_limits() {
     intact();
     assert_eq!((collected.regions as u64, collected.bytes), (WINDOWS - 1, (WINDOWS - 1) * WINDOW));
     if let Some(mapped) = dir.mapped() {
-        assert_eq!(mapped.bytes, WINDOW, "only what is leased");
+        assert_eq!(mapped.bytes, WINDOW, "only the leased window is mapped");
     }
 
     let tight = Limits { max_mapped_bytes: 1, max_regions: 1, max_open_files: 1 };
@@ -314,7 +317,7 @@ fn lease_survives_close_collect_and_lowered_limits() {
     intact();
     assert_eq!((closed.unmapped, closed.still_held), (1, 1));
 
-    // The file is still open for all, and its window can be had again, beside the old mapping of it.
+    // The file is still open. Its window can be mapped again, beside the old mapping.
     assert_same(cursor.window_at(2 * WINDOW).unwrap(), &lease, "mapped again");
     cursor.release();
     intact();
@@ -329,7 +332,7 @@ fn lease_survives_close_collect_and_lowered_limits() {
     assert_eq!(stats.maps, stats.unmaps);
 }
 
-/// What was held when its file was closed goes when it is let go: nobody has to collect it.
+/// Closes a file with a leased window. Dropping the last lease unmaps the window without a call of `collect`.
 #[test]
 fn window_closed_while_leased_is_unmapped_with_its_last_lease() {
     let (dir, file, maps, mapped) = setup(|builder| builder);
@@ -337,21 +340,22 @@ fn window_closed_while_leased_is_unmapped_with_its_last_lease() {
     let twin = lease.clone();
     assert_eq!(maps.close(dir.path()).still_held, 1);
     drop(lease);
-    assert_same(&twin, &file[2 * WINDOW as usize..3 * WINDOW as usize], "closed and held");
+    assert_same(&twin, &file[2 * WINDOW as usize..3 * WINDOW as usize], "a leased window after close");
     assert!(dir.mapped().is_none_or(|mapped| mapped.bytes == WINDOW));
     drop(twin);
     assert!(dir.mapped().is_none_or(|mapped| mapped.bytes == 0));
     assert_eq!(maps.stats().mapped_bytes, 0);
 }
 
-/// A long range over several windows is a mapping of its own, counted, and gone with its last owner.
+/// Leases a range over several windows that is too long for a copy. The detached region counts towards the budget and
+/// is unmapped after its last lease is dropped.
 #[test]
 fn detached_region_counts_towards_the_budget() {
     let (dir, file, maps, mapped) = setup(|builder| builder.overcommit(Overcommit::Fail));
     let (start, end) = (WINDOW / 2, 6 * WINDOW + 5);
     let lease = mapped.lease(start..end).unwrap();
     assert!(lease.is_mapped());
-    assert_same(&lease, &file[start as usize..end as usize], "six windows");
+    assert_same(&lease, &file[start as usize..end as usize], "a range over seven windows");
     let counted = maps.stats().mapped_bytes;
     assert!(counted >= end - start);
     assert!(dir.mapped().is_none_or(|mapped| mapped.bytes <= counted));
@@ -364,7 +368,7 @@ fn detached_region_counts_towards_the_budget() {
     assert!(dir.mapped().is_none_or(|mapped| mapped.bytes == 0));
 }
 
-/// When all is pinned, a small range is read instead of mapped, and that lease is as good as another.
+/// Leases a small range while every window is pinned. The lease is a copy, which clones and slices share.
 #[test]
 fn lease_without_room_to_map_is_a_copy() {
     let (dir, file, maps, mapped) = setup(|builder| {
@@ -380,13 +384,13 @@ fn lease_without_room_to_map_is_a_copy() {
     assert_eq!(after.maps, before.maps);
     assert_eq!(after.copies, before.copies + 1);
     let (at, twin) = (lease.as_ptr(), lease.slice(1..));
-    assert_eq!(twin.as_ptr(), at.wrapping_add(1), "shared, not copied again");
+    assert_eq!(twin.as_ptr(), at.wrapping_add(1), "a slice shares the copy");
     drop((pins, lease, maps, mapped));
-    assert_same(&twin, &file[4 * WINDOW as usize + 4..][..99], "alone");
+    assert_same(&twin, &file[4 * WINDOW as usize + 4..][..99], "after the cache was dropped");
     assert!(dir.mapped().is_none_or(|mapped| mapped.bytes == 0));
 }
 
-/// Taken here, dropped there: the count of clients comes out even.
+/// Leases in one thread and drops in another. No window stays pinned.
 #[test]
 fn leases_dropped_in_another_thread_release_their_windows() {
     let (_dir, file, maps, mapped) = setup(|builder| builder);

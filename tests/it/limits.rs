@@ -1,4 +1,4 @@
-//! Limits of a cache: which are accepted, and that a running cache keeps those it has.
+//! Limits and window sizes that a cache accepts or refuses, and limits of bytes and regions that a running cache keeps.
 
 use std::fs;
 use std::time::Duration;
@@ -11,7 +11,7 @@ use crate::fixture::seeded::{
 use crate::fixture::three_windows::{LEN, WINDOW, content, content_file, limited, mib_windows, with_file};
 use crate::support::{Dir, manager, try_manager};
 
-/// `build` does not accept this configuration, and says why.
+/// Panics unless `build` refuses these settings with an error of its own kind.
 #[track_caller]
 fn assert_build_refuses(what: &str, builder: MapManagerBuilder) {
     let error = try_manager(builder).expect_err(what);
@@ -26,11 +26,11 @@ fn build_with_a_zero_limit_is_refused() {
     assert_build_refuses("no regions", limited().max_regions(0));
     assert_build_refuses("no open files", limited().max_open_files(0));
     let zero = Limits { max_mapped_bytes: 0, max_regions: 0, max_open_files: 0 };
-    assert_build_refuses("nothing", MapManager::builder().limits(zero));
+    assert_build_refuses("no limit above zero", MapManager::builder().limits(zero));
     assert_build_refuses("no bytes, whole files", limited().window(Window::WholeFile).max_mapped_bytes(0));
 }
 
-/// A running cache refuses them too, and goes on with what it has.
+/// Sets limits of zero on a running cache. Each call is an error, and the limits and regions do not change.
 #[test]
 fn set_limits_with_a_zero_is_refused_and_changes_nothing() {
     let (_dir, maps, file) = with_file();
@@ -44,21 +44,21 @@ fn set_limits_with_a_zero_is_refused_and_changes_nothing() {
         Limits { max_mapped_bytes: 0, ..before },
         Limits { max_regions: 0, ..before },
         Limits { max_open_files: 0, ..before },
-        // A good part does not make up for a bad one.
+        // One valid limit does not make the others valid.
         Limits { max_mapped_bytes: WINDOW, max_regions: 0, max_open_files: 1 },
     ];
     for limits in zero {
         let error = maps.set_limits(limits).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::InvalidConfig, "{error:?}");
         assert_eq!((error.path(), error.range()), (None, None));
-        assert!(error.to_string().contains("max_"), "does not name the limit: {error}");
+        assert!(error.to_string().contains("max_"), "the error does not name the limit: {error}");
         assert_eq!(maps.limits(), before);
     }
     assert_eq!(maps.stats().regions, 3);
     assert_eq!(cursor.window_at(2 * WINDOW + 1).unwrap().len() as u64, WINDOW - 1);
 }
 
-/// Limits without limit are limits.
+/// Builds caches with the largest limits, and with the longest wait.
 #[test]
 fn largest_limits_are_accepted() {
     let dir = Dir::new();
@@ -76,13 +76,13 @@ fn largest_limits_are_accepted() {
     }
 }
 
-/// A window of no size is no configuration. One of a single byte is rounded up, and one of more bytes than there are
-/// is refused, or shrinks to the budget.
+/// Builds caches with extreme window sizes. Zero is refused, one byte is rounded up, and a size above the address space
+/// is refused or shrinks to the budget.
 #[test]
 fn window_of_an_extreme_size_is_refused_or_rounded() {
     let dir = Dir::new();
     let path = content_file(&dir, "file", LEN);
-    let works = |maps: &MapManager| {
+    let assert_reads_file = |maps: &MapManager| {
         let window = maps.window_bytes().expect("a sliding window");
         assert!((4096..=64 * MIB).contains(&window), "{window}");
         let file = maps.open(&path).unwrap();
@@ -93,22 +93,22 @@ fn window_of_an_extreme_size_is_refused_or_rounded() {
         assert!(*file.lease(WINDOW - 9..WINDOW + 9).unwrap() == content(WINDOW - 9..WINDOW + 9)[..]);
         assert_eq!(file.windows().len() as u64, LEN.div_ceil(window));
     };
-    assert_build_refuses("a window of nothing", limited().window(Window::Sliding { bytes: 0 }));
+    assert_build_refuses("a window of zero bytes", limited().window(Window::Sliding { bytes: 0 }));
     for bytes in [u64::MAX, u64::MAX - 4095, 1 << 63] {
         let builder = limited().window(Window::Sliding { bytes });
         match try_manager(builder) {
-            Ok(maps) => works(&maps),
+            Ok(maps) => assert_reads_file(&maps),
             Err(error) => assert_eq!(error.kind(), ErrorKind::InvalidConfig, "{bytes}: {error:?}"),
         }
     }
     for bytes in [1, 4095, 4097, WINDOW + 1] {
         let maps = manager(limited().window(Window::Sliding { bytes }));
         assert!(maps.window_bytes().unwrap() >= bytes);
-        works(&maps);
+        assert_reads_file(&maps);
     }
 }
 
-/// A budget below one window makes the windows smaller; one below the smallest window is no configuration.
+/// Builds caches with a budget below one window. The windows become smaller; a budget below a page is refused.
 #[test]
 fn budget_below_one_window_shrinks_the_window() {
     let dir = Dir::new();
@@ -136,13 +136,13 @@ fn budget_below_one_window_shrinks_the_window() {
 
     assert_build_refuses("one byte", limited().max_mapped_bytes(1));
     assert_build_refuses("less than a page", limited().max_mapped_bytes(4095));
-    // Unaligned, but enough.
+    // A budget that is no multiple of a page is accepted.
     let maps = manager(limited().max_mapped_bytes(3 * (64 << 10) + 1));
     assert!(maps.window_bytes().unwrap() <= 3 * (64 << 10) + 1);
     assert_eq!(maps.open(&path).unwrap().cursor().window_at(0).unwrap()[..100], content(0..100));
 }
 
-/// Lowered below one window, only copying reads succeed; raised again, all is as before.
+/// Lowers the budget of a running cache below one window, where only copying reads succeed, and raises it again.
 #[test]
 fn budget_lowered_below_one_window_allows_only_copying_reads() {
     for overcommit in [Overcommit::Allow, Overcommit::Fail, Overcommit::Wait(Duration::from_millis(20))] {
@@ -170,7 +170,8 @@ fn budget_lowered_below_one_window_allows_only_copying_reads() {
     }
 }
 
-/// Lowered limits are reached by the collector as clients let go, without another read.
+/// Lowers the limits while windows are leased. As leases are dropped, the collector unmaps regions until the limits
+/// hold, without another read.
 #[test]
 fn lowered_limits_are_reached_as_leases_are_dropped() {
     let dir = Dir::new();
@@ -183,29 +184,30 @@ fn lowered_limits_are_reached_as_leases_are_dropped() {
     let lowered = Limits { max_mapped_bytes: 3 * LARGE, ..maps.limits() };
     maps.set_limits(lowered).unwrap();
     assert_eq!(maps.limits(), lowered);
-    poll(&maps, SOON, "the two unused ones go", || maps.stats().mapped_bytes == 6 * LARGE);
+    poll(&maps, SOON, "the two unused windows are unmapped", || maps.stats().mapped_bytes == 6 * LARGE);
     leases.iter().zip(0..).for_each(|(lease, index)| assert_bytes(lease, 31, index * LARGE));
 
     leases.truncate(4);
-    poll(&maps, SOON, "what was let go of goes", || maps.stats().mapped_bytes == 4 * LARGE);
+    poll(&maps, SOON, "the windows of dropped leases are unmapped", || maps.stats().mapped_bytes == 4 * LARGE);
     leases.truncate(1);
-    poll(&maps, SOON, "inside the bytes", || maps.stats().mapped_bytes <= 3 * LARGE);
+    poll(&maps, SOON, "mapped bytes within max_mapped_bytes", || maps.stats().mapped_bytes <= 3 * LARGE);
 
-    // The same by number.
+    // Lowers the number of regions instead of the bytes.
     drop(leases);
     maps.set_limits(Limits { max_mapped_bytes: 64 * MIB, max_regions: 2, ..lowered }).unwrap();
-    poll(&maps, SOON, "inside the number", || maps.stats().regions <= 2);
+    poll(&maps, SOON, "regions within max_regions", || maps.stats().regions <= 2);
     visit(&file, LARGE, 31, 0..8);
     assert!(maps.stats().regions <= 2);
 
-    // Raised again, everything fits.
+    // Raises the limits again, so that every window fits.
     maps.set_limits(Limits { max_mapped_bytes: 64 * MIB, max_regions: 100, ..lowered }).unwrap();
     visit(&file, LARGE, 31, 0..8);
     assert_eq!(maps.stats().regions, 8);
     poll_kernel_agrees(&maps, &dir);
 }
 
-/// The same with one map per file: 200 small files (loose objects, small packs) and `max_regions` below that.
+/// Reads 200 small files, one window each, like loose objects and small packs of git. Mapped regions stay within a
+/// `max_regions` of 7.
 #[test]
 fn max_regions_with_many_small_files_is_kept() {
     let dir = Dir::new();
@@ -218,19 +220,21 @@ fn max_regions_with_many_small_files_is_kept() {
         let stats = maps.stats();
         assert!(stats.regions <= 7, "after {index} files: {stats:?}");
     }
-    // And once more through the handles, which all go on working.
+    // Reads every file again through its handle.
     for (index, file) in (0..200u8).zip(&handles) {
         assert_bytes(&file.lease(..).unwrap(), index, 0);
     }
     let stats = maps.stats();
     assert!(stats.peak_regions <= 7, "{stats:?}");
-    assert!(stats.peak_regions > 1, "nothing is cached at all: {stats:?}");
+    assert!(stats.peak_regions > 1, "no window stays mapped: {stats:?}");
     assert!(stats.evictions >= 193, "{stats:?}");
     assert_eq!(stats.overcommits, 0, "{stats:?}");
 }
 
-/// "47,336 live maps, ENOMEM with 22 GiB free": as many windows, and only a handful of them mapped at any moment.
-/// (`limits.rs` goes up to the system's own limit.)
+/// Reads 47,336 windows. At most `max_regions` of them are mapped at a time.
+///
+/// The number is from a report of "47,336 live maps, ENOMEM with 22 GiB free". The test binary `tests/limits.rs` goes up
+/// to the limit of the OS.
 #[cfg(unix)]
 #[test]
 fn max_regions_with_47336_windows_bounds_the_mappings() {

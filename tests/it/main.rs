@@ -2,6 +2,9 @@
 //!
 //! Each file tests one behaviour. The tests run as threads of one process, so each has a manager and a temporary
 //! directory of its own. Counts of mappings and descriptors of the process include only files in that directory.
+//!
+//! Reads of mapped bytes past the end of a truncated file are tested in `tests/fault_guard.rs`, in processes of their
+//! own: no test here does that. The cost of `madvise` calls is left to the benches.
 
 mod fixture;
 mod support;

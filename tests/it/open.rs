@@ -1,4 +1,4 @@
-//! `open` and `open_file`: files that open, and the errors for those that do not.
+//! `open` and `open_file`: kinds of files and paths that open, and errors for those that do not.
 
 use std::error::Error as _;
 #[cfg(unix)]
@@ -21,7 +21,7 @@ use crate::fixture::three_windows::{SEED, content, content_file, limited};
 use crate::support;
 use crate::support::{Dir, manager};
 
-/// Opening `path` fails as `kind`, at once, and the error says where; returns it.
+/// Panics unless opening `path` fails at once with an error of `kind` that names the path. Returns the error.
 #[track_caller]
 fn assert_open_fails(maps: &MapManager, path: &Path, kind: ErrorKind) -> Error {
     let (send, answer) = mpsc::channel();
@@ -30,19 +30,19 @@ fn assert_open_fails(maps: &MapManager, path: &Path, kind: ErrorKind) -> Error {
         move || send.send(maps.open(path))
     });
     let opened = answer.recv_timeout(Duration::from_secs(20));
-    let error = opened.expect("open does not block").expect_err("it does not open");
+    let error = opened.expect("open returns without blocking").expect_err("open refuses the path");
     assert_eq!(error.kind(), kind, "{error:?}");
     assert_eq!(error.path(), Some(path), "{error:?}");
-    let name = path.to_str().expect("a name that is text");
+    let name = path.to_str().expect("the path is UTF-8");
     if !name.contains('\0') && name.len() < 1000 {
-        assert!(error.to_string().contains(name), "does not name the file: {error}");
+        assert!(error.to_string().contains(name), "the error does not name the file: {error}");
     }
     let stats = maps.stats();
-    assert_eq!((stats.files, stats.open_files), (0, 0), "something stays: {stats:?}");
+    assert_eq!((stats.files, stats.open_files), (0, 0), "the cache keeps a file or descriptor: {stats:?}");
     error
 }
 
-/// Where an error, or one of its sources, is the system's.
+/// Returns the OS error number of an error, or of the first of its sources that has one.
 fn raw_error(error: &(dyn std::error::Error + 'static)) -> Option<i32> {
     let mut next = Some(error);
     while let Some(error) = next {
@@ -63,18 +63,18 @@ fn open_of_a_directory_says_not_a_file() {
     assert_open_fails(&maps, &dir.path().join("."), ErrorKind::NotAFile);
 }
 
-/// A FIFO without a writer must not block `open`, and one with a writer must not lose what was written.
+/// Opens a FIFO. Without a writer `open` does not block; with one, the written bytes stay in the FIFO.
 #[cfg(unix)]
 #[test]
 fn open_of_a_fifo_says_not_a_file_without_blocking() {
     let dir = Dir::new();
     let path = dir.path().join("fifo");
-    let made = std::process::Command::new("mkfifo").arg(&path).status().expect("run mkfifo");
+    let made = std::process::Command::new("mkfifo").arg(&path).status().expect("mkfifo runs");
     assert!(made.success());
     let maps = manager(limited());
     assert_open_fails(&maps, &path, ErrorKind::NotAFile);
 
-    // Opened for reading and writing it does not block us either, so that there is a writer and something to read.
+    // Opening for reading and writing does not block, and makes a writer.
     let mut both = OpenOptions::new().read(true).write(true).open(&path).unwrap();
     io::Write::write_all(&mut both, b"kept").unwrap();
     assert_open_fails(&maps, &path, ErrorKind::NotAFile);
@@ -107,7 +107,8 @@ fn open_of_a_device_says_not_a_file() {
     assert_eq!(error.kind(), ErrorKind::NotAFile, "{error:?}");
 }
 
-/// It says that it is a regular file of length 0, and has content all the same: not to be taken for an empty file.
+/// Opens a file of /proc. The OS reports a regular file of length 0, yet the file has content, so the cache must not
+/// treat it as empty.
 #[cfg(target_os = "linux")]
 #[test]
 fn open_of_a_proc_file_says_not_a_file() {
@@ -120,13 +121,14 @@ fn open_of_a_proc_file_says_not_a_file() {
     assert_eq!(error.kind(), ErrorKind::NotAFile, "{error:?}");
 }
 
-/// It says that it is a regular file of one page, and is shorter and cannot be mapped: no byte is made up.
+/// Reads a file of /sys. The OS reports a regular file of one page, yet the file is shorter and cannot be mapped, so
+/// every read fails.
 #[cfg(target_os = "linux")]
 #[test]
 fn read_of_a_sysfs_file_fails() {
     let path = Path::new("/sys/kernel/mm/transparent_hugepage/enabled");
     if !path.exists() {
-        eprintln!("SKIPPED: a_file_of_sys_opens_and_cannot_be_read: no {}", path.display());
+        eprintln!("SKIPPED: read_of_a_sysfs_file_fails: no {}", path.display());
         return;
     }
     let maps = manager(limited());
@@ -158,7 +160,8 @@ fn open_of_a_symlink_judges_its_target() {
     assert_open_fails(&maps, &dir.path().join("loop"), ErrorKind::Io);
 }
 
-/// Who may not follow links opens the file himself, and hands the descriptor over: then nobody looks at the path again.
+/// Opens a file through a link, and by a descriptor opened without following links. The cache never looks up a path for
+/// the descriptor.
 #[cfg(unix)]
 #[test]
 fn open_follows_a_link_and_open_file_needs_no_path() {
@@ -178,17 +181,17 @@ fn open_follows_a_link_and_open_file_needs_no_path() {
     let file = maps.open_file(open(&path).unwrap()).unwrap();
     fs::rename(&path, dir.path().join("moved")).unwrap();
     symlink(&secret, &path).unwrap();
-    // It presses for the only place that a descriptor has.
+    // Needs the only descriptor that the limit allows.
     let other = maps.open(&path).unwrap();
     assert_eq!(&*other.lease(..).unwrap(), support::bytes(SEED + 1, 5000));
     maps.collect();
     assert_eq!(&*file.lease(..).unwrap(), content(0..5000));
-    // Of the same file: the rename moved its time of change, for all that can be told.
+    // The rename changed the ctime, so `refresh` may not be able to exclude a modification.
     assert!(matches!(file.refresh().unwrap(), Change::Modified | Change::Unchanged));
     assert_eq!((file.path(), file.len()), (None, 5000));
 }
 
-/// A name is bytes, not text.
+/// Opens a path whose bytes are not UTF-8.
 #[cfg(target_os = "linux")]
 #[test]
 fn open_of_a_non_utf8_path_succeeds() {
@@ -237,7 +240,11 @@ fn open_of_a_missing_file_keeps_the_os_error() {
     let path = dir.path().join("missing");
     let expected = File::open(&path).unwrap_err();
     let error = assert_open_fails(&manager(limited()), &path, ErrorKind::Io);
-    let source = error.source().expect("a source").downcast_ref::<io::Error>().expect("an io::Error");
+    let source = error
+        .source()
+        .expect("the error has a source")
+        .downcast_ref::<io::Error>()
+        .expect("the source is an io::Error");
     assert_eq!(source.kind(), io::ErrorKind::NotFound);
     assert_eq!(source.raw_os_error(), expected.raw_os_error());
     assert_eq!(error.range(), None);
@@ -245,7 +252,7 @@ fn open_of_a_missing_file_keeps_the_os_error() {
     let converted = io::Error::from(error);
     assert_eq!(converted.kind(), io::ErrorKind::NotFound);
     assert_eq!(raw_error(&converted), expected.raw_os_error());
-    assert!(converted.to_string().contains("missing"), "the path is lost: {converted}");
+    assert!(converted.to_string().contains("missing"), "the converted error does not name the path: {converted}");
 }
 
 #[cfg(unix)]
@@ -256,18 +263,22 @@ fn open_without_permission_keeps_the_os_error() {
     let path = content_file(&dir, "secret", 10);
     fs::set_permissions(&path, fs::Permissions::from_mode(0o000)).unwrap();
     if File::open(&path).is_ok() {
-        eprintln!("not run: no_permission_keeps_the_systems_reason (root may read everything)");
-        // But then the file has to open.
+        eprintln!("not run: open_without_permission_keeps_the_os_error (root may read every file)");
+        // Then the file must open.
         assert_eq!(manager(limited()).open(&path).unwrap().len(), 10);
         return;
     }
     let error = assert_open_fails(&manager(limited()), &path, ErrorKind::Io);
-    let source = error.source().expect("a source").downcast_ref::<io::Error>().expect("an io::Error");
+    let source = error
+        .source()
+        .expect("the error has a source")
+        .downcast_ref::<io::Error>()
+        .expect("the source is an io::Error");
     assert_eq!(source.kind(), io::ErrorKind::PermissionDenied);
     assert_eq!(io::Error::from(error).kind(), io::ErrorKind::PermissionDenied);
 }
 
-/// It cannot be read, so it cannot be mapped: said when it is opened, not when it is read.
+/// Passes a write-only descriptor. `open_file` refuses it, because it can be neither read nor mapped.
 #[test]
 fn open_file_of_a_write_only_descriptor_is_refused() {
     let dir = Dir::new();
@@ -278,7 +289,7 @@ fn open_file_of_a_write_only_descriptor_is_refused() {
     assert_eq!(error.path(), None);
     assert_eq!(io::Error::from(error).kind(), io::ErrorKind::PermissionDenied);
     assert_eq!(maps.stats().files, 0);
-    // One that can do both is fine.
+    // A descriptor for reading and writing is accepted.
     let both = OpenOptions::new().read(true).write(true).open(&path).unwrap();
     let file = maps.open_file(both).unwrap();
     assert_eq!(file.cursor().window_at(10).unwrap(), content(10..5000));

@@ -1,4 +1,4 @@
-//! `Overcommit`: requests for a window while every mapped one is pinned.
+//! `Overcommit`: requests for another window while every mapped window is pinned.
 
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -14,31 +14,33 @@ use crate::fixture::seeded::{
 use crate::fixture::three_windows::{LEN, WINDOW, content, content_file, limited};
 use crate::support::{Dir, manager};
 
-/// A cache of two windows, by bytes or by number, and a file of six.
+/// Returns a cache limited to two windows, by bytes or by number, with the path and handle of a file of six windows.
 fn two_windows(dir: &Dir, overcommit: Overcommit, by_number: bool) -> (MapManager, PathBuf, MappedFile) {
     let builder = large().overcommit(overcommit);
     let maps = manager(if by_number { builder.max_regions(2) } else { builder.max_mapped_bytes(2 * LARGE) });
     let path = file_in(dir, "pinned", 36, 6 * LARGE);
     let file = maps.open(&path).unwrap();
-    visit(&file, LARGE, 36, 0..6); // there is always room while nothing is pinned
+    visit(&file, LARGE, 36, 0..6); // Succeeds in every mode, because no window is pinned.
     assert_eq!(maps.stats().overcommits, 0);
     assert!(two_at_most(&maps, by_number), "{:?}", maps.stats());
     (maps, path, file)
 }
 
-/// Whether the limit of [`two_windows`] held all the time.
+/// Returns `true` if the cache of [`two_windows`] never exceeded its limit.
 fn two_at_most(maps: &MapManager, by_number: bool) -> bool {
     let stats = maps.stats();
     if by_number { stats.peak_regions <= 2 } else { stats.peak_mapped_bytes <= 2 * LARGE }
 }
 
+/// Leases the whole window of this index, which maps it.
 fn pin(file: &MappedFile, window: u64) -> Lease {
     let lease = file.lease(window * LARGE..(window + 1) * LARGE).unwrap();
     assert!(lease.is_mapped());
     lease
 }
 
-/// `Allow`: what is pinned goes over the budget, `stats` shows it, and it comes back by itself.
+/// Pins more than the budget under `Allow`. The stats count the overcommits, and the collector brings the cache back
+/// within its budget after the pins are dropped.
 #[test]
 fn allow_with_everything_pinned_exceeds_the_budget_and_counts_it() {
     for by_number in [false, true] {
@@ -58,12 +60,12 @@ fn allow_with_everything_pinned_exceeds_the_budget_and_counts_it() {
         assert_eq!(stats.pinned_bytes, 5 * LARGE, "{stats:?}");
         poll_kernel_agrees(&maps, &dir);
         drop((leases, cursor));
-        poll(&maps, SOON, "back inside the budget", || maps.stats().regions <= 2);
+        poll(&maps, SOON, "regions within the budget", || maps.stats().regions <= 2);
         assert!(maps.stats().mapped_bytes <= 2 * LARGE);
     }
 }
 
-/// `Fail`: an error that names the file and the range, at once; copying reads go on.
+/// Requests a third window under `Fail`. The error is immediate and names the file and the range. Copying reads succeed.
 #[test]
 fn fail_with_everything_pinned_names_the_file_and_range() {
     for by_number in [false, true] {
@@ -83,7 +85,7 @@ fn fail_with_everything_pinned_names_the_file_and_range() {
         assert!(error.range().is_some_and(|range| range.contains(&(5 * LARGE + 7))), "{error:?}");
         assert_reads(&file, 36, 2 * LARGE, 10_000);
         assert_reads(&file, 36, 5 * LARGE - 50, 100);
-        // What is mapped is still to be had.
+        // Reads of mapped windows succeed.
         assert_bytes(cursor.window_at(LARGE + 7).unwrap(), 36, LARGE + 7);
         assert_bytes(&pin(&file, 0), 36, 0);
         cursor.release();
@@ -99,7 +101,7 @@ fn fail_with_everything_pinned_names_the_file_and_range() {
     }
 }
 
-/// Cursors pin what they stand in, as leases do.
+/// Lets three cursors read under `Fail`. Each cursor pins the window it stands in, as a lease does.
 #[test]
 fn fail_with_windows_pinned_by_cursors_refuses_another() {
     let dir = Dir::new();
@@ -112,15 +114,16 @@ fn fail_with_windows_pinned_by_cursors_refuses_another() {
     assert_eq!(third.window_at(5 * LARGE).unwrap_err().kind(), ErrorKind::OverBudget);
     assert_bytes(one, 36, 0);
     assert_bytes(two, 36, 3 * LARGE);
-    // A cursor lets go of its window before it loads another one …
+    // A cursor releases its window before it loads another one.
     assert_bytes(first.window_at(4 * LARGE).unwrap(), 36, 4 * LARGE);
-    // … and one that let go pins nothing.
+    // A released cursor pins nothing.
     second.release();
     assert_bytes(third.window_at(5 * LARGE).unwrap(), 36, 5 * LARGE);
     assert!(maps.stats().peak_mapped_bytes <= 2 * LARGE);
 }
 
-/// `Wait`: not before its time, an error when nothing is let go of meanwhile; copying reads never wait.
+/// Requests a third window under `Wait` while no pin is dropped. The call fails after the given time and not before.
+/// Copying reads never wait.
 #[test]
 fn wait_without_a_release_times_out() {
     const WAIT: Duration = Duration::from_millis(50);
@@ -144,7 +147,8 @@ fn wait_without_a_release_times_out() {
     }
 }
 
-/// `Wait`: goes on as soon as another thread lets go; a copying read does not wait with it.
+/// Requests a third window under `Wait` while another thread drops a lease. The call returns as soon as it does. A
+/// copying read does not wait.
 #[test]
 fn wait_ends_when_another_thread_drops_a_lease() {
     const WAIT: Duration = Duration::from_secs(60);
@@ -155,20 +159,20 @@ fn wait_ends_when_another_thread_drops_a_lease() {
         let second = pin(&file, 1);
         let start = Instant::now();
         assert_reads(&file, 36, 5 * LARGE, 10_000);
-        assert!(start.elapsed() < WAIT / 2, "a copying read waited");
+        assert!(start.elapsed() < WAIT / 2, "the copying read waited");
 
-        let let_go = AtomicBool::new(false);
+        let dropped = AtomicBool::new(false);
         thread::scope(|scope| {
             scope.spawn(|| {
                 thread::sleep(Duration::from_millis(60));
-                let_go.store(true, Ordering::SeqCst);
+                dropped.store(true, Ordering::SeqCst);
                 drop(first);
             });
             let third = pin(&file, 2);
-            assert!(let_go.load(Ordering::SeqCst), "mapped although everything was pinned");
+            assert!(dropped.load(Ordering::SeqCst), "mapped while every window was pinned");
             assert_bytes(&third, 36, 2 * LARGE);
         });
-        assert!(start.elapsed() < WAIT / 2, "went on only after {:?}", start.elapsed());
+        assert!(start.elapsed() < WAIT / 2, "the call returned only after {:?}", start.elapsed());
         assert_bytes(&second, 36, LARGE);
         let stats = maps.stats();
         assert_eq!(stats.overcommits, 0, "{stats:?}");
@@ -176,7 +180,7 @@ fn wait_ends_when_another_thread_drops_a_lease() {
     }
 }
 
-/// To wait for ever is to wait until somebody lets go.
+/// Requests a window under `Wait(Duration::MAX)`. The call waits until a lease is dropped, without an overflow.
 #[test]
 fn wait_for_the_longest_duration_ends_when_a_lease_is_dropped() {
     let dir = Dir::new();
@@ -189,15 +193,16 @@ fn wait_for_the_longest_duration_ends_when_a_lease_is_dropped() {
         move || send.send(file.lease(WINDOW..2 * WINDOW))
     });
     let early = answer.recv_timeout(Duration::from_millis(100));
-    assert_eq!(early.unwrap_err(), mpsc::RecvTimeoutError::Timeout, "it did not wait");
+    assert_eq!(early.unwrap_err(), mpsc::RecvTimeoutError::Timeout, "the call did not wait");
     drop(held);
-    let next = answer.recv_timeout(Duration::from_secs(20)).expect("it goes on").unwrap();
+    let next =
+        answer.recv_timeout(Duration::from_secs(20)).expect("the call returns after the lease is dropped").unwrap();
     assert!(*next == content(WINDOW..2 * WINDOW)[..]);
     assert_eq!(maps.stats().overcommits, 0);
     assert!(maps.stats().peak_mapped_bytes <= WINDOW);
 }
 
-/// Nothing to wait is not for ever.
+/// Requests a window under `Wait(Duration::ZERO)`, which does not mean for ever.
 #[test]
 fn wait_for_zero_time_fails_at_once() {
     let dir = Dir::new();
@@ -209,7 +214,7 @@ fn wait_for_zero_time_fails_at_once() {
     assert!(*held == content(0..WINDOW)[..]);
 }
 
-/// The budget holds in every mode as long as something is unused: nothing is refused, and nothing overshoots.
+/// Requests windows in every mode while one mapped window is unused. No call fails, and the budget is never exceeded.
 #[test]
 fn every_mode_with_an_unused_window_keeps_the_budget() {
     for overcommit in [Overcommit::Allow, Overcommit::Fail, Overcommit::Wait(Duration::ZERO)] {

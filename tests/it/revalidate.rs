@@ -10,7 +10,7 @@ use smmap::{Change, ErrorKind, MapManager, Revalidate, Window};
 use crate::fixture::seeded::{SMALL, SOON, TICK, assert_bytes, assert_reads, file_in, part, poll, small, visit};
 use crate::support::{Dir, manager};
 
-/// An append is growth, not a new file: the entry stays, and so does every lease.
+/// Appends to a file. `refresh` reports growth, the cache keeps the entry, and every lease stays valid.
 #[test]
 fn refresh_after_an_append_says_grown_and_keeps_leases() {
     const OLD: u64 = 2 * SMALL + 777;
@@ -34,7 +34,7 @@ fn refresh_after_an_append_says_grown_and_keeps_leases() {
     assert_eq!(file.len(), NEW);
     assert_eq!(tail.len(), 777);
     assert_bytes(&tail, 12, 2 * SMALL);
-    // The window that the old end was in goes further now; a cursor that stood in it gets on from there too.
+    // The window of the old end is longer now. A cursor that stands in it can read past the old end, too.
     assert_eq!(file.cursor().window_at(2 * SMALL).unwrap().len() as u64, SMALL);
     assert!(cursor.window_at(2 * SMALL).unwrap().len() >= 777);
     let rest = cursor.window_at(OLD).unwrap();
@@ -45,19 +45,19 @@ fn refresh_after_an_append_says_grown_and_keeps_leases() {
     assert_eq!(&*file.lease(across.clone()).unwrap(), part(12, across));
     visit(&file, SMALL, 12, 0..6);
     assert_reads(&file, 12, 0, NEW as usize);
-    // It is the same file.
+    // Another `open` finds the same entry.
     let again = maps.open(&path).unwrap();
     assert_eq!(again.len(), NEW);
     assert_eq!(maps.stats().files, 1);
     assert_bytes(&tail, 12, 2 * SMALL);
     drop((tail, cursor));
-    poll(&maps, SOON, "all is unmapped once nobody holds anything", || {
+    poll(&maps, SOON, "every region is unmapped after the last client is dropped", || {
         maps.collect();
         maps.stats().regions == 0
     });
 }
 
-/// A file that has grown is seen as it is by whoever opens it, `refresh` or not.
+/// Opens a grown file again, without a call of `refresh`. The new handle has the new length.
 #[test]
 fn open_of_a_grown_file_sees_the_new_length() {
     let dir = Dir::new();
@@ -93,10 +93,11 @@ fn readers_of_the_tail_after_an_append_see_the_new_bytes() {
     assert_eq!(cursor.window_at(0).unwrap(), b"aaa\nbbb\n");
     drop((cursor, buffer));
     maps.collect();
-    assert_eq!(maps.stats().regions, 0, "the old tail was leaked");
+    assert_eq!(maps.stats().regions, 0, "the region of the old tail was leaked");
 }
 
-/// Who says that files never change is believed until he asks: no open, and no map, looks at a length again.
+/// Appends to an open file under `Revalidate::Never`. Neither `open` nor mapping a window asks the OS for the length
+/// again; only `refresh` does.
 #[test]
 fn open_with_never_keeps_the_old_length_until_refresh() {
     let dir = Dir::new();
@@ -115,8 +116,9 @@ fn open_with_never_keeps_the_old_length_until_refresh() {
     visit(&old, SMALL, 13, 0..3);
 }
 
-/// A truncation that `refresh` notices is an error from then on, not a crash.
-/// (Nothing is borrowed or leased while the file shrinks: that is the promise.)
+/// Truncates a file. After `refresh` reports it, reads past the new end are errors, not faults.
+///
+/// No byte is borrowed or leased while the file shrinks, as the caller of `build` promises.
 #[cfg(unix)]
 #[test]
 fn refresh_after_a_truncation_says_truncated() {
@@ -150,13 +152,13 @@ fn refresh_after_a_truncation_says_truncated() {
     assert_eq!(file.read_at(&mut buf, NEW - 50).unwrap(), 50);
     assert_eq!(file.buffer().get(NEW).unwrap(), None);
 
-    // What is left is right, and what was mapped past the end is not mapped any more.
+    // The remaining bytes are right, and the windows past the new end are unmapped.
     visit(&file, SMALL, 22, 0..4);
     assert_reads(&file, 22, 0, NEW as usize);
     drop(cursor);
     poll(&maps, SOON, "the windows past the end are unmapped", || maps.stats().regions == 4);
 
-    // What is appended afterwards is what is read.
+    // Reads of bytes appended later return the new bytes.
     thread::sleep(TICK);
     let mut log = OpenOptions::new().append(true).open(&path).unwrap();
     log.write_all(&part(23, NEW..8 * SMALL)).unwrap();
@@ -167,8 +169,10 @@ fn refresh_after_a_truncation_says_truncated() {
     assert_bytes(&file.lease(NEW..4 * SMALL).unwrap(), 23, NEW);
 }
 
-/// A file is cut and grown again, and each time noticed, while others ask for ranges that come and go. Each gets all of
-/// its range, or an error that says why not. Nobody touches mapped bytes, since they may be behind the end.
+/// Truncates and grows a file, with a `refresh` after each change, while other threads request ranges of it. Each call
+/// returns its whole range, or one of two errors.
+///
+/// No thread reads the mapped bytes, because they may be past the end.
 #[test]
 fn length_change_during_a_read_gives_the_whole_range_or_an_error() {
     let dir = Dir::new();
@@ -194,7 +198,7 @@ fn length_change_during_a_read_gives_the_whole_range_or_an_error() {
                     }
                     match cursor.slice(range) {
                         Ok(slice) => {
-                            assert_eq!(slice.len() as u64, SMALL / 2, "a slice that is not what was asked for")
+                            assert_eq!(slice.len() as u64, SMALL / 2, "the slice is shorter than the requested range")
                         }
                         Err(error) => assert!(is_allowed(error.kind()), "{error}"),
                     }
@@ -215,7 +219,7 @@ fn length_change_during_a_read_gives_the_whole_range_or_an_error() {
     });
 }
 
-/// Rewritten in place, at the same length: `refresh` tells, and what is read afterwards is new.
+/// Rewrites a file in place at the same length. `refresh` reports it, and later reads return the new bytes.
 #[test]
 fn refresh_after_a_rewrite_in_place_says_modified() {
     let dir = Dir::new();
@@ -234,7 +238,8 @@ fn refresh_after_a_rewrite_in_place_says_modified() {
     assert_eq!(maps.stats().files, 1);
 }
 
-/// The time of modification can be set back; the time of change cannot.
+/// Rewrites a file and sets its modification time back. `refresh` still reports the change, by the change time (ctime),
+/// which cannot be set.
 #[cfg(unix)]
 #[test]
 fn refresh_after_a_backdated_rewrite_says_modified() {
@@ -255,7 +260,7 @@ fn refresh_after_a_backdated_rewrite_says_modified() {
     visit(&file, SMALL, 15, 0..2);
 }
 
-/// A hard link or a chmod changes the file's ctime, but not the file.
+/// Adds a hard link and changes permissions, which changes the ctime of a file but not its content.
 #[cfg(unix)]
 #[test]
 fn refresh_after_a_hard_link_or_chmod_says_unchanged() {
@@ -269,15 +274,15 @@ fn refresh_after_a_hard_link_or_chmod_says_unchanged() {
 
     thread::sleep(TICK);
     fs::hard_link(&path, dir.path().join("link")).unwrap();
-    assert_eq!(file.refresh().unwrap(), Change::Unchanged, "a hard link");
+    assert_eq!(file.refresh().unwrap(), Change::Unchanged, "after a hard link was added");
     thread::sleep(TICK);
     fs::set_permissions(&path, fs::Permissions::from_mode(0o400)).unwrap();
-    assert_eq!(file.refresh().unwrap(), Change::Unchanged, "a chmod");
+    assert_eq!(file.refresh().unwrap(), Change::Unchanged, "after a chmod");
     thread::sleep(TICK);
     fs::remove_file(dir.path().join("link")).unwrap();
-    assert_eq!(file.refresh().unwrap(), Change::Unchanged, "a link gone");
+    assert_eq!(file.refresh().unwrap(), Change::Unchanged, "after a link was removed");
 
-    // Nor did opening it again, by whatever name, cost a map.
+    // Opening the file again by another name maps nothing either.
     fs::hard_link(&path, dir.path().join("again")).unwrap();
     visit(&maps.open(dir.path().join("again")).unwrap(), SMALL, 11, 0..4);
     visit(&file, SMALL, 11, 0..4);
@@ -296,21 +301,21 @@ fn refresh_after_the_path_changed_says_deleted_or_replaced() {
 
     #[cfg(unix)]
     {
-        // Another name, other permissions: no change.
+        // An additional name is no change.
         std::fs::hard_link(&path, dir.path().join("link")).unwrap();
         assert_eq!(all(), (Change::Unchanged, Change::Unchanged));
         std::fs::remove_file(&path).unwrap();
-        assert_eq!(all(), (Change::Deleted, Change::Unchanged), "it has another name still");
+        assert_eq!(all(), (Change::Deleted, Change::Unchanged), "the file still has another name");
         std::fs::remove_file(dir.path().join("link")).unwrap();
         assert_eq!(all(), (Change::Deleted, Change::Deleted));
         dir.file("path", 50, 2);
         assert_eq!(all(), (Change::Replaced, Change::Deleted));
         std::fs::remove_file(&path).unwrap();
         std::fs::remove_dir(dir.path()).unwrap();
-        std::fs::write(dir.path(), "no directory any more").unwrap();
+        std::fs::write(dir.path(), "a file in place of the directory").unwrap();
         assert_eq!(all(), (Change::Deleted, Change::Deleted));
         std::fs::remove_file(dir.path()).unwrap();
-        // Something is there, but nobody can tell what.
+        // The path exists, but is a symlink to itself and cannot be resolved.
         std::fs::create_dir(dir.path()).unwrap();
         std::os::unix::fs::symlink(&path, &path).unwrap();
         assert_eq!(all(), (Change::Unchanged, Change::Deleted));

@@ -1,4 +1,4 @@
-//! Counts in `Stats` for ordinary reads.
+//! Hits, misses, mappings and copies that `Stats` counts for ordinary reads.
 
 use smmap::Window;
 
@@ -19,7 +19,7 @@ fn hits_misses_and_maps_are_counted() {
     let mut other = opened.handle.cursor();
     other.window_at(9).unwrap();
     let stats = opened.maps.stats();
-    assert_eq!((stats.hits, stats.misses, stats.maps), (1, 1, 1), "another cursor takes what is mapped");
+    assert_eq!((stats.hits, stats.misses, stats.maps), (1, 1, 1), "another cursor uses the mapped window");
     assert_eq!((stats.regions, stats.pinned_regions), (1, 1));
     assert!((stats.hit_ratio() - 0.5).abs() < 1e-9);
 
@@ -29,7 +29,7 @@ fn hits_misses_and_maps_are_counted() {
     let stats = opened.maps.stats();
     assert_eq!((stats.misses, stats.maps), (20, 20));
     assert!(stats.peak_mapped_bytes <= 8 * WINDOW, "{stats:?}");
-    assert!(stats.evictions >= 12, "eight of them fit: {stats:?}");
+    assert!(stats.evictions >= 12, "the budget holds eight windows: {stats:?}");
     assert_eq!(stats.overcommits, 0);
     assert_eq!(stats.regions as u64, stats.maps - stats.unmaps);
 }
@@ -39,7 +39,11 @@ fn prefetched_windows_are_mapped_once() {
     let opened = Opened::long();
     opened.handle.prefetch(WINDOW + 5..3 * WINDOW + 5).unwrap();
     let stats = opened.maps.stats();
-    assert_eq!((stats.maps, stats.regions, stats.pinned_regions), (3, 3, 0), "three windows, and nobody holds them");
+    assert_eq!(
+        (stats.maps, stats.regions, stats.pinned_regions),
+        (3, 3, 0),
+        "three windows are mapped and none is pinned"
+    );
     let mut cursor = opened.handle.cursor();
     for window in 1..4 {
         let found = cursor.window_at(window * WINDOW).unwrap();
@@ -47,12 +51,12 @@ fn prefetched_windows_are_mapped_once() {
     }
     assert_eq!(opened.maps.stats().maps, 3);
     opened.handle.prefetch(5..5).unwrap();
-    assert_eq!(opened.maps.stats().maps, 3, "nothing to fetch");
+    assert_eq!(opened.maps.stats().maps, 3, "an empty range maps nothing");
     cursor.release();
     assert_eq!(opened.maps.collect().regions, 3);
 }
 
-/// A window that is mapped serves slices and leases without another mapping, a copy or a second count.
+/// Reads mapped windows by slices and leases. No read maps, misses or copies.
 #[test]
 fn slices_and_leases_of_mapped_windows_map_nothing() {
     let opened = Opened::with(bytes(2, 4 * WINDOW), Window::Sliding { bytes: WINDOW }, 8 * WINDOW);
@@ -69,5 +73,5 @@ fn slices_and_leases_of_mapped_windows_map_nothing() {
     }
     let after = opened.maps.stats();
     assert_eq!((after.maps, after.misses, after.copies), (before.maps, before.misses, before.copies));
-    assert!(after.hits >= before.hits + 1000, "each lease at least: {after:?}");
+    assert!(after.hits >= before.hits + 1000, "at least each lease is a hit: {after:?}");
 }

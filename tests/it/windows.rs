@@ -1,4 +1,4 @@
-//! The windows of a file as an iterator, from both ends and in parallel.
+//! Iteration over the windows of a file, from both ends and in parallel.
 
 use smmap::{Lease, Window};
 use std::io::BufRead as _;
@@ -52,9 +52,9 @@ fn windows_from_both_ends_meet_once() {
         }
         assert_eq!(windows.len(), left - 1);
     }
-    assert_eq!(front, back, "none twice, none left out");
+    assert_eq!(front, back, "no window is repeated or left out");
     for _ in 0..3 {
-        assert!(windows.next().is_none() && windows.next_back().is_none(), "and no more of them");
+        assert!(windows.next().is_none() && windows.next_back().is_none(), "no window is left");
     }
 }
 
@@ -87,7 +87,7 @@ fn whole_file_window_serves_every_read_from_one_mapping() {
     assert_eq!(windows.len(), 1);
     assert_same(&windows[0], &opened.file, "the window");
     assert_same(&opened.handle.lease(WINDOW - 1..4 * WINDOW).unwrap(), opened.at(WINDOW - 1, 4 * WINDOW), "a lease");
-    assert_eq!(opened.maps.stats().maps, 1, "all from one mapping");
+    assert_eq!(opened.maps.stats().maps, 1, "every read uses one mapping");
 }
 
 #[cfg(feature = "rayon")]
