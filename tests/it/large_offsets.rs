@@ -1,7 +1,8 @@
-//! Beyond 4 GiB, where 32 bits do not count any more: a file of 8 GiB, read through windows of 4 MiB in a budget of 1 GiB,
-//! which a program of 32 bits has room for. `.ci/run` has one of these run this, too; the rest see the same.
+//! Offsets above 4 GiB, which 32 bits cannot hold: a file of 8 GiB, read through windows of 4 MiB in a budget of 1 GiB.
 //!
-//! Unix only: elsewhere, such a file takes all of its space on the disk.
+//! A 32-bit process has address space for this budget. `.ci/run` runs these tests for a 32-bit target too.
+//!
+//! The tests are for Unix only: elsewhere, the sparse file would occupy 8 GiB on disk.
 #![cfg(unix)]
 
 use std::fs::File;
@@ -17,13 +18,14 @@ use crate::support::{Dir, assert_same, manager, surely_mapped_below};
 const GIB: u64 = 1 << 30;
 const WINDOW: u64 = 4 << 20;
 const BUDGET: u64 = GIB;
-/// The last window is a short one.
+/// Length of the file. The last window is short.
 const LEN: u64 = 8 * GIB + 4321;
 const WINDOWS: u64 = LEN.div_ceil(WINDOW);
-/// How long a [`mark`] is.
+/// Length of a [`mark`] in bytes.
 const MARK: u64 = 16;
 
-/// What stands at `offset`: the number itself. So an offset that lost its upper half finds something else.
+/// Returns the bytes written at `offset`: the offset itself and its complement. A read at an offset that lost its upper
+/// half finds other bytes.
 fn mark(offset: u64) -> [u8; MARK as usize] {
     let mut mark = [0; MARK as usize];
     mark[..8].copy_from_slice(&offset.to_le_bytes());
@@ -31,18 +33,19 @@ fn mark(offset: u64) -> [u8; MARK as usize] {
     mark
 }
 
-/// Where the mark of a window is: elsewhere in each, away from its ends.
+/// Returns the offset of the mark in a window. It differs between windows and is away from the ends.
 fn mark_of(window: u64) -> u64 {
     window * WINDOW + 100 + window * 1999 % (WINDOW.min(LEN - window * WINDOW) - 200)
 }
 
-/// More marks, over each border of a GiB and in front of the end.
+/// Returns the offsets of more marks: across each multiple of a GiB, and at the end of the file.
 fn corners() -> impl Iterator<Item = u64> {
     (1..=8).map(|border| border * GIB - MARK / 2).chain([LEN - MARK])
 }
 
-fn far_file(dir: &Dir) -> PathBuf {
-    let path = dir.path().join("far");
+/// Creates a sparse file with all marks and returns its path.
+fn marked_file(dir: &Dir) -> PathBuf {
+    let path = dir.path().join("marked");
     let file = File::create(&path).unwrap();
     file.set_len(LEN).unwrap();
     for offset in (0..WINDOWS).map(mark_of).chain(corners()) {
@@ -66,20 +69,20 @@ fn assert_mark(found: &[u8], offset: u64, what: &str) {
     assert_same(found, &mark(offset), format!("{what} at {offset}"));
 }
 
-/// A mark in a lease that is longer.
+/// Panics unless the lease, which may be longer than the mark, has the mark of `offset`.
 #[track_caller]
 fn assert_mark_in(lease: &Lease, offset: u64, what: &str) {
     let at = (offset - lease.offset()) as usize;
     assert_mark(&lease[at..at + MARK as usize], offset, what);
 }
 
-/// Every window, by four threads, in an order that nobody foresees; and the kernel has never more mapped than it may.
+/// Reads every window from four threads in a scattered order. The kernel never has more bytes mapped than the budget.
 #[test]
 fn reads_of_8_gib_in_4_mib_windows_stay_within_1_gib() {
     const THREADS: u64 = 4;
     let dir = Dir::new();
     let maps = small_windows();
-    let file = maps.open(far_file(&dir)).unwrap();
+    let file = maps.open(marked_file(&dir)).unwrap();
     assert_eq!(file.len(), LEN);
 
     let read = |thread: u64| {
@@ -97,7 +100,7 @@ fn reads_of_8_gib_in_4_mib_windows_stay_within_1_gib() {
                 assert_mark(&kept, kept.offset(), "a kept lease");
             }
             kept = file.lease(at..at + MARK).unwrap();
-            // An evictor may just have won what the cursor reads, and be about to put it back.
+            // The lease is a copy if an evicting thread has retired the cursor's window and not restored it yet.
             copies += u64::from(!kept.is_mapped());
             assert_eq!(kept.offset(), at);
 
@@ -109,7 +112,7 @@ fn reads_of_8_gib_in_4_mib_windows_stay_within_1_gib() {
                 assert!(mapped <= BUDGET, "{mapped} bytes are mapped: {:?}", maps.stats());
             }
         }
-        assert!(copies <= WINDOWS / THREADS / 20, "{copies} leases of what the cursor reads are copies");
+        assert!(copies <= WINDOWS / THREADS / 20, "{copies} leases of the cursor's window are copies");
     };
     thread::scope(|scope| {
         for thread in 0..THREADS {
@@ -120,18 +123,18 @@ fn reads_of_8_gib_in_4_mib_windows_stay_within_1_gib() {
 
     let stats = maps.stats();
     let peak = stats.peak_mapped_bytes;
-    assert!(peak > BUDGET / 2 && peak <= BUDGET, "the budget was used, and kept: {stats:?}");
+    assert!(peak > BUDGET / 2 && peak <= BUDGET, "the peak is above half the budget and within it: {stats:?}");
     assert!(stats.maps >= WINDOWS && stats.evictions >= WINDOWS - BUDGET / WINDOW, "{stats:?}");
     assert_eq!((stats.overcommits, stats.pinned_regions), (0, 0), "{stats:?}");
     maps.collect();
     assert!(dir.mapped().is_none_or(|mapped| mapped.bytes == 0), "{:?}", maps.stats());
 }
 
-/// Each public way to a byte, at marks on both sides of 4 GiB and over the borders.
+/// Reads marks on both sides of 4 GiB and across window borders by every public call.
 #[test]
 fn every_way_of_reading_beyond_4_gib_gives_the_right_bytes() {
     let dir = Dir::new();
-    let path = far_file(&dir);
+    let path = marked_file(&dir);
     let maps = small_windows();
     let file = maps.open(&path).unwrap();
 
@@ -142,7 +145,7 @@ fn every_way_of_reading_beyond_4_gib_gives_the_right_bytes() {
         assert!(dir.mapped().is_none_or(|mapped| mapped.bytes <= BUDGET), "{:?}", maps.stats());
     }
 
-    // Windows, from both ends; what is passed over is not mapped.
+    // Iterates over windows from both ends. Skipped windows are not mapped.
     let mut all = file.windows();
     assert_eq!(all.len() as u64, WINDOWS);
     let mut window = four_gib - 2;
@@ -156,16 +159,16 @@ fn every_way_of_reading_beyond_4_gib_gives_the_right_bytes() {
     for window in [WINDOWS - 1, WINDOWS - 2] {
         let lease = all.next_back().unwrap().unwrap();
         assert_eq!(lease.offset(), window * WINDOW);
-        assert_mark_in(&lease, mark_of(window), "a window from behind");
+        assert_mark_in(&lease, mark_of(window), "a window from the end");
     }
 
-    // Over the border, longer than what may be a copy: a mapping of its own.
+    // The range crosses a window border and is too long for a copy, so the lease is a detached region.
     let border = 4 * GIB;
     let lease = file.lease(border - WINDOW..border + WINDOW).unwrap();
     assert!(lease.is_mapped());
     assert_eq!((lease.offset(), lease.len() as u64), (border - WINDOW, 2 * WINDOW));
     for at in [mark_of(four_gib - 1), border - MARK / 2, mark_of(four_gib)] {
-        assert_mark_in(&lease, at, "over the border");
+        assert_mark_in(&lease, at, "across 4 GiB");
     }
     let part = lease.slice(WINDOW as usize - MARK as usize / 2..).slice(..MARK as usize);
     assert_eq!(part.offset(), border - MARK / 2);
@@ -214,19 +217,19 @@ fn read_in_every_way(file: &MappedFile, at: u64) {
     assert_mark(buffer.slice(range).unwrap(), at, "a slice of a buffer");
     for (index, byte) in (at..).zip(mark(at)) {
         assert_eq!(buffer.get(index).unwrap(), Some(byte), "byte {index}");
-        assert_eq!(buffer.get_back(LEN - 1 - index).unwrap(), Some(byte), "byte {index}, from behind");
+        assert_eq!(buffer.get_back(LEN - 1 - index).unwrap(), Some(byte), "byte {index}, by its distance from the end");
     }
     assert!(buffer.ends_with(&mark(LEN - MARK)).unwrap());
     assert_eq!(buffer.rfind(&mark(LEN - MARK)).unwrap(), Some(LEN - MARK));
     assert_eq!(buffer.get(LEN).unwrap(), None);
 }
 
-/// As one window, the file is more than the budget; on 32 bit it is more than there are addresses, whatever the budget
-/// says. What copies reads on.
+/// Reads the file with whole-file windows. The file exceeds the budget, and on 32 bit also the address space, whatever
+/// the budget. Requests to map fail; copying reads succeed.
 #[test]
 fn file_too_large_to_map_whole_is_read_by_copies() {
     let dir = Dir::new();
-    let path = far_file(&dir);
+    let path = marked_file(&dir);
     let boundless = (u64::MAX, Overcommit::Allow);
     let budgets = [(BUDGET, Overcommit::Fail), boundless];
     let refusing = if cfg!(target_pointer_width = "32") { &budgets[..] } else { &budgets[..1] };

@@ -1,5 +1,5 @@
-//! Any sequence of calls, against a plain `Vec<u8>`: whatever is opened, read, kept, dropped, closed or limited, each
-//! byte is the file's, no error comes that should not, and in the end nothing is mapped.
+//! Random sequences of calls, compared with a plain `Vec<u8>`. Every byte is the file's, every error has a reason, and
+//! nothing stays mapped in the end.
 
 mod world;
 

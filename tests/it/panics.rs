@@ -1,5 +1,5 @@
-//! Panics in what the caller brings along: closures over iterators, writers, ranges, paths. Whatever was held at that moment
-//! is let go on the way out, and what outlives the panic reads on.
+//! Panics in code of the caller: closures over iterators, writers, ranges and paths. Unwinding releases the clients that
+//! were held, and the cursors and leases that outlive the panic stay usable.
 
 use std::any::Any;
 use std::io::{self, Read, Seek, SeekFrom, Write};
@@ -17,18 +17,19 @@ use crate::support::{Dir, Mapped, TestFile, assert_same, letters, manager, settl
 
 const WINDOW: u64 = 4 * 4096;
 const WINDOWS: u64 = 32;
-/// Less than all of them, and more than a mapping of its own takes, which starts where no copy is made any more.
+/// Budget: less than the whole file, and more than the detached region of a [`LONG`] lease.
 const BUDGET: u64 = 20 * WINDOW;
+/// A length above the largest copy, so that a lease of it is a detached region.
 const LONG: u64 = 17 * WINDOW;
 
-/// As a panic unwinds, but without its message.
+/// Unwinds as a panic does, but without a message.
 fn throw() -> ! {
     panic::resume_unwind(Box::new(Thrown))
 }
 
 struct Thrown;
 
-/// What the caller does when it throws.
+/// The caller's code that throws.
 #[derive(Clone, Copy, Debug)]
 enum Way {
     HoldsLeases,
@@ -76,7 +77,7 @@ const WAYS: &[Way] = &[
     Way::ParWindows,
 ];
 
-/// A range that throws when it is asked for its start, or for its end.
+/// A range or path that throws when its start or end is read.
 struct Throwing {
     at_start: bool,
 }
@@ -100,7 +101,7 @@ impl AsRef<Path> for Throwing {
     }
 }
 
-/// Throws when it was given so many bytes.
+/// A writer that throws after this many bytes.
 struct Sink(u64);
 
 impl Write for Sink {
@@ -114,7 +115,7 @@ impl Write for Sink {
     }
 }
 
-/// What outlives the panics.
+/// The cache and the clients that outlive the panics.
 struct World {
     dir: Dir,
     file: TestFile,
@@ -139,11 +140,11 @@ impl World {
         &self.file[(at * WINDOW) as usize..((at + 1) * WINDOW).min(self.file.len()) as usize]
     }
 
-    /// Throws in this way, at about this window, while more is held.
+    /// Throws in this way, near window `at`. If `keeps` is set, two leases are held during the throw.
     fn throw(&mut self, way: Way, at: u64, keeps: bool) {
         let Self { file, maps, handle, cursor, buffer, .. } = self;
         let (start, steps) = (at * WINDOW, at as usize);
-        // On the stack below what throws.
+        // Held below the throwing frame, so that unwinding drops them.
         let _lease = keeps.then(|| handle.lease(start..start + 10).unwrap());
         let _long = keeps.then(|| handle.lease(..LONG).unwrap());
         match way {
@@ -256,28 +257,28 @@ impl World {
         }
     }
 
-    /// What is left works as if nothing had happened.
+    /// Checks that the surviving clients and handles read the right bytes.
     fn check(&mut self, at: u64) {
         let start = at * WINDOW + 10;
         let part = self.file[start as usize..][..3000].to_vec();
-        assert_same(self.cursor.slice(start..start + 3000).unwrap(), &part, "the cursor");
-        assert_same(self.buffer.slice(start..start + 3000).unwrap(), &part, "the buffer");
+        assert_same(self.cursor.slice(start..start + 3000).unwrap(), &part, "slice of the cursor");
+        assert_same(self.buffer.slice(start..start + 3000).unwrap(), &part, "slice of the buffer");
         let mut bytes = vec![0; 3000];
         self.cursor.seek(SeekFrom::Start(start)).unwrap();
         self.cursor.read_exact(&mut bytes).unwrap();
-        assert_same(&bytes, &part, "read");
+        assert_same(&bytes, &part, "read of the cursor");
         let lease = self.handle.lease(at * WINDOW..((at + 1) * WINDOW).min(self.file.len())).unwrap();
-        assert_same(&lease, self.window(at), "leased");
+        assert_same(&lease, self.window(at), "lease of the window");
         if self.kept.len() < 3 {
             self.kept.push(lease);
         }
         for lease in &self.kept {
-            assert_same(lease, &self.file[lease.offset() as usize..][..lease.len()], "kept");
+            assert_same(lease, &self.file[lease.offset() as usize..][..lease.len()], "kept lease");
         }
     }
 
     fn end(mut self) {
-        // The cursor's, the buffer's, and those that are kept.
+        // The cursor, the buffer and each kept lease may pin one region.
         let most = 2 + self.kept.len();
         assert!(self.maps.stats().pinned_regions <= most, "{:?}", self.maps.stats());
         self.kept.clear();
@@ -285,11 +286,11 @@ impl World {
         self.buffer.release();
         let stats = self.maps.stats();
         assert_eq!((stats.pinned_regions, stats.pinned_bytes), (0, 0), "{stats:?}");
-        // Neither a handle that somebody forgot: with the last one the descriptor goes, and then the file.
+        // No handle may be leaked either: dropping the last one closes the descriptor and removes the file's entry.
         let Self { dir, maps, handle, cursor, buffer, .. } = self;
         drop((handle, cursor, buffer));
         maps.collect();
-        // What the collector has just won is unmapped in a moment.
+        // The collector may be about to unmap a region that it has just retired.
         let nothing = || {
             let stats = maps.stats();
             let counts = (stats.mapped_bytes, stats.regions, stats.maps - stats.unmaps, stats.open_files, stats.files);
@@ -310,15 +311,15 @@ proptest! {
         let mut world = World::new(seed);
         for (way, at, then, keeps) in throws {
             let thrown = panic::catch_unwind(AssertUnwindSafe(|| world.throw(way, at, keeps)));
-            let thrown: Box<dyn Any + Send> = thrown.expect_err("it was meant to throw");
-            assert!(thrown.is::<Thrown>(), "{way:?} at {at}: another panic, see above");
+            let thrown: Box<dyn Any + Send> = thrown.expect_err("every way throws");
+            assert!(thrown.is::<Thrown>(), "{way:?} at {at}: another panic than the thrown one, see above");
             world.check(then);
         }
         world.end();
     }
 }
 
-/// The library's own panics, for a range that is not there.
+/// Slices a lease out of range, which panics in the library.
 #[test]
 fn lease_slice_that_panics_releases_its_client() {
     let world = World::new(1);
@@ -326,10 +327,10 @@ fn lease_slice_that_panics_releases_its_client() {
     let lease = world.handle.lease(..100).unwrap();
     let twin = lease.clone();
     let thrown = panic::catch_unwind(move || twin.slice(50..101));
-    let said = thrown.unwrap_err();
-    assert!(said.downcast_ref::<String>().is_some_and(|said| said.contains("50..101 of a lease of 100")));
-    assert_eq!(world.maps.stats().pinned_regions, 1, "the first one's");
-    assert_same(&lease, &world.file[..100], "held");
+    let message = thrown.unwrap_err();
+    assert!(message.downcast_ref::<String>().is_some_and(|message| message.contains("50..101 of a lease of 100")));
+    assert_eq!(world.maps.stats().pinned_regions, 1, "only the first lease pins a region");
+    assert_same(&lease, &world.file[..100], "after the panic");
     drop(lease);
     world.end();
 }

@@ -1,7 +1,7 @@
-//! What the tests of Python's smmap promise its users, for those who come from there.
+//! Promises of the test suite of Python's smmap, checked for users who port from it.
 //!
-//! The numbers are theirs: files of about 8 MB, windows of a hundredth of the file, a budget of a third of it, 15
-//! handles (there, each mapped region costs one), 5,000 random accesses.
+//! The numbers are those of its tests: files of about 8 MB, windows of a hundredth of the file, a budget of a third of
+//! it, 15 handles (in Python's smmap each mapped region costs one), and 5,000 random accesses.
 
 use smmap::{
     Admission, Collected, Cursor, ErrorKind, Limits, MapManager, MapManagerBuilder, MappedFile, Overcommit, Stats,
@@ -10,10 +10,10 @@ use smmap::{
 
 use crate::support::{Dir, Rng, TestFile, assert_same, manager, settles};
 
-/// No multiple of anything.
+/// Length of the file; no multiple of a page or a window.
 const SIZE: u64 = 8 * 1000 * 1000 + 5195;
 const HANDLES: usize = 15;
-/// The largest granule that a platform maps by.
+/// The largest mapping granularity of a platform.
 const GRANULE: u64 = 64 << 10;
 
 #[derive(Clone, Copy, Debug)]
@@ -37,7 +37,7 @@ fn file() -> (Dir, TestFile) {
     (dir, file)
 }
 
-/// The manager with windows, tight.
+/// Returns tight settings with windows, as of Python's `SlidingWindowMapManager`.
 fn sliding() -> MapManagerBuilder {
     MapManager::builder()
         .window(Window::Sliding { bytes: SIZE / 100 })
@@ -46,12 +46,12 @@ fn sliding() -> MapManagerBuilder {
         .max_open_files(HANDLES)
 }
 
-/// The static manager, which maps whole files, with room for one of them and a bit.
+/// Returns settings that map whole files, as Python's `StaticWindowMapManager` does, with room for one of them.
 fn whole() -> MapManagerBuilder {
     sliding().window(Window::WholeFile).max_mapped_bytes(SIZE + GRANULE)
 }
 
-/// Within the limits, by its own counts and by the kernel's.
+/// Panics unless the cache is within the limits, by its own counts and by the kernel's.
 #[track_caller]
 fn assert_within(limits: Limits, stats: &Stats, dir: &Dir) {
     assert!(
@@ -66,13 +66,14 @@ fn assert_within(limits: Limits, stats: &Stats, dir: &Dir) {
     }
 }
 
-/// After `collect`, when nobody holds anything. (What the collector has in hand at that moment goes a moment later.)
+/// Panics unless nothing stays mapped after `collect` with no clients left. Waits for a region that the collector thread
+/// is still unmapping.
 #[track_caller]
 fn assert_nothing_left(maps: &MapManager, dir: &Dir) {
     assert_eq!(maps.stats().pinned_regions, 0);
     let nothing = || (maps.stats().regions, maps.stats().mapped_bytes) == (0, 0);
     assert!(settles(nothing), "{:?}", maps.stats());
-    assert_eq!(maps.stats().maps, maps.stats().unmaps, "what was mapped was unmapped");
+    assert_eq!(maps.stats().maps, maps.stats().unmaps, "every mapping was unmapped");
     assert!(dir.mapped().is_none_or(|mapped| mapped.bytes == 0));
 }
 
@@ -93,7 +94,7 @@ fn new_manager_holds_nothing() {
     }
 }
 
-/// The settings can be asked for; a window is rounded up, to no more than one granule above.
+/// Reads the settings back. The window size is rounded up by less than one granule.
 #[test]
 fn settings_read_back_as_set() {
     let maps = manager(sliding());
@@ -107,7 +108,7 @@ fn settings_read_back_as_set() {
     let other = Limits { max_mapped_bytes: SIZE, max_regions: 3, max_open_files: 2 };
     maps.set_limits(other).unwrap();
     assert_eq!(maps.limits(), other);
-    assert_eq!(maps.window_bytes(), Some(window), "which stays");
+    assert_eq!(maps.window_bytes(), Some(window), "set_limits keeps the window size");
 }
 
 #[test]
@@ -122,7 +123,7 @@ fn open_by_path_or_descriptor_reads_the_same_bytes() {
             let mut cursor = mapped.cursor();
             assert_same(&cursor.window_at(10).unwrap()[..10], &file[10..20], format!("{by:?}"));
             assert_same(cursor.slice(10..20).unwrap(), &file[10..20], format!("{by:?}"));
-            assert!(cursor.window_at(SIZE).unwrap().is_empty(), "as large an offset as the file leads nowhere");
+            assert!(cursor.window_at(SIZE).unwrap().is_empty(), "the window at the end of the file is empty");
             drop((mapped, cursor));
             assert_eq!(maps.collect().regions, 1);
             assert_nothing_left(&maps, &dir);
@@ -130,7 +131,7 @@ fn open_by_path_or_descriptor_reads_the_same_bytes() {
     }
 }
 
-/// There, a path and a descriptor are two files with regions of their own. Here they are the file that they lead to.
+/// Opens a file by path and by descriptor. Both share the regions of the file; in Python's smmap each has its own.
 #[test]
 fn path_and_descriptor_of_a_file_share_its_regions() {
     let (_dir, file) = file();
@@ -142,7 +143,7 @@ fn path_and_descriptor_of_a_file_share_its_regions() {
     assert_eq!((stats.files, stats.regions, stats.maps), (1, 1, 1));
 }
 
-/// Five thousand accesses anywhere: the bytes are right, the limits hold at every step, and it can all be collected.
+/// Reads at 5,000 random offsets. The bytes are right, the limits hold at every step, and `collect` unmaps everything.
 #[test]
 fn random_accesses_stay_within_the_limits() {
     let (dir, file) = file();
@@ -151,13 +152,13 @@ fn random_accesses_stay_within_the_limits() {
             let maps = manager(builder.clone());
             let (limits, window) = (maps.limits(), maps.window_bytes());
             let mut cursor = open(&maps, &file, by).cursor();
-            assert_eq!(maps.stats().regions, 0, "a cursor maps nothing by itself");
+            assert_eq!(maps.stats().regions, 0, "a new cursor maps nothing");
             let size = window.unwrap_or(SIZE) / 2;
 
             let mut rng = Rng::new(1);
             for access in 0..5000 {
                 let start = rng.below(SIZE);
-                // Half of them as Python does it, up to the end of the window; half of them exactly so many bytes.
+                // Half of the accesses read up to the end of the window, as in Python; half read exactly `size` bytes.
                 let end = if access % 2 == 0 {
                     let found = cursor.window_at(start).unwrap();
                     assert!(!found.is_empty() && found.len() as u64 <= window.unwrap_or(SIZE));
@@ -170,33 +171,34 @@ fn random_accesses_stay_within_the_limits() {
                     end
                 };
                 assert!(end > start && end <= SIZE);
-                // The kernel's list is long to read.
+                // Reading the kernel's list takes long.
                 if access % 50 == 0 {
                     assert_within(limits, &maps.stats(), &dir);
                 }
             }
             let stats = maps.stats();
-            assert!(stats.peak_mapped_bytes <= limits.max_mapped_bytes, "at no moment: {stats:?}");
-            assert!(stats.peak_regions <= limits.max_regions, "at no moment: {stats:?}");
+            assert!(stats.peak_mapped_bytes <= limits.max_mapped_bytes, "the peak is within the limit: {stats:?}");
+            assert!(stats.peak_regions <= limits.max_regions, "the peak is within the limit: {stats:?}");
             assert_eq!(stats.overcommits, 0);
-            assert!(window.is_none() || stats.evictions > 100, "regions came and went: {stats:?}");
-            assert!(window.is_some() || stats.maps == 1, "one mapping is enough: {stats:?}");
+            assert!(window.is_none() || stats.evictions > 100, "windows were evicted: {stats:?}");
+            assert!(window.is_some() || stats.maps == 1, "the whole file is mapped once: {stats:?}");
 
             cursor.release();
             let stats = maps.stats();
             assert_eq!(stats.pinned_regions, 0);
-            assert!(stats.regions > 0, "released regions stay, for the next one");
+            assert!(stats.regions > 0, "released regions stay mapped");
             let collected = maps.collect();
             assert!(collected.regions > 0 && collected.regions <= stats.regions, "{collected:?} of {stats:?}");
             assert!(collected.bytes > 0 && collected.bytes <= stats.mapped_bytes, "{collected:?} of {stats:?}");
             assert_nothing_left(&maps, &dir);
-            // The cursor can go on.
+            // The cursor stays usable.
             assert_same(&cursor.window_at(77).unwrap()[..100], &file[77..177], "after all was collected");
         }
     }
 }
 
-/// A whole file above the budget. There the limit is soft; here it may also be refused, but it can always be read.
+/// Reads a file above the budget with whole-file windows. Mapping it may be refused, whereas the limit of Python's smmap
+/// is soft; copying reads always succeed.
 #[test]
 fn whole_file_above_the_budget_is_readable() {
     let (dir, file) = file();
@@ -208,21 +210,24 @@ fn whole_file_above_the_budget_is_readable() {
             let start = rng.below(SIZE - 1000);
             let mut bytes = [0; 1000];
             mapped.read_exact_at(&mut bytes, start).unwrap();
-            assert_same(&bytes, &file[start as usize..][..1000], "read");
+            assert_same(&bytes, &file[start as usize..][..1000], "copying read");
             match cursor.window_at(start) {
-                Ok(found) => assert_same(found, &file[start as usize..], "mapped"),
+                Ok(found) => assert_same(found, &file[start as usize..], "window"),
                 Err(error) => assert!(matches!(error.kind(), ErrorKind::OverBudget), "{error}"),
             }
         }
         let stats = maps.stats();
-        assert!(stats.mapped_bytes <= SIZE / 3 || stats.overcommits > 0, "if it is above, it says so: {stats:?}");
+        assert!(
+            stats.mapped_bytes <= SIZE / 3 || stats.overcommits > 0,
+            "a budget that is exceeded counts an overcommit: {stats:?}"
+        );
         cursor.release();
         maps.collect();
         assert_nothing_left(&maps, &dir);
     }
 }
 
-/// The budget is no reason to refuse, by default: what is in use stays, and one more is mapped.
+/// Pins more windows than the budget allows. By default each is mapped, and the pinned ones stay mapped.
 #[test]
 fn over_allocation_by_default_is_allowed() {
     let (dir, file) = file();
@@ -232,23 +237,30 @@ fn over_allocation_by_default_is_allowed() {
     let mut cursors: Vec<Cursor> = (0..20).map(|_| mapped.cursor()).collect();
     for (index, cursor) in cursors.iter_mut().enumerate() {
         let start = index as u64 * 3 * window;
-        assert_same(cursor.window_at(start).unwrap(), &file[start as usize..][..window as usize], "one more");
+        assert_same(
+            cursor.window_at(start).unwrap(),
+            &file[start as usize..][..window as usize],
+            "a window above the budget",
+        );
     }
     let stats = maps.stats();
     assert_eq!((stats.regions, stats.pinned_regions), (20, 20));
     assert_eq!(stats.mapped_bytes, 20 * window);
-    assert!(stats.overcommits >= 15, "and it is told: {stats:?}");
+    assert!(stats.overcommits >= 15, "the overcommits are counted: {stats:?}");
     for (index, cursor) in cursors.iter_mut().enumerate() {
         let start = index as u64 * 3 * window + 5;
-        assert_same(cursor.slice(start..start + 100).unwrap(), &file[start as usize..][..100], "still there");
+        assert_same(cursor.slice(start..start + 100).unwrap(), &file[start as usize..][..100], "a pinned window");
     }
     drop(cursors);
-    assert!(settles(|| maps.stats().mapped_bytes <= SIZE / 20 && maps.stats().regions <= 4), "nobody holds them now");
+    assert!(
+        settles(|| maps.stats().mapped_bytes <= SIZE / 20 && maps.stats().regions <= 4),
+        "the cache returns to its limits after the cursors are dropped"
+    );
     maps.collect();
     assert_nothing_left(&maps, &dir);
 }
 
-/// The open files are limited too, and nobody notices but the system.
+/// Reads 40 files with at most five open descriptors.
 #[test]
 fn open_files_stay_within_their_limit() {
     let dir = Dir::new();
@@ -260,7 +272,7 @@ fn open_files_stay_within_their_limit() {
         let n = rng.below(40) as usize;
         let start = rng.below(files[n].len() - 100) as usize;
         opened[n].read_exact_at(&mut bytes, start as u64).unwrap();
-        assert_same(&bytes, &files[n][start..start + 100], "read");
+        assert_same(&bytes, &files[n][start..start + 100], "copying read");
         assert_same(opened[n].cursor().slice(start as u64..start as u64 + 100).unwrap(), &bytes, "sliced");
     }
     let within = || {
@@ -268,14 +280,15 @@ fn open_files_stay_within_their_limit() {
         stats.open_files <= 5 && dir.descriptors().is_none_or(|open| open <= 5)
     };
     assert!(settles(within), "{:?}, {:?} descriptors", maps.stats(), dir.descriptors());
-    assert_eq!(maps.stats().files, 40, "all of them are known");
+    assert_eq!(maps.stats().files, 40, "every file has an entry");
     drop(opened);
     maps.collect();
-    assert!(settles(|| maps.stats().files == 0), "without handles and regions a file is forgotten: {:?}", maps.stats());
+    assert!(settles(|| maps.stats().files == 0), "a file without handles and regions has no entry: {:?}", maps.stats());
     assert!(settles(|| dir.descriptors().is_none_or(|open| open == 0)));
 }
 
-/// There, for Windows only, and pulling the memory away under its readers. Here it waits for them.
+/// Closes files by path. Held windows stay readable; Python's smmap, which offers this on Windows only, unmaps them
+/// under their readers.
 #[test]
 fn close_by_path_unmaps_unused_windows() {
     let dir = Dir::new();
@@ -289,23 +302,23 @@ fn close_by_path_unmaps_unused_windows() {
     cursor.window_at(0).unwrap();
 
     let closed = maps.close(dir.path().join("su"));
-    assert_eq!((closed.unmapped, closed.still_held), (0, 0), "a name is a name, not the first letters of one");
+    assert_eq!((closed.unmapped, closed.still_held), (0, 0), "a prefix of a name matches no path");
     let closed = maps.close(dir.path().join("sub"));
     assert_eq!((closed.unmapped, closed.still_held), (2, 1));
-    assert_same(cursor.slice(..window).unwrap(), &far[..window as usize], "still held, still there");
-    assert_eq!(maps.stats().regions, 4, "the other file's stay");
+    assert_same(cursor.slice(..window).unwrap(), &far[..window as usize], "a held window after close");
+    assert_eq!(maps.stats().regions, 4, "the regions of the other file stay mapped");
     assert_eq!(maps.close(&near.path).unmapped, 3);
     cursor.release();
     maps.collect();
     assert_nothing_left(&maps, &dir);
-    assert_same(&b.lease(5..99).unwrap(), &far[5..99], "the handle can be used again");
+    assert_same(&b.lease(5..99).unwrap(), &far[5..99], "the handle reads again after close");
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
-// Windows and their neighbours
+// Neighbouring windows
 // ---------------------------------------------------------------------------------------------------------------------
 
-/// Windows touch and never overlap: with all of them mapped, each byte is mapped once.
+/// Maps every window. Windows touch and never overlap, so each byte is mapped once.
 #[test]
 fn neighbouring_windows_do_not_overlap() {
     let (dir, file) = file();
@@ -313,21 +326,25 @@ fn neighbouring_windows_do_not_overlap() {
     let window = maps.window_bytes().unwrap();
     let mapped = open(&maps, &file, By::Path);
     let (mut cursor, mut rng) = (mapped.cursor(), Rng::new(4));
-    // In any order and from anywhere inside, as the regions there grow towards their neighbours.
+    // Starts at random offsets in random order, because regions of Python's smmap grow towards their neighbours.
     for _ in 0..2000 {
         let start = rng.below(SIZE);
         let end = (start / window * window + window).min(SIZE);
-        assert_same(cursor.window_at(start).unwrap(), &file[start as usize..end as usize], "to the next border");
+        assert_same(
+            cursor.window_at(start).unwrap(),
+            &file[start as usize..end as usize],
+            "from a random offset to the next border",
+        );
     }
     mapped.prefetch(..).unwrap();
     let stats = maps.stats();
     assert_eq!(stats.regions as u64, SIZE.div_ceil(window));
-    assert_eq!(stats.maps, stats.regions as u64, "each was mapped once");
-    assert!((SIZE..SIZE + GRANULE).contains(&stats.mapped_bytes), "and each byte: {stats:?}");
+    assert_eq!(stats.maps, stats.regions as u64, "each window was mapped once");
+    assert!((SIZE..SIZE + GRANULE).contains(&stats.mapped_bytes), "each byte is mapped once: {stats:?}");
     assert!(dir.mapped().is_none_or(|mapped| mapped.bytes == stats.mapped_bytes), "{stats:?}, {:?}", dir.mapped());
 }
 
-/// A window reaches to the left of what was asked for, and serves what lies there.
+/// Reads at an offset inside a window. The window is mapped from its start, and serves earlier offsets too.
 #[test]
 fn window_extends_to_the_left_of_the_requested_offset() {
     let (_dir, file) = file();
@@ -336,20 +353,20 @@ fn window_extends_to_the_left_of_the_requested_offset() {
     let mut cursor = open(&maps, &file, By::Path).cursor();
     let (size, base) = (window / 2, 5000);
     assert_same(&cursor.window_at(base).unwrap()[..size as usize], &file[base as usize..][..size as usize], "at 5000");
-    assert_same(cursor.window_at(0).unwrap(), &file[..window as usize], "the first window, all of it");
-    assert_eq!(maps.stats().maps, 1, "it is the same one");
+    assert_same(cursor.window_at(0).unwrap(), &file[..window as usize], "the whole first window");
+    assert_eq!(maps.stats().maps, 1, "both reads use one mapping");
 
-    // The last window ends with the file, and is cut there.
+    // The last window ends at the end of the file.
     let base = SIZE - 1000;
     assert_same(cursor.window_at(base).unwrap(), &file[base as usize..], "the end");
     let stats = maps.stats();
-    assert_eq!((stats.regions, stats.pinned_regions), (2, 1), "the first one is kept, but by nobody");
-    assert_same(cursor.slice(base - 5..).unwrap(), &file[base as usize - 5..], "to the left of it");
+    assert_eq!((stats.regions, stats.pinned_regions), (2, 1), "the first window stays mapped but is not pinned");
+    assert_same(cursor.slice(base - 5..).unwrap(), &file[base as usize - 5..], "to the left of the offset");
     assert_eq!(maps.stats().maps, 2);
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
-// Cursors and their counts
+// Cursors and pin counts
 // ---------------------------------------------------------------------------------------------------------------------
 
 #[test]
@@ -367,7 +384,7 @@ fn cursor_without_a_region_pins_nothing() {
     assert_nothing_left(&maps, &dir);
 }
 
-/// A region stays while one client holds it, and is collected only when none does.
+/// Holds a region by cursors, a clone and a lease in turn. `collect` unmaps it only after the last client.
 #[test]
 fn regions_with_clients_are_not_collected() {
     let (dir, file) = file();
@@ -378,33 +395,34 @@ fn regions_with_clients_are_not_collected() {
     b.window_at(99).unwrap();
     let lease = mapped.lease(..100).unwrap();
     let pinned = || (maps.stats().regions, maps.stats().pinned_regions);
-    assert_eq!(pinned(), (1, 1), "one region for all three");
+    assert_eq!(pinned(), (1, 1), "all three clients pin one region");
     assert_eq!(maps.collect(), Collected::default());
     a.release();
     assert_eq!((maps.collect().regions, pinned()), (0, (1, 1)));
     drop(b);
     assert_eq!((maps.collect().regions, pinned()), (0, (1, 1)));
 
-    // A copy of a cursor reads the same, and what one of them does is nothing to the other.
+    // A clone of a cursor reads the same bytes and does not depend on the original.
     c.window_at(0).unwrap();
     drop(lease);
     let mut copy = c.clone();
-    assert_same(&copy.window_at(0).unwrap()[..50], &file[..50], "the copy");
+    assert_same(&copy.window_at(0).unwrap()[..50], &file[..50], "window of the clone");
     drop(c);
-    assert_eq!((maps.collect().regions, pinned()), (0, (1, 1)), "the copy has it");
-    assert_same(copy.slice(3..50).unwrap(), &file[3..50], "the copy");
+    assert_eq!((maps.collect().regions, pinned()), (0, (1, 1)), "the clone pins the region");
+    assert_same(copy.slice(3..50).unwrap(), &file[3..50], "slice of the clone");
 
-    // On to another window: the first one is free.
+    // When the cursor changes its window, the first one is no longer pinned.
     copy.window_at(SIZE / 2).unwrap();
     assert_eq!(pinned(), (2, 1));
     assert_eq!((maps.collect().regions, pinned()), (1, (1, 1)));
     copy.release();
-    assert_eq!(pinned(), (1, 0), "released, and kept");
+    assert_eq!(pinned(), (1, 0), "a released region stays mapped");
     assert_eq!(maps.collect().regions, 1);
     assert_nothing_left(&maps, &dir);
 }
 
-/// There, a count could go negative when threads shared a manager. Here it comes out even.
+/// Reads from eight threads through one manager. All pin counts return to zero; in Python's smmap they could become
+/// negative.
 #[test]
 fn pin_counts_after_eight_threads_are_zero() {
     let (dir, file) = file();
@@ -430,7 +448,7 @@ fn pin_counts_after_eight_threads_are_zero() {
     assert_nothing_left(&maps, &dir);
 }
 
-/// With `Fail` the limit is hard, and the error says what it is.
+/// Pins every window that fits under `Overcommit::Fail`. Another one is refused until a pin is dropped.
 #[test]
 fn fail_with_all_windows_pinned_refuses_another() {
     let (dir, file) = file();
@@ -445,7 +463,7 @@ fn fail_with_all_windows_pinned_refuses_another() {
     assert_eq!(error.path(), Some(file.path.as_path()));
     assert_within(maps.limits(), &maps.stats(), &dir);
     drop(leases);
-    assert!(settles(|| cursor.window_at(30 * window).is_ok()), "there is room now");
+    assert!(settles(|| cursor.window_at(30 * window).is_ok()), "the window can be mapped after the leases are dropped");
     assert_within(maps.limits(), &maps.stats(), &dir);
 }
 
@@ -462,24 +480,24 @@ fn buffer_is_indexed_from_both_ends() {
     assert_eq!(buffer.len(), SIZE);
     assert_eq!(buffer.get(0).unwrap(), Some(file[0]));
     assert_eq!(buffer.get(offset).unwrap(), Some(file[100]));
-    assert_same(buffer.slice(offset..2 * offset).unwrap(), &file[100..200], "a part");
+    assert_same(buffer.slice(offset..2 * offset).unwrap(), &file[100..200], "a slice");
     assert_eq!(buffer.get_back(0).unwrap(), buffer.get(SIZE - 1).unwrap());
     assert_eq!(buffer.get_back(9).unwrap(), Some(file[SIZE as usize - 10]));
     assert_same(buffer.slice(SIZE - 10..).unwrap(), &file[SIZE as usize - 10..], "the last ten");
     assert_eq!((buffer.get(SIZE).unwrap(), buffer.get_back(SIZE).unwrap()), (None, None));
     assert!(matches!(buffer.slice(SIZE + 1..).unwrap_err().kind(), ErrorKind::OutOfBounds));
 
-    // The end of an access, any number of times, and the next one.
+    // Releases the buffer twice and reads again.
     buffer.release();
     buffer.release();
     assert_eq!(maps.stats().pinned_regions, 0);
     assert_eq!(buffer.get(offset).unwrap(), Some(file[100]));
     drop(buffer);
     assert_eq!(maps.stats().pinned_regions, 0);
-    assert!(maps.stats().regions > 0, "the region is kept");
+    assert!(maps.stats().regions > 0, "the region stays mapped");
 }
 
-/// A hundred single bytes and a hundred ranges of any length, with plenty, with the worst settings, and as one window.
+/// Reads 100 random bytes and 100 random ranges with default, tight and whole-file settings.
 #[test]
 fn buffer_under_random_access_gives_the_right_bytes() {
     let (dir, file) = file();
@@ -500,13 +518,13 @@ fn buffer_under_random_access_gives_the_right_bytes() {
                 let expected = &file[start as usize..end as usize];
                 match buffer.slice(start..end) {
                     Ok(found) => assert_same(found, expected, format!("{name}, {by:?}: {start}..{end}")),
-                    // Longer than all that may be mapped at a time: this is for reading.
+                    // The range is longer than the budget, so only a copying read can return it.
                     Err(error) => {
                         assert!(matches!(error.kind(), ErrorKind::OverBudget), "{error}");
                         assert!(end - start + 2 * GRANULE > budget, "{name}, {by:?}: {} fit {budget}", end - start);
                         let mut bytes = vec![0; expected.len()];
                         mapped.read_exact_at(&mut bytes, start).unwrap();
-                        assert_same(&bytes, expected, format!("{name}, {by:?}: {start}..{end}, read"));
+                        assert_same(&bytes, expected, format!("{name}, {by:?}: {start}..{end}, copied"));
                     }
                 }
             }

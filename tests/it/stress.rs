@@ -1,5 +1,5 @@
-//! Many threads at once: every byte is right, the budget is kept by what is *really* mapped, and all counts come out
-//! even. `SMMAP_STRESS=20` makes the runs twenty times as long.
+//! Many threads at work: every byte is right, the kernel's mapped bytes stay within the budget, and every count returns
+//! to zero. `SMMAP_STRESS=20` makes the runs twenty times as long.
 
 use std::io::{BufRead, Read, Seek, SeekFrom};
 use std::panic::{self, AssertUnwindSafe};
@@ -21,11 +21,12 @@ use crate::support::{
 
 const THREADS: u64 = 8;
 const WINDOW: u64 = 128 << 10;
-/// What one thread holds at most, in windows: its cursor's, its lease's, and what the call at hand takes.
+/// The most windows that one thread holds: one of its cursor, one of its lease, and one of the current call.
 const PINS: u64 = 3;
-/// All that can be pinned, and for each thread one window more: what it has just won from another to unmap it.
+/// Bytes of every window that can be pinned, and of one more for each thread: a window that it has retired and not
+/// unmapped yet.
 const BUDGET: u64 = THREADS * (PINS + 1) * WINDOW;
-/// Longer than what may be a copy; with a page at each end it takes no more than `PINS` windows.
+/// A length above the largest copy. With a page at each end the detached region takes at most `PINS` windows.
 const LONG: u64 = (256 << 10) + 1000;
 
 struct World {
@@ -33,12 +34,12 @@ struct World {
     files: Vec<TestFile>,
     maps: MapManager,
     admission: Admission,
-    /// Whether a call that maps may be over the budget.
+    /// `true` if a call that maps may fail with `OverBudget`.
     refuses: bool,
 }
 
 impl World {
-    /// About 100 windows in four files.
+    /// Creates four files of about 100 windows in all, and a cache for them.
     fn new(
         seed: u64,
         admission: Admission,
@@ -58,11 +59,12 @@ impl World {
         &self.files[file][start as usize..(start + len) as usize]
     }
 
-    /// The work of all threads, and a watcher beside them who asks the kernel. Gives how often calls were refused.
+    /// Runs the workers, a thread that compares the kernel's mapped bytes with `highest`, and one that calls `meddle`.
+    /// Returns the number of refused calls.
     fn run(&self, steps: u64, highest: u64, meddle: impl Fn(&mut Rng) + Sync) -> u64 {
         let done = AtomicBool::new(false);
         let watch = || {
-            let (mut looks, mut most) = (0_u64, 0);
+            let (mut checks, mut most) = (0_u64, 0);
             while !done.load(Ordering::Relaxed) {
                 if let Some(mapped) = surely_mapped_below(self.dir.path()) {
                     assert!(mapped <= highest, "{mapped} bytes are mapped of {highest}: {:?}", self.maps.stats());
@@ -70,10 +72,10 @@ impl World {
                 }
                 let counted = self.maps.stats().mapped_bytes;
                 assert!(counted <= highest, "{counted} bytes are counted of {highest}");
-                looks += 1;
+                checks += 1;
                 thread::sleep(Duration::from_micros(500));
             }
-            (looks, most)
+            (checks, most)
         };
         let interfere = || {
             let mut rng = Rng::new(99);
@@ -96,19 +98,19 @@ impl World {
                 })
                 .collect();
             let results: Vec<_> = workers.into_iter().map(|worker| worker.join()).collect();
-            // Before a panic goes on, or the others would never end.
+            // Set before a worker's panic is resumed, because the other threads would never end otherwise.
             done.store(true, Ordering::Relaxed);
             let refused = results.into_iter().map(|result| result.unwrap_or_else(|panic| panic::resume_unwind(panic)));
             let refused = refused.sum();
-            let (looks, most) = watcher.join().unwrap_or_else(|panic| panic::resume_unwind(panic));
+            let (checks, most) = watcher.join().unwrap_or_else(|panic| panic::resume_unwind(panic));
             meddler.join().unwrap_or_else(|panic| panic::resume_unwind(panic));
-            assert!(looks > 10, "the watcher came to look");
-            assert!(most > 0 || !cfg!(target_os = "linux"), "and saw something");
+            assert!(checks > 10, "the watcher made {checks} checks");
+            assert!(most > 0 || !cfg!(target_os = "linux"), "the watcher saw no mapped byte");
             refused
         })
     }
 
-    /// After all the work: nobody holds anything, and nothing stays.
+    /// Checks that no client is left, that `collect` unmaps every region, and that every descriptor is closed.
     fn end(self) {
         let stats = self.maps.stats();
         assert_eq!((stats.pinned_regions, stats.pinned_bytes), (0, 0));
@@ -120,11 +122,11 @@ impl World {
         assert!(settles(nothing), "{:?}", self.maps.stats());
         assert!(self.dir.mapped().is_none_or(|mapped| mapped.bytes == 0));
         drop(self.maps);
-        assert!(settles(|| self.dir.descriptors().is_none_or(|open| open == 0)), "no descriptor is left");
+        assert!(settles(|| self.dir.descriptors().is_none_or(|open| open == 0)), "a descriptor is still open");
     }
 }
 
-/// One thread's work: never more than a cursor and a lease from one step to the next.
+/// The state of one worker thread: between steps it holds at most a cursor and a lease.
 struct Worker<'a> {
     world: &'a World,
     rng: Rng,
@@ -146,7 +148,7 @@ impl<'a> Worker<'a> {
         self.world.files[self.file].len()
     }
 
-    /// A range of at most so many bytes.
+    /// Returns the start and length of a random range of at most `most` bytes.
     fn range(&mut self, most: u64) -> (u64, u64) {
         let start = self.rng.below(self.len());
         (start, (1 + self.rng.below(most)).min(self.len() - start))
@@ -160,7 +162,7 @@ impl<'a> Worker<'a> {
         format!("{what}: {len} bytes at {start} of file {}", self.file)
     }
 
-    /// What a call gave; nothing if it maps and was refused.
+    /// Returns the value of a call, or `None` if the call maps and was refused with `OverBudget`, where the world allows it.
     fn judge<T>(&mut self, result: smmap::Result<T>, maps: bool) -> Option<T> {
         match result {
             Ok(value) => Some(value),
@@ -173,13 +175,13 @@ impl<'a> Worker<'a> {
         }
     }
 
-    /// Whether a small range has to be mapped too.
+    /// Returns `true` if small ranges must be mapped, too.
     fn always(&self) -> bool {
         matches!(self.world.admission, Admission::Always)
     }
 
-    /// Lets go of everything, for a call that takes more.
-    fn let_go(&mut self) {
+    /// Drops the lease and releases the cursor before a call that holds several windows.
+    fn release_all(&mut self) {
         self.check_kept();
         self.kept = Lease::default();
         self.cursor.release();
@@ -287,7 +289,7 @@ impl<'a> Worker<'a> {
 
     fn long_lease(&mut self) {
         if self.len() > LONG {
-            self.let_go();
+            self.release_all();
             let start = self.rng.below(self.len() - LONG);
             let result = self.handle.lease(start..start + LONG);
             if let Some(lease) = self.judge(result, true) {
@@ -298,7 +300,7 @@ impl<'a> Worker<'a> {
     }
 
     fn windows(&mut self) {
-        self.let_go();
+        self.release_all();
         let mut windows = self.handle.windows();
         for _ in 0..3 {
             let skip = self.rng.below(5) as usize;
@@ -312,21 +314,21 @@ impl<'a> Worker<'a> {
     }
 
     fn prefetch(&mut self) {
-        self.let_go();
+        self.release_all();
         let start = self.rng.below(self.len()) / WINDOW * WINDOW;
         let result = self.handle.prefetch(start..(start + WINDOW).min(self.len()));
         self.judge(result, true);
     }
 
     fn buffer(&mut self) {
-        self.let_go();
+        self.release_all();
         let at = self.rng.below(self.len());
         let mut buffer = self.handle.buffer();
         let (result, always) = (buffer.get(at), self.always());
         if let Some(byte) = self.judge(result, always) {
             assert_eq!(byte, Some(self.expected(at, 1)[0]));
         }
-        // A search goes through all of the file: only in those that are short.
+        // A search reads the whole file, so only short files are searched.
         if self.len() < 1_000_000 {
             let needle = self.expected(at, (self.len() - at).min(12));
             let expected = self.world.files[self.file].windows(needle.len()).position(|other| other == needle);
@@ -338,7 +340,7 @@ impl<'a> Worker<'a> {
     }
 
     fn another_file(&mut self) {
-        self.let_go();
+        self.release_all();
         self.file = self.rng.below(self.world.files.len() as u64) as usize;
         let file = &self.world.files[self.file];
         let opened = match self.rng.below(3) {
@@ -351,35 +353,36 @@ impl<'a> Worker<'a> {
     }
 }
 
-fn nobody(_: &mut Rng) {}
+/// Does not interfere with the workers.
+fn no_interference(_: &mut Rng) {}
 
-/// With room for what is pinned and a window more for each thread, nothing is ever above the budget.
+/// Runs the workers with a budget for every pinned window and one more for each thread. Mapped bytes never exceed it.
 #[test]
 fn mapped_bytes_under_load_stay_within_the_budget() {
     for admission in [Admission::Adaptive, Admission::Always] {
         let world = World::new(1, admission, false, |builder| builder.overcommit(Overcommit::Allow));
-        assert_eq!(world.run(3000 * scale(), BUDGET, nobody), 0);
+        assert_eq!(world.run(3000 * scale(), BUDGET, no_interference), 0);
         let stats = world.maps.stats();
         assert!(stats.peak_mapped_bytes <= BUDGET, "{stats:?}");
         assert_eq!(stats.overcommits, 0, "{stats:?}");
-        assert!(stats.evictions > 100, "there was something to do: {stats:?}");
+        assert!(stats.evictions > 100, "windows were evicted: {stats:?}");
         world.end();
     }
 }
 
-/// Regions are a budget of their own.
+/// Runs the workers with a limit of regions instead of bytes.
 #[test]
 fn regions_under_load_stay_within_max_regions() {
     let most = (THREADS * (PINS + 1)) as usize;
     let world = World::new(2, Admission::Always, false, |builder| builder.max_regions(most).max_mapped_bytes(1 << 30));
-    assert_eq!(world.run(1500 * scale(), 1 << 30, nobody), 0);
+    assert_eq!(world.run(1500 * scale(), 1 << 30, no_interference), 0);
     let stats = world.maps.stats();
     assert!(stats.peak_regions <= most, "{stats:?}");
-    assert!(stats.evictions > 100, "there was something to do: {stats:?}");
+    assert!(stats.evictions > 100, "windows were evicted: {stats:?}");
     world.end();
 }
 
-/// Too little for all: then calls that map are refused, and those that copy never are.
+/// Runs the workers with a hard budget that is too small for all. Calls that map are refused; copying reads never are.
 #[test]
 fn hard_budget_under_load_is_never_exceeded() {
     const TIGHT: u64 = 6 * WINDOW;
@@ -387,7 +390,7 @@ fn hard_budget_under_load_is_never_exceeded() {
     for (overcommit, admission) in ways.into_iter().zip([Admission::Adaptive, Admission::Always]) {
         let world = World::new(3, admission, true, |builder| builder.max_mapped_bytes(TIGHT).overcommit(overcommit));
 
-        // First the plain case: all is pinned by one.
+        // First, one thread pins the whole budget.
         let mapped = world.maps.open(&world.files[0].path).unwrap();
         let pins: Vec<Lease> = mapped.windows().take(6).map(Result::unwrap).collect();
         let error = mapped.cursor().window_at(20 * WINDOW).unwrap_err();
@@ -397,7 +400,7 @@ fn hard_budget_under_load_is_never_exceeded() {
         assert_same(&bytes, world.bytes(0, 20 * WINDOW, 100), "a copy");
         drop((pins, mapped));
 
-        world.run(1500 * scale(), TIGHT, nobody);
+        world.run(1500 * scale(), TIGHT, no_interference);
         let stats = world.maps.stats();
         assert!(stats.peak_mapped_bytes <= TIGHT, "{stats:?}");
         assert_eq!(stats.overcommits, 0, "{stats:?}");
@@ -405,7 +408,7 @@ fn hard_budget_under_load_is_never_exceeded() {
     }
 }
 
-/// Limits that go up and down, files that are closed, and collections, all the time.
+/// Runs the workers while another thread changes the limits, closes files and collects.
 #[test]
 fn changing_limits_are_never_exceeded() {
     for admission in [Admission::Adaptive, Admission::Always] {
@@ -416,7 +419,7 @@ fn changing_limits_are_never_exceeded() {
             2 => drop(world.maps.close(&world.files[rng.below(4) as usize].path)),
             _ => {
                 let limits = Limits {
-                    // Sometimes below one window: then only copies are to be had.
+                    // Sometimes below one window, where only copying reads succeed.
                     max_mapped_bytes: match rng.below(8) {
                         0 => 1,
                         _ => WINDOW + rng.below(BUDGET - WINDOW),
@@ -429,10 +432,10 @@ fn changing_limits_are_never_exceeded() {
             }
         };
         world.run(1500 * scale(), BUDGET, meddle);
-        assert!(world.maps.stats().peak_mapped_bytes <= BUDGET, "never above the highest of them");
+        assert!(world.maps.stats().peak_mapped_bytes <= BUDGET, "the peak is within the highest of the limits");
         world.maps.set_limits(Limits { max_mapped_bytes: BUDGET, max_regions: 100, max_open_files: 10 }).unwrap();
 
-        // Lowered with nobody there: what is too much goes by itself.
+        // Lowers the limits while no thread reads. The collector unmaps the excess on its own.
         let mapped = world.maps.open(&world.files[0].path).unwrap();
         mapped.prefetch(..10 * WINDOW).unwrap();
         let low = Limits { max_mapped_bytes: 3 * WINDOW, max_regions: 2, max_open_files: 1 };
@@ -442,14 +445,14 @@ fn changing_limits_are_never_exceeded() {
             stats.mapped_bytes <= low.max_mapped_bytes && stats.regions <= low.max_regions
         };
         assert!(settles(within), "{:?}", world.maps.stats());
-        let really = || world.dir.mapped().is_none_or(|mapped| mapped.bytes <= low.max_mapped_bytes);
-        assert!(really(), "{:?}", world.dir.mapped());
+        let kernel_within = || world.dir.mapped().is_none_or(|mapped| mapped.bytes <= low.max_mapped_bytes);
+        assert!(kernel_within(), "{:?}", world.dir.mapped());
         drop(mapped);
         world.end();
     }
 }
 
-/// Everybody wants the same window at once: one maps it, for all.
+/// Requests the same cold window from 64 threads at a time. One thread maps it for all.
 #[test]
 fn cold_window_wanted_by_64_threads_is_mapped_once() {
     const CROWD: usize = 64;
@@ -460,7 +463,7 @@ fn cold_window_wanted_by_64_threads_is_mapped_once() {
     let maps = manager(MapManager::builder().window(Window::Sliding { bytes: window }).max_mapped_bytes(100 * window));
     let mapped = maps.open(&file.path).unwrap();
     let barrier = Barrier::new(CROWD + 1);
-    // A panic would leave the others at the barrier: so it is told at the end.
+    // A panic would leave the other threads at the barrier, so failures are collected and reported at the end.
     let failures = Mutex::new(Vec::new());
     let attempt = |what: String, action: &mut dyn FnMut()| {
         if panic::catch_unwind(AssertUnwindSafe(action)).is_err() {
@@ -473,7 +476,7 @@ fn cold_window_wanted_by_64_threads_is_mapped_once() {
             scope.spawn(move || {
                 let mut cursor = mapped.cursor();
                 for round in 0..ROUNDS {
-                    // Not in order: nobody could have foreseen it.
+                    // A scattered order, so that read-ahead does not map the window first.
                     let start = round * 7 % ROUNDS * window;
                     let expected = &file[start as usize..(start + window) as usize];
                     barrier.wait();
@@ -481,10 +484,10 @@ fn cold_window_wanted_by_64_threads_is_mapped_once() {
                         0 => {
                             let mut bytes = [0; 1000];
                             mapped.read_exact_at(&mut bytes, start + 7).unwrap();
-                            assert_same(&bytes, &expected[7..1007], "read");
+                            assert_same(&bytes, &expected[7..1007], "copying read");
                         }
-                        1 => assert_same(&mapped.lease(start + 9..start + 5000).unwrap(), &expected[9..5000], "leased"),
-                        _ => assert_same(cursor.window_at(start).unwrap(), expected, "the window"),
+                        1 => assert_same(&mapped.lease(start + 9..start + 5000).unwrap(), &expected[9..5000], "lease"),
+                        _ => assert_same(cursor.window_at(start).unwrap(), expected, "window of the cursor"),
                     });
                     barrier.wait();
                 }
@@ -501,10 +504,10 @@ fn cold_window_wanted_by_64_threads_is_mapped_once() {
     assert!(failures.lock().unwrap().is_empty(), "{failures:?}");
     let stats = maps.stats();
     assert_eq!((stats.maps, stats.regions, stats.pinned_regions), (ROUNDS, ROUNDS as usize, 0));
-    assert_eq!(stats.peak_mapped_bytes, ROUNDS * window, "reserved once, too");
+    assert_eq!(stats.peak_mapped_bytes, ROUNDS * window, "each window reserved its bytes once");
 }
 
-/// What goes from thread to thread: bytes to be checked, by whom they come to.
+/// A lease or cursor of a file that threads pass on. The receiving thread checks its bytes.
 enum Parcel {
     Lease(usize, Lease),
     Cursor(usize, Cursor),
@@ -525,7 +528,7 @@ impl Parcel {
         }
     }
 
-    fn twin(&self) -> Parcel {
+    fn duplicate(&self) -> Parcel {
         match self {
             Parcel::Lease(file, lease) => Parcel::Lease(*file, lease.slice(lease.len() / 3..)),
             Parcel::Cursor(file, cursor) => Parcel::Cursor(*file, cursor.clone()),
@@ -533,7 +536,7 @@ impl Parcel {
     }
 }
 
-/// Leases and cursors, taken here, cloned there, and dropped elsewhere.
+/// Creates, clones and drops leases and cursors in different threads.
 #[test]
 fn clones_passed_between_threads_read_the_right_bytes() {
     let world = World::new(6, Admission::Adaptive, false, |builder| builder.max_mapped_bytes(20 * WINDOW));
@@ -561,15 +564,15 @@ fn clones_passed_between_threads_read_the_right_bytes() {
                     };
                     parcel.check(world, &mut rng);
                     let to = &senders[rng.below(THREADS) as usize];
-                    // If its letter box is full, the parcel is dropped here.
+                    // If the channel of the receiver is full, the parcel is dropped here.
                     match rng.below(3) {
                         0 => drop(to.try_send(parcel)),
-                        1 => drop(to.try_send(parcel.twin())),
-                        _ => drop((to.try_send(parcel.twin()), senders[n as usize].try_send(parcel))),
+                        1 => drop(to.try_send(parcel.duplicate())),
+                        _ => drop((to.try_send(parcel.duplicate()), senders[n as usize].try_send(parcel))),
                     }
                 }
                 drop(senders);
-                // The rest, when all others have ended too.
+                // Receives until every other thread has dropped its senders.
                 for mut parcel in receiver {
                     parcel.check(world, &mut rng);
                 }
@@ -582,7 +585,7 @@ fn clones_passed_between_threads_read_the_right_bytes() {
     world.end();
 }
 
-/// One file, opened and dropped by all at once: its entry comes and goes under their hands.
+/// Opens and drops two files from all threads, so that their entries are created and removed concurrently.
 #[test]
 fn files_opened_and_dropped_concurrently_leave_nothing() {
     let dir = Dir::new();
@@ -604,7 +607,7 @@ fn files_opened_and_dropped_concurrently_leave_nothing() {
                     let lease = mapped.lease(start..end).unwrap();
                     let window = mapped.cursor().window_at(start).unwrap().len();
                     drop(mapped);
-                    assert_same(&lease, &file[start as usize..end as usize], "leased");
+                    assert_same(&lease, &file[start as usize..end as usize], "lease");
                     assert!(window > 0);
                     if rng.below(10) == 0 {
                         maps.collect();
@@ -624,15 +627,15 @@ fn files_opened_and_dropped_concurrently_leave_nothing() {
     assert!(settles(|| dir.descriptors().is_none_or(|open| open == 0)));
 }
 
-/// Any handle that keeps the cache alive.
+/// A handle that keeps the cache alive.
 enum Handle {
-    Manager(#[expect(dead_code, reason = "it is there to be dropped")] MapManager),
-    File(#[expect(dead_code, reason = "it is there to be dropped")] MappedFile),
+    Manager(#[expect(dead_code, reason = "the handle is only dropped")] MapManager),
+    File(#[expect(dead_code, reason = "the handle is only dropped")] MappedFile),
     Cursor(Cursor),
     Buffer(Buffer),
 }
 
-/// 64 handles go at once, whichever is the last: the collector is joined, the leases stay until they are dropped.
+/// Drops 64 handles concurrently. The last one joins the collector, and each lease stays readable until it is dropped.
 #[test]
 fn last_handle_dropped_joins_the_collector() {
     if !alone("stress::last_handle_dropped_joins_the_collector") {
@@ -658,30 +661,30 @@ fn last_handle_dropped_joins_the_collector() {
                 });
             }
         });
-        assert!(collector_threads().is_none_or(|count| count == 0), "it was joined, not only told to stop");
-        // Scoped threads are only waited for, so these may need a moment.
+        assert!(collector_threads().is_none_or(|count| count == 0), "the collector was not joined");
+        // A scope waits for its threads but does not join them, so they may need a moment to exit.
         assert!(settles(|| threads() == before), "{:?} threads, {before:?} before", threads());
 
         for (file, lease) in &leases {
             let start = lease.offset() as usize;
-            assert_same(lease, &files[*file][start..start + lease.len()], "a lease, alone");
+            assert_same(lease, &files[*file][start..start + lease.len()], "a lease after every handle was dropped");
         }
         let most = leases.iter().filter(|(_, lease)| lease.is_mapped()).count() as u64 * WINDOW;
         assert!(most > 0);
         assert!(dir.mapped().is_none_or(|mapped| mapped.bytes <= most && mapped.bytes > 0), "{:?}", dir.mapped());
-        let (some, rest) = leases.split_at(leases.len() / 2);
-        let (some, rest) = (some.to_vec(), rest.to_vec());
+        let (first_half, second_half) = leases.split_at(leases.len() / 2);
+        let (first_half, second_half) = (first_half.to_vec(), second_half.to_vec());
         drop(leases);
         thread::scope(|scope| {
-            scope.spawn(move || drop(some));
-            scope.spawn(move || drop(rest));
+            scope.spawn(move || drop(first_half));
+            scope.spawn(move || drop(second_half));
         });
         assert!(dir.mapped().is_none_or(|mapped| mapped.bytes == 0), "{:?}", dir.mapped());
         assert!(settles(|| dir.descriptors().is_none_or(|open| open == 0)), "{:?}", dir.descriptors());
     }
 }
 
-/// 64 handles of all kinds on a new manager, at work, and some leases.
+/// Creates a manager, 64 handles of all kinds that have read, and ten leases with the index of their file.
 fn many_handles(files: &[TestFile], seed: u64) -> (Vec<Handle>, Vec<(usize, Lease)>) {
     let builder = MapManager::builder().window(Window::Sliding { bytes: WINDOW }).max_mapped_bytes(8 * WINDOW);
     let maps = manager(builder.admission(Admission::Always));
@@ -719,7 +722,9 @@ fn many_handles(files: &[TestFile], seed: u64) -> (Vec<Handle>, Vec<(usize, Leas
     (handles, leases)
 }
 
-/// smmap issue 24: a thread pool over one manager made the client counts go negative.
+/// Reads from a thread pool through one manager. All client counts return to zero.
+///
+/// smmap issue 24: in this case the client counts of Python's smmap became negative.
 #[test]
 fn client_counts_after_a_thread_pool_are_zero() {
     const THREADS: u64 = 8;
@@ -752,11 +757,11 @@ fn client_counts_after_a_thread_pool_are_zero() {
                 }
             }
             if held.len() > 4 {
-                let gone = held.swap_remove((dice.below(4)) as usize);
-                assert_bytes(&gone, 3, gone.offset());
+                let lease = held.swap_remove((dice.below(4)) as usize);
+                assert_bytes(&lease, 3, lease.offset());
             }
             if round % 64 == 0 {
-                // A count below zero is a huge one.
+                // A negative count would show as a huge one.
                 let stats = maps.stats();
                 assert!(stats.pinned_regions < 1_000_000, "{stats:?}");
                 assert!(stats.regions < 1_000_000, "{stats:?}");
@@ -774,7 +779,7 @@ fn client_counts_after_a_thread_pool_are_zero() {
 
     let stats = maps.stats();
     assert_eq!((stats.pinned_regions, stats.pinned_bytes), (0, 0), "{stats:?}");
-    poll(&maps, SOON, "all is unmapped once nobody holds anything", || {
+    poll(&maps, SOON, "every region is unmapped after the last client is dropped", || {
         maps.collect();
         maps.stats().regions == 0
     });
@@ -785,7 +790,9 @@ fn client_counts_after_a_thread_pool_are_zero() {
     poll_kernel_agrees(&maps, &dir);
 }
 
-/// libgit2 5591: use after free between threads, with low window limits.
+/// Reads three files from four threads with room for two windows. A borrowed window is never unmapped under its reader.
+///
+/// libgit2 5591: with low window limits, another thread unmapped a window in use.
 #[test]
 fn borrowed_windows_under_low_limits_stay_mapped() {
     const WINDOWS: u64 = 16;
@@ -810,7 +817,7 @@ fn borrowed_windows_under_low_limits_stay_mapped() {
                     let other = (dice.below(3)) as u8;
                     let start = dice.below(WINDOWS) * SMALL;
                     let window = cursors[usize::from(other)].window_at(start).unwrap();
-                    // Held across a chance for the others to evict: still there, still right.
+                    // The borrow and the lease last while other threads may evict.
                     assert_bytes(window, other, start);
                     thread::yield_now();
                     assert_eq!(&*lease, part(seed, offset..offset + 4096));
@@ -821,9 +828,9 @@ fn borrowed_windows_under_low_limits_stay_mapped() {
     });
 
     let stats = maps.stats();
-    assert!(stats.evictions > 0, "there was no pressure: {stats:?}");
+    assert!(stats.evictions > 0, "no window was evicted: {stats:?}");
     assert_eq!(stats.pinned_regions, 0, "{stats:?}");
-    poll(&maps, SOON, "back inside the limits", || {
+    poll(&maps, SOON, "the cache is within its limits", || {
         let stats = maps.stats();
         stats.mapped_bytes <= 2 * SMALL && stats.regions <= 2
     });

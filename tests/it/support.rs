@@ -1,7 +1,7 @@
-//! What the tests share: the one `unsafe` call, files of which every byte is known, and a look at what the *system*
-//! holds for us (mappings, descriptors, threads). A budget is judged by the kernel's list, not by our own counters.
+//! Helpers of all integration tests: the one `unsafe` call, files with known bytes, and the mappings, descriptors and
+//! threads that the OS lists for this process. Tests check budgets by the kernel's list, not by the cache's counters.
 
-#![allow(dead_code, reason = "each test file takes what it needs")]
+#![allow(dead_code, reason = "no test binary uses all of the helpers")]
 
 use std::cell::Cell;
 use std::io::{self, BufRead as _, Write as _};
@@ -15,31 +15,31 @@ use std::{env, fs, process, thread};
 use smmap::{MapManager, MapManagerBuilder};
 use tempfile::TempDir;
 
-/// A manager of these settings, which have to be valid.
+/// Returns a manager with these settings. Panics if they are invalid.
 #[track_caller]
 pub(crate) fn manager(builder: MapManagerBuilder) -> MapManager {
-    try_manager(builder).expect("these settings are valid")
+    try_manager(builder).expect("the settings are valid")
 }
 
-/// A manager of these settings, or why there is none.
-#[expect(unsafe_code, reason = "the promise that the library asks for, made once for all tests")]
+/// Returns a manager with these settings, or the error of `build`.
+#[expect(unsafe_code, reason = "build is unsafe; this is its only call in the tests")]
 pub(crate) fn try_manager(builder: MapManagerBuilder) -> smmap::Result<MapManager> {
-    // SAFETY: the tests read files in temporary directories of their own, which nobody else knows. A test that changes
-    // a file appends to it, removes it or puts another in its place; one that shortens it or writes over it does so
-    // while no byte of it is borrowed or leased.
+    // SAFETY: the tests read files in temporary directories of their own, which no other program uses. A test changes a
+    // file only by appending, removing or replacing it. If a test truncates or overwrites a file, no byte of the file is
+    // borrowed or leased meanwhile.
     unsafe { builder.build() }
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
-// Bytes that are known
+// Known bytes
 // ---------------------------------------------------------------------------------------------------------------------
 
-/// The byte at `offset` in the file of `seed`: looks random, and tells one position from another.
+/// Returns the byte at `offset` in the file of `seed`. The bytes look random, so that a read at a wrong offset shows.
 pub(crate) fn pattern(seed: u64, offset: u64) -> u8 {
     word(seed, offset / 8).to_le_bytes()[(offset % 8) as usize]
 }
 
-/// The first `len` bytes of [`pattern`].
+/// Returns the first `len` bytes of [`pattern`].
 pub(crate) fn bytes(seed: u64, len: u64) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(len as usize + 8);
     for index in 0..len.div_ceil(8) {
@@ -49,8 +49,9 @@ pub(crate) fn bytes(seed: u64, len: u64) -> Vec<u8> {
     bytes
 }
 
-/// `len` bytes of the given letters: pieces of one random text, put together at random (a debug build is slow to make
-/// up a letter at a time).
+/// Returns `len` bytes of these letters: pieces of one random text in random order.
+///
+/// The text is made of pieces because a debug build is slow at choosing each letter.
 pub(crate) fn letters(seed: u64, len: u64, alphabet: &[u8]) -> Vec<u8> {
     const PIECE: usize = 64;
     let choose = |random: u8| alphabet[usize::from(random) % alphabet.len()];
@@ -69,7 +70,7 @@ fn word(seed: u64, index: u64) -> u64 {
     mix(mix(seed) ^ index)
 }
 
-/// The finalizer of splitmix64.
+/// Mixes the bits of a number, as the finalizer of splitmix64 does.
 fn mix(value: u64) -> u64 {
     let value = value.wrapping_add(0x9e37_79b9_7f4a_7c15);
     let value = (value ^ (value >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -77,7 +78,7 @@ fn mix(value: u64) -> u64 {
     value ^ (value >> 31)
 }
 
-/// A small random number generator, the same on every run of a seed.
+/// A small random number generator that repeats its numbers for the same seed.
 #[derive(Clone, Debug)]
 pub(crate) struct Rng(u64);
 
@@ -91,34 +92,34 @@ impl Rng {
         mix(self.0)
     }
 
-    /// A number below `end`, which is not 0.
+    /// Returns a number below `end`, which must not be 0.
     pub(crate) fn below(&mut self, end: u64) -> u64 {
         self.next() % end
     }
 }
 
-/// Panics where two runs of bytes differ, and says at which byte instead of printing them all.
+/// Panics if two byte strings differ, with the lengths and the first difference instead of all bytes.
 #[track_caller]
 pub(crate) fn assert_same(found: &[u8], expected: &[u8], what: impl std::fmt::Display) {
     if found == expected {
         return;
     }
     let first = found.iter().zip(expected).position(|(a, b)| a != b);
-    panic!("{what}: {} bytes found, {} expected, the first that differs: {first:?}", found.len(), expected.len(),);
+    panic!("{what}: {} bytes found, {} expected, first difference at {first:?}", found.len(), expected.len());
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
 // Files
 // ---------------------------------------------------------------------------------------------------------------------
 
-/// A temporary directory of one test. Its path is the one that the kernel would print.
+/// A temporary directory of one test. Its path is canonical, as the kernel lists it.
 #[derive(Debug)]
 pub(crate) struct Dir {
     path: PathBuf,
     _keep: TempDir,
 }
 
-/// A file and what is in it; derefs to the bytes.
+/// A file and its expected bytes, to which it derefs.
 #[derive(Clone, Debug)]
 pub(crate) struct TestFile {
     pub(crate) path: PathBuf,
@@ -127,8 +128,8 @@ pub(crate) struct TestFile {
 
 impl Dir {
     pub(crate) fn new() -> Dir {
-        let keep = tempfile::Builder::new().prefix("smmap-").tempdir().expect("a temporary directory");
-        let path = keep.path().canonicalize().expect("it is there");
+        let keep = tempfile::Builder::new().prefix("smmap-").tempdir().expect("a temporary directory can be created");
+        let path = keep.path().canonicalize().expect("the directory exists");
         Dir { path, _keep: keep }
     }
 
@@ -136,24 +137,24 @@ impl Dir {
         &self.path
     }
 
-    /// A new file of `len` bytes of [`pattern`].
+    /// Creates a file of `len` bytes of [`pattern`].
     pub(crate) fn file(&self, name: &str, len: u64, seed: u64) -> TestFile {
         self.write(name, bytes(seed, len))
     }
 
-    /// A new file of these bytes.
+    /// Creates a file of these bytes.
     pub(crate) fn write(&self, name: &str, bytes: impl Into<Arc<[u8]>>) -> TestFile {
         let (path, bytes) = (self.path.join(name), bytes.into());
         fs::write(&path, &bytes).expect("the file can be written");
         TestFile { path, bytes }
     }
 
-    /// What is mapped of the files in here, as [`mapped_below`].
+    /// Returns the mappings of files in this directory, as [`mapped_below`] does.
     pub(crate) fn mapped(&self) -> Option<Mapped> {
         mapped_below(&self.path)
     }
 
-    /// How many descriptors the process has of files in here, as [`descriptors_below`].
+    /// Returns the number of descriptors of files in this directory, as [`descriptors_below`] does.
     pub(crate) fn descriptors(&self) -> Option<usize> {
         descriptors_below(&self.path)
     }
@@ -164,9 +165,9 @@ impl TestFile {
         self.bytes.len() as u64
     }
 
-    /// A descriptor of its own.
+    /// Opens a new descriptor of the file.
     pub(crate) fn descriptor(&self) -> fs::File {
-        fs::File::open(&self.path).expect("the file is there")
+        fs::File::open(&self.path).expect("the file exists")
     }
 }
 
@@ -179,48 +180,50 @@ impl Deref for TestFile {
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
-// What the system holds
+// Mappings, descriptors and threads that the OS lists
 // ---------------------------------------------------------------------------------------------------------------------
 
-/// Bytes and areas (entries of the kernel's list) that are mapped. Neighbours may merge into one area.
+/// Mapped bytes and areas, which are entries of the kernel's list. The kernel may merge neighbouring mappings into one
+/// area.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Mapped {
     pub(crate) bytes: u64,
     pub(crate) areas: usize,
 }
 
-/// What this process has mapped of files below `dir`, deleted ones too. None where there is no /proc.
+/// Returns the mappings of this process of files below `dir`, deleted ones included, or `None` without /proc.
 ///
-/// The kernel does not stop the others while it writes its list. So with threads that map and unmap meanwhile this can
-/// show a window both where it was and where it is now: see [`surely_mapped_below`].
+/// The kernel does not stop other threads while it writes its list. If they map and unmap concurrently, the list can
+/// show a window both at its old and its new address: see [`surely_mapped_below`].
 pub(crate) fn mapped_below(dir: &Path) -> Option<Mapped> {
     let areas = areas_below(dir)?;
     Some(Mapped { bytes: areas.iter().map(|area| area.end - area.start).sum(), areas: areas.len() })
 }
 
-/// A number of bytes that *were* mapped at one moment of files below `dir`, also with threads at work.
+/// Returns a number of bytes of files below `dir` that were mapped at one moment, also while other threads map, or
+/// `None` without /proc.
 ///
-/// What stands in two lists was mapped all the time between them (but for an area that went and came back, of the same
-/// bytes and at the same address, in that fraction of a millisecond), so its sum was mapped at one moment. What was
-/// just coming or going is left out.
+/// Sums the areas that are in two lists taken in turn. Each of them was mapped during the whole time between the lists,
+/// unless it was unmapped and mapped again at the same address within a fraction of a millisecond. Areas that were
+/// mapped or unmapped between the lists are left out.
 pub(crate) fn surely_mapped_below(dir: &Path) -> Option<u64> {
     let (first, second) = (areas_below(dir)?, areas_below(dir)?);
     let pairs = first.iter().flat_map(|a| second.iter().map(move |b| (a, b)));
     Some(pairs.map(|(a, b)| a.shared_with(b)).sum())
 }
 
-/// One line of /proc/self/maps.
+/// One line of `/proc/self/maps`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Area {
     start: u64,
     end: u64,
-    /// Where in the file `start` is.
+    /// The offset in the file at which `start` is mapped.
     offset: u64,
     file: String,
 }
 
 impl Area {
-    /// Bytes at the same address, of the same place in the same file.
+    /// Returns the number of bytes that both areas map at the same address from the same offset of the same file.
     fn shared_with(&self, other: &Area) -> u64 {
         let same =
             self.file == other.file && self.start.wrapping_sub(self.offset) == other.start.wrapping_sub(other.offset);
@@ -229,16 +232,16 @@ impl Area {
 }
 
 fn areas_below(dir: &Path) -> Option<Vec<Area>> {
-    if !proc_is_here("what is mapped") {
+    if !has_proc("mappings") {
         return None;
     }
-    // Line by line: at the system's limit of mappings there may be no memory for all of it.
-    let list = io::BufReader::new(fs::File::open("/proc/self/maps").expect("/proc is mounted"));
-    let lines = list.split(b'\n').map(|line| line.expect("the kernel's list can be read"));
+    // Reads line by line, because at the OS limit of mappings there may be no memory for the whole list.
+    let list = io::BufReader::new(fs::File::open("/proc/self/maps").expect("/proc can be read"));
+    let lines = list.split(b'\n').map(|line| line.expect("the list of mappings can be read"));
     Some(lines.filter_map(|line| parse(&String::from_utf8_lossy(&line), dir)).collect())
 }
 
-/// `start-end permissions offset device inode   path`, if the path is below `dir`.
+/// Parses a line `start-end permissions offset device inode   path`. Returns `None` if the path is not below `dir`.
 fn parse(line: &str, dir: &Path) -> Option<Area> {
     let mut rest = line;
     let mut fields = [""; 5];
@@ -250,39 +253,40 @@ fn parse(line: &str, dir: &Path) -> Option<Area> {
     if !Path::new(file).starts_with(dir) {
         return None;
     }
-    let number = |text| u64::from_str_radix(text, 16).expect("a hexadecimal number");
-    let (start, end) = fields[0].split_once('-').expect("two addresses");
-    // The inode stays with the name: a file that was replaced has the same name, and then " (deleted)".
+    let number = |text| u64::from_str_radix(text, 16).expect("the field is a hexadecimal number");
+    let (start, end) = fields[0].split_once('-').expect("the field has two addresses");
+    // The inode is kept with the name, because a replaced file has the same name, followed by " (deleted)".
     let file = format!("{} {file}", fields[4]);
     Some(Area { start: number(start), end: number(end), offset: number(fields[2]), file })
 }
 
-/// How many descriptors this process has of files below `dir`, deleted ones too. None where there is no /proc.
+/// Returns the number of descriptors of this process of files below `dir`, deleted ones included, or `None` without
+/// /proc.
 pub(crate) fn descriptors_below(dir: &Path) -> Option<usize> {
-    if !proc_is_here("which descriptors are open") {
+    if !has_proc("open descriptors") {
         return None;
     }
-    let entries = fs::read_dir("/proc/self/fd").expect("/proc is mounted");
-    // Another thread may have closed a descriptor since it was listed: that is no error.
+    let entries = fs::read_dir("/proc/self/fd").expect("/proc can be read");
+    // Another thread may have closed a descriptor since it was listed, which is no error.
     let links = entries.filter_map(|entry| fs::read_link(entry.ok()?.path()).ok());
     Some(links.filter(|link| link.starts_with(dir)).count())
 }
 
-/// How many threads this process has, of all kinds. None where there is no /proc.
+/// Returns the number of threads of this process, or `None` without /proc.
 pub(crate) fn threads() -> Option<usize> {
-    proc_is_here("which threads live").then(|| tasks().len())
+    has_proc("live threads").then(|| tasks().len())
 }
 
-/// How many threads bear a name of this library's. None where there is no /proc.
+/// Returns the number of threads with a name of this library, or `None` without /proc.
 pub(crate) fn collector_threads() -> Option<usize> {
-    proc_is_here("which threads live").then(|| tasks().iter().filter(|name| name.starts_with("smmap")).count())
+    has_proc("live threads").then(|| tasks().iter().filter(|name| name.starts_with("smmap")).count())
 }
 
-/// The names of this process's threads, but for those that have ended: also after it was joined, a thread may stand in
-/// the kernel's list for a moment.
+/// Returns the names of the threads of this process, except those that have ended. The kernel may list a thread for a
+/// moment after it was joined.
 fn tasks() -> Vec<String> {
     const EXITING: u64 = 4;
-    let tasks = fs::read_dir("/proc/self/task").expect("/proc is mounted");
+    let tasks = fs::read_dir("/proc/self/task").expect("/proc can be read");
     let stats = tasks.filter_map(|task| fs::read_to_string(task.ok()?.path().join("stat")).ok());
     // `id (name) state parent group session tty foreground flags ..`
     let alive = stats.filter_map(|stat| {
@@ -293,7 +297,8 @@ fn tasks() -> Vec<String> {
     alive.collect()
 }
 
-fn proc_is_here(what: &str) -> bool {
+/// Returns `true` if there is /proc. Otherwise prints the name of the skipped check.
+fn has_proc(what: &str) -> bool {
     if cfg!(target_os = "linux") {
         return true;
     }
@@ -302,7 +307,7 @@ fn proc_is_here(what: &str) -> bool {
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
-// Calls of the system that fail on purpose
+// Injected faults of system calls
 // ---------------------------------------------------------------------------------------------------------------------
 
 thread_local! {
@@ -311,25 +316,26 @@ thread_local! {
 
 static FAULTS: AtomicU64 = AtomicU64::new(0);
 
-/// Threads that want no faults.
+/// Number of calls of [`calm`] in progress.
 static CALM: AtomicUsize = AtomicUsize::new(0);
 
-/// How many calls of the system were made to fail so far, in all threads. None, but in `tests/faults.rs`.
+/// Returns the number of system calls made to fail so far, in all threads. It is 0 except in `tests/faults/`.
 pub(crate) fn faults() -> u64 {
     FAULTS.load(Ordering::SeqCst)
 }
 
-/// The same, in this thread.
+/// Returns the number of system calls made to fail so far in this thread.
 pub(crate) fn own_faults() -> u64 {
     OWN_FAULTS.get()
 }
 
+/// Counts a system call that was made to fail in this thread.
 pub(crate) fn note_fault() {
     OWN_FAULTS.set(OWN_FAULTS.get() + 1);
     FAULTS.fetch_add(1, Ordering::SeqCst);
 }
 
-/// Runs `work` without faults in any thread.
+/// Runs `work` without injected faults in any thread.
 pub(crate) fn calm<T>(work: impl FnOnce() -> T) -> T {
     struct Calm;
     impl Drop for Calm {
@@ -342,21 +348,22 @@ pub(crate) fn calm<T>(work: impl FnOnce() -> T) -> T {
     work()
 }
 
+/// Returns `true` while any thread runs [`calm`].
 pub(crate) fn is_calm() -> bool {
     CALM.load(Ordering::SeqCst) > 0
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
-// Running
+// Running tests
 // ---------------------------------------------------------------------------------------------------------------------
 
-/// How much the stress tests do, as a multiple: `SMMAP_STRESS=20` for a long run.
+/// Returns the factor for the length of stress tests, from the variable `SMMAP_STRESS`, or 1 without it.
 pub(crate) fn scale() -> u64 {
     let value = env::var("SMMAP_STRESS").ok();
     value.map_or(1, |value| value.parse().expect("SMMAP_STRESS is a number"))
 }
 
-/// Waits until `done`, for what another thread does in its own time. False if that takes longer than anyone would wait.
+/// Waits until `done` returns `true`, for work of another thread. Returns `false` after ten seconds.
 pub(crate) fn settles(mut done: impl FnMut() -> bool) -> bool {
     let start = Instant::now();
     while !done() {
@@ -368,29 +375,32 @@ pub(crate) fn settles(mut done: impl FnMut() -> bool) -> bool {
     true
 }
 
-/// Says it past the harness, which keeps back what a test that passes prints: what was not checked, and why; what came out.
+/// Prints a skipped check or a result, although the harness captures the output of passing tests.
 pub(crate) fn say(what: impl std::fmt::Display) {
     let _ = writeln!(io::stderr(), "{what}");
 }
 
-/// Runs the test of this full name (`module::function`) in a process of its own, where it may count what the whole
-/// process has. True in that process: go on. False in the first one: the other has done it, and passed.
+/// Runs the test of this full name (`module::function`) in a process of its own, where it may count resources of the
+/// whole process.
+///
+/// Returns `true` in the new process, which runs the test. Returns `false` in the calling process after the new one has
+/// passed. Panics if it has not.
 #[track_caller]
 pub(crate) fn alone(test: &str) -> bool {
     const NAME: &str = "SMMAP_TEST_ALONE";
     if env::var_os(NAME).is_some_and(|alone| alone == test) {
         return true;
     }
-    let output = process::Command::new(env::current_exe().expect("this binary"))
+    let output = process::Command::new(env::current_exe().expect("the path of this binary is known"))
         .args([test, "--exact", "--nocapture", "--test-threads=1"])
         .env(NAME, test)
         .output()
-        .expect("this binary runs");
-    let (told, warned) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-    assert!(output.status.success(), "{test}, alone:\n{told}\n{warned}");
-    assert!(told.contains("1 passed"), "no test has the name {test}:\n{told}");
-    for line in warned.lines().filter(|line| line.starts_with("SKIPPED")) {
-        // Past the harness, which keeps to itself what a test prints that passes.
+        .expect("this binary can be run");
+    let (stdout, stderr) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success(), "{test}, in its own process:\n{stdout}\n{stderr}");
+    assert!(stdout.contains("1 passed"), "no test has the name {test}:\n{stdout}");
+    for line in stderr.lines().filter(|line| line.starts_with("SKIPPED")) {
+        // Written to stderr directly, because the harness captures the output of passing tests.
         let _ = writeln!(io::stderr(), "{line}");
     }
     false
@@ -407,10 +417,10 @@ fn bytes_match_the_pattern() {
 #[test]
 fn kernel_mapping_line_is_parsed() {
     let line = "7f00-9f00 r--s 00003000 fe:01 4711                       /tmp/a b/some file (deleted)";
-    let area = parse(line, Path::new("/tmp/a b")).expect("below that directory");
+    let area = parse(line, Path::new("/tmp/a b")).expect("the path is below the directory");
     assert_eq!((area.start, area.end, area.offset), (0x7f00, 0x9f00, 0x3000));
-    assert_eq!(parse(line, Path::new("/tmp/a")), None, "whole components");
-    assert_eq!(parse("7f00-9f00 rw-p 00000000 00:00 0 ", Path::new("/tmp")), None, "of no file");
+    assert_eq!(parse(line, Path::new("/tmp/a")), None, "a path matches by whole components");
+    assert_eq!(parse("7f00-9f00 rw-p 00000000 00:00 0 ", Path::new("/tmp")), None, "an anonymous mapping has no file");
 
     let moved = Area { start: area.start + 0x1000, offset: area.offset + 0x1000, ..area.clone() };
     assert_eq!(area.shared_with(&moved), 0x1000);
@@ -423,13 +433,13 @@ fn threads_are_listed_only_while_alive() {
     if collector_threads().is_none() {
         return;
     }
-    // Short, so that the kernel does not cut it, and of no other test.
+    // Short, because the kernel truncates long names, and not used by another test.
     const NAME: &str = "listed (a) b";
     let listed = || tasks().iter().filter(|name| *name == NAME).count();
     let (stop, wait) = std::sync::mpsc::channel::<()>();
-    let thread = thread::Builder::new().name(NAME.into()).spawn(move || wait.recv()).expect("a thread");
+    let thread = thread::Builder::new().name(NAME.into()).spawn(move || wait.recv()).expect("a thread can be spawned");
     assert!(settles(|| listed() == 1), "{:?}", tasks());
     drop(stop);
     assert!(thread.join().is_ok());
-    assert_eq!(listed(), 0, "at once, when it was joined");
+    assert_eq!(listed(), 0, "a joined thread is not listed");
 }
