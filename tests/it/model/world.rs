@@ -1,6 +1,6 @@
-//! A cache and what is held of it, one call after the other, each judged by a plain `Vec<u8>`.
+//! A cache and its clients, driven by random calls. Each result is compared with a plain `Vec<u8>`.
 //!
-//! `tests/faults/` takes this file in as well: there the system refuses every now and then, and a call may say so.
+//! `tests/faults/` includes this file too. There, system calls fail at random, and a call may report such a fault.
 
 use std::error::Error as _;
 use std::io::{self, BufRead, Read, Seek, SeekFrom};
@@ -16,21 +16,21 @@ use smmap::{
 use crate::support::{Dir, TestFile, assert_same, calm, faults, letters, manager, mapped_below, own_faults, settles};
 
 const PAGE: u64 = 4096;
-/// A range up to this may be read instead of mapped.
+/// The longest range that may be copied instead of mapped.
 const SMALL: u64 = 256 << 10;
-/// How many of each kind are kept at a time; another takes the place of an old one.
+/// The most clients of each kind that are kept. A further one replaces an old one.
 const KEPT: usize = 8;
 
 // ---------------------------------------------------------------------------------------------------------------------
-// What can happen
+// Random calls
 // ---------------------------------------------------------------------------------------------------------------------
 
 #[derive(Clone, Debug)]
 pub(crate) struct Setup {
     seed: u64,
-    /// Pages; none for whole files.
+    /// Pages of a window; `None` for whole files.
     window: Option<u64>,
-    /// In windows, or in quarters of the longest file where a window is a whole file.
+    /// Budget in windows, or in quarters of the longest file if windows are whole files.
     budget: u64,
     regions: usize,
     open_files: usize,
@@ -38,14 +38,14 @@ pub(crate) struct Setup {
     admission: Admission,
     pages: u64,
     delta: i64,
-    /// What goes first in the end.
+    /// `true` if the leases are dropped before the cache in the end.
     leases_first: bool,
 }
 
-/// Chooses one of those that are there, however many they are.
+/// Chooses one of the present items, modulo their number.
 pub(crate) type Pick = u8;
 
-/// An offset, by what is special about it; it may be past the end.
+/// An offset, relative to the file, a window border or the end. It may be past the end.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Spot {
     Anywhere(u16),
@@ -119,7 +119,7 @@ pub(crate) enum Whence {
     Current(i32),
 }
 
-/// What the text is made of: few letters, so that searches find something, and line ends.
+/// Letters of the files: few, so that searches find something, and line ends.
 const ALPHABET: &[u8] = b"aaab\r\nabcdabcdefghefghefghijklmnopqrstuvw";
 
 pub(crate) fn setup() -> impl Strategy<Value = Setup> {
@@ -235,36 +235,37 @@ fn whence() -> impl Strategy<Value = Whence> {
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
-// What must be
+// Expected results
 // ---------------------------------------------------------------------------------------------------------------------
 
-/// How a call gets at its bytes, which decides whether it may be over the budget. (Those that always copy may not.)
+/// How a call gets its bytes, which decides whether it may fail with `OverBudget`. Calls that always copy may not.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Way {
-    /// May copy, if it is small and admission is not `Always`.
+    /// Copies or maps: may copy if the range is small and admission is not `Always`.
     Either,
     /// Always maps.
     Maps,
 }
 
-/// Whether a call may say `OverBudget`.
+/// Whether a call may fail with `OverBudget`.
 #[derive(Clone, Copy, Debug)]
 enum Excuse {
     None,
-    /// Not for long: what is held leaves room enough. (The collector may be about to give back the rest.)
+    /// Only for a moment: the held regions leave enough room, but the collector may not have unmapped the others yet.
     ForNow,
     Full,
 }
 
 impl Excuse {
-    /// What the call gives; none if it was over the budget and had reason to be, or if it said which fault it met.
+    /// Returns the value of the call, or `None` if it failed with an excused `OverBudget` or reported an injected fault.
+    /// Panics on any other error.
     fn judge<T>(self, what: &str, mut call: impl FnMut() -> smmap::Result<T>) -> Option<T> {
         let start = Instant::now();
         loop {
             let before = own_faults();
             match (call(), self) {
                 (Ok(value), _) => return Some(value),
-                (Err(error), _) if own_faults() > before && tells_of_a_fault(&error) => return None,
+                (Err(error), _) if own_faults() > before && reports_a_fault(&error) => return None,
                 (Err(error), _) if !matches!(error.kind(), ErrorKind::OverBudget) => {
                     panic!("{what}: {error}")
                 }
@@ -272,19 +273,19 @@ impl Excuse {
                 (Err(_), Excuse::ForNow) if start.elapsed() < Duration::from_secs(2) => {
                     std::thread::sleep(Duration::from_millis(1));
                 }
-                (Err(error), _) => panic!("{what}: {error}, for no reason ({self:?})"),
+                (Err(error), _) => panic!("{what}: {error}, without an excuse ({self:?})"),
             }
         }
     }
 
     fn judge_io<T>(self, what: &str, mut call: impl FnMut() -> io::Result<T>) -> Option<T> {
-        self.judge(what, || call().map_err(of_io))
+        self.judge(what, || call().map_err(from_io))
     }
 }
 
-/// Whether it is what the system's refusal can come out as: with its number; or there was no room for want of an unmap
-/// or a look.
-fn tells_of_a_fault(error: &Error) -> bool {
+/// Returns `true` if a failed system call can cause this error: an error with an OS number, or `OverBudget` because a
+/// region could not be unmapped or checked.
+fn reports_a_fault(error: &Error) -> bool {
     let source = error.source().and_then(|source| source.downcast_ref::<io::Error>());
     match error.kind() {
         ErrorKind::Io | ErrorKind::OutOfMaps => source.is_some_and(|source| source.raw_os_error().is_some()),
@@ -292,15 +293,15 @@ fn tells_of_a_fault(error: &Error) -> bool {
     }
 }
 
-/// The error that came through a trait of `std::io`.
-fn of_io(error: io::Error) -> Error {
+/// Returns the library's error inside an error of a `std::io` trait. Panics if there is none.
+fn from_io(error: io::Error) -> Error {
     match error.downcast::<Error>() {
         Ok(error) => error,
-        Err(error) => panic!("an error of the system, or one that has lost its kind: {error}"),
+        Err(error) => panic!("the io::Error does not contain an error of this library: {error}"),
     }
 }
 
-/// A reader of file `file`, and how many mapped bytes it may hold.
+/// A cursor or buffer of file `file`, and the most mapped bytes that it holds.
 struct Reader<T> {
     file: usize,
     value: T,
@@ -312,17 +313,19 @@ impl<T> Reader<T> {
         Reader { file, value, holds: 0 }
     }
 
-    /// It may hold so much now, or still what it held before: a copy does not always let go.
+    /// Notes that the reader may hold `bytes` now. It may also still hold its previous window, because a copy does not
+    /// always release it.
     fn may_hold(&mut self, bytes: u64) {
         self.holds = self.holds.max(bytes);
     }
 }
 
+/// A lease and the range that it must have.
 struct Kept {
     file: usize,
     start: u64,
     lease: Lease,
-    /// The mapped bytes that it keeps.
+    /// The mapped bytes that the lease holds.
     holds: u64,
 }
 
@@ -330,12 +333,12 @@ pub(crate) struct World {
     setup: Setup,
     dir: Dir,
     files: Vec<TestFile>,
-    /// As the manager rounds it.
+    /// The window size as the manager rounds it; `None` for whole files.
     window: Option<u64>,
     limits: Limits,
     highest: Limits,
     last: Stats,
-    /// Those that were opened by descriptor: it may be the only way to them, and then stays open.
+    /// Files that were opened by descriptor. The descriptor may be the only way to such a file, and then stays open.
     nameless: [bool; 4],
 
     managers: Vec<MapManager>,
@@ -373,12 +376,12 @@ fn pick<T>(of: &[T], pick: Pick) -> Option<usize> {
     (!of.is_empty()).then(|| usize::from(pick) % of.len())
 }
 
-/// All of `len` for the highest `part`, nothing for 0. (The product may be more than 32 bits.)
+/// Returns the share `part / u16::MAX` of `len`. Computes in 64 bits, because the product may exceed 32.
 fn part_of(len: usize, part: u16) -> usize {
     (len as u64 * u64::from(part) / u64::from(u16::MAX)) as usize
 }
 
-/// Puts one more in, in the place of another if there are too many.
+/// Adds a value, in the place of the first one if there are already [`KEPT`].
 fn keep<T>(into: &mut Vec<T>, value: T) {
     if into.len() == KEPT {
         into.swap_remove(0);
@@ -387,7 +390,7 @@ fn keep<T>(into: &mut Vec<T>, value: T) {
 }
 
 impl World {
-    /// With something open to begin with.
+    /// Creates a world with one open file, a cursor and a buffer.
     pub(crate) fn new(setup: Setup) -> World {
         let mut world = World::without_handles(setup);
         world.run(&Op::OpenPath(3));
@@ -403,7 +406,7 @@ impl World {
             0,
             1,
             (setup.pages * PAGE).saturating_add_signed(setup.delta),
-            // So many windows, and the last of them whole, a byte short, or one byte.
+            // 40 windows: the last one is whole or a byte short, or a 41st window has one byte.
             (40 * granule).saturating_add_signed(setup.delta),
         ];
         let files: Vec<TestFile> = (0_u64..)
@@ -441,12 +444,12 @@ impl World {
         }
     }
 
-    // Of the window that borders are made of, also where there is only one.
+    /// Returns the window size, or ten pages for whole files, which have no borders.
     fn border(&self) -> u64 {
         self.window.unwrap_or(10 * PAGE)
     }
 
-    /// The bytes of the window of `file` at `at`, as far as a mapping of it reaches.
+    /// Returns the range of the window of `file` at `at`, cut at the end of the file.
     fn window_of(&self, file: usize, at: u64) -> Range<u64> {
         let len = self.files[file].len();
         match self.window {
@@ -459,7 +462,7 @@ impl World {
         spot.at(self.files[file].len(), self.border())
     }
 
-    /// From the spot on, inside the file; if the spot is past the end, so is the range.
+    /// Returns a range that starts at `spot`. It is cut at the end of the file, unless `spot` is past the end.
     fn range(&self, file: usize, spot: Spot, size: Size) -> Range<u64> {
         let len = self.files[file].len();
         let start = self.offset(file, spot);
@@ -471,7 +474,7 @@ impl World {
         &self.files[file][range.start as usize..range.end as usize]
     }
 
-    /// At most so much is held: regions, and bytes of them.
+    /// Returns the most regions, and bytes of them, that clients hold.
     fn held(&self) -> (usize, u64) {
         (0..self.files.len()).map(|file| self.held_of(file)).fold((0, 0), |all, one| (all.0 + one.0, all.1 + one.1))
     }
@@ -484,19 +487,20 @@ impl World {
         holders.fold((0, 0), |(count, sum), (_, bytes)| (count + 1, sum + bytes))
     }
 
-    /// What is mapped at a time for this range: a window, or a range of its own if it is long and goes over a border.
+    /// Returns the bytes mapped at a time for this range: those of a window, or of a detached region if the range is long
+    /// and crosses a window border.
     fn need(&self, way: Way, file: usize, range: &Range<u64>) -> u64 {
         let window = self.window_of(file, range.start);
         let long = way == Way::Either && range.end - range.start > SMALL && range.end > window.end;
         pages(if long { range.end - range.start + PAGE } else { window.end.saturating_sub(window.start) })
     }
 
-    /// What the longest window of a file takes: the first one.
+    /// Returns the bytes of the first window of a file, which is its longest.
     fn window_bytes(&self, file: usize) -> u64 {
         self.need(Way::Maps, file, &(0..0))
     }
 
-    /// Whether a call may be over the budget; its caller lets go of `own` bytes first.
+    /// Returns the excuse of a call for `OverBudget`. The client that calls releases `own` bytes first.
     fn excuse(&self, way: Way, file: usize, range: &Range<u64>, own: u64) -> Excuse {
         let small = range.end - range.start <= SMALL;
         let copies = match way {
@@ -518,19 +522,21 @@ impl World {
         }
         let (regions, bytes) = self.held();
         let (regions, bytes) = (regions - usize::from(own > 0), bytes - own);
-        // One more for what an iterator holds itself.
+        // Twice the need, because an iterator may hold a window of its own.
         let fits = bytes + 2 * need <= self.limits.max_mapped_bytes && regions + 2 <= self.limits.max_regions;
         if fits { Excuse::ForNow } else { Excuse::Full }
     }
 
-    /// Whether there may be no descriptor for one more file, as none of these can be given up.
+    /// Returns `true` if there may be no descriptor for one more file, because those of the files for which `stays` is true
+    /// cannot be closed.
     fn lacks_descriptors(&self, stays: impl Fn(usize) -> bool) -> bool {
         let staying = (0..self.files.len()).filter(|file| self.nameless[*file] && stays(*file)).count();
         staying + 1 > self.limits.max_open_files && !matches!(self.setup.overcommit, Overcommit::Allow)
     }
 
-    /// A hard limit of open files is one for opening, too: also of a file that is open already, which takes a second
-    /// descriptor until it is known which file that is.
+    /// Returns the excuse of an `open` for `OverBudget`, which a hard limit of open files gives.
+    ///
+    /// This includes the open of an open file: it takes a second descriptor until the cache knows which file it is.
     fn excuse_open(&self) -> Excuse {
         match self.setup.overcommit {
             Overcommit::Allow => Excuse::None,
@@ -543,7 +549,7 @@ impl World {
         range.end > self.files[file].len()
     }
 
-    /// Each kept lease, byte for byte.
+    /// Compares every byte of each kept lease.
     fn check_leases(&self, when: &str) {
         for Kept { file, start, lease, .. } in &self.leases {
             let expected = self.bytes(*file, *start..*start + lease.len() as u64);
@@ -551,7 +557,7 @@ impl World {
         }
     }
 
-    /// The counts make sense, by themselves and against the kernel's.
+    /// Checks that the counts are consistent with each other and with the kernel's list.
     fn check_stats(&mut self) {
         let Some(maps) = self.managers.first() else {
             return;
@@ -561,9 +567,9 @@ impl World {
         assert_eq!(maps.limits(), self.limits);
         let mapped = self.dir.mapped();
         if let Some(mapped) = mapped {
-            assert!(mapped.bytes <= stats.mapped_bytes, "what is mapped is counted: {mapped:?}, {stats:?}");
+            assert!(mapped.bytes <= stats.mapped_bytes, "more bytes are mapped than counted: {mapped:?}, {stats:?}");
         }
-        let grow = |counts: &Stats| {
+        let monotonic = |counts: &Stats| {
             [
                 counts.hits,
                 counts.misses,
@@ -574,7 +580,10 @@ impl World {
                 counts.overcommits,
             ]
         };
-        assert!(grow(&stats).iter().zip(grow(&last)).all(|(new, old)| *new >= old), "{last:?}, then {stats:?}");
+        assert!(
+            monotonic(&stats).iter().zip(monotonic(&last)).all(|(new, old)| *new >= old),
+            "{last:?}, then {stats:?}"
+        );
         assert!(stats.unmaps <= stats.maps && stats.evictions <= stats.unmaps, "{stats:?}");
         assert!(stats.mapped_bytes <= stats.peak_mapped_bytes && stats.regions <= stats.peak_regions, "{stats:?}");
         assert!(stats.open_files <= stats.peak_open_files && stats.open_files <= stats.files, "{stats:?}");
@@ -589,7 +598,7 @@ impl World {
         self.last = stats;
     }
 
-    /// What the system refused to unmap goes as soon as it does not refuse any more.
+    /// After injected faults, waits until `collect` has unmapped the regions that the OS refused to unmap before.
     fn recover(&self, maps: &MapManager) {
         if faults() > 0 {
             calm(|| maps.collect());
@@ -602,11 +611,11 @@ impl World {
         }
     }
 
-    /// After all that is unused was unmapped, of these files.
+    /// Checks that only held regions of these files are mapped, after every unused one was unmapped.
     fn check_unmapped(&self, what: &str, files: Range<usize>) {
         match self.managers.first() {
             Some(maps) => self.recover(maps),
-            // Of a cache that is gone: any other one tries again.
+            // The cache was dropped. A collect of any other cache retries its unmaps.
             None if faults() > 0 => drop(calm(|| manager(MapManager::builder()).collect())),
             None => {}
         }
@@ -659,7 +668,7 @@ impl World {
                     keep(&mut self.managers, twin);
                 }
             }
-            // Also the last one: then what is open goes on alone.
+            // May drop the last manager. Open handles then keep the cache alive.
             Op::DropManager(which) => {
                 if let Some(index) = pick(&self.managers, which) {
                     self.managers.swap_remove(index);
@@ -678,7 +687,7 @@ impl World {
                     let cursor = &self.cursors[index];
                     let twin = Reader::new(cursor.file, cursor.value.clone());
                     assert_eq!(twin.value.position(), cursor.value.position());
-                    // Whether a clone holds what the first one does is not promised.
+                    // The library does not promise whether a clone holds the window of the original.
                     let twin = Reader { holds: cursor.holds, ..twin };
                     keep(&mut self.cursors, twin);
                 }
@@ -726,7 +735,7 @@ impl World {
                     self.leases.swap_remove(index);
                 }
             }
-            Op::CheckLeases => self.check_leases("meanwhile"),
+            Op::CheckLeases => self.check_leases("between calls"),
 
             Op::NewBuffer(which) => {
                 if let Some(index) = pick(&self.handles, which) {
@@ -796,7 +805,7 @@ impl World {
                 if let Some(maps) = self.managers.last() {
                     let closed = maps.close(self.dir.path());
                     assert!(closed.still_held <= self.held().0, "{closed:?}");
-                    // A file that was opened by descriptor only is in no directory that anyone knows of.
+                    // A file that was opened only by descriptor has no known path, so no directory contains it.
                     if self.nameless == [false; 4] {
                         self.check_unmapped("close", 0..4);
                     }
@@ -941,7 +950,7 @@ impl World {
         };
         let file = self.cursors[index].file;
         let (start, len) = (self.offset(file, spot), self.files[file].len());
-        // Any window on the way may be refused; the first one tells whether there is room for one.
+        // Any window up to `byte` may be refused. All need the same room as the first one.
         let excuse = self.excuse(Way::Maps, file, &(start.min(len)..len), self.cursors[index].holds);
         let byte = ALPHABET.get(usize::from(byte)).copied().unwrap_or(b'!');
         let expected = self.files[file].get(start as usize..).unwrap_or(&[]);
@@ -958,7 +967,7 @@ impl World {
             cursor.set_position(start);
             let mut found = Vec::new();
             let result = cursor.read_until(byte, &mut found);
-            assert_eq!(cursor.position(), start + found.len() as u64, "what was consumed was given");
+            assert_eq!(cursor.position(), start + found.len() as u64, "the position moved by the returned bytes");
             match result {
                 Ok(count) => {
                     assert_eq!(count, found.len());
@@ -1055,7 +1064,7 @@ impl World {
         let range = self.range(*file, spot, size);
         let mut bytes = vec![0; (range.end - range.start) as usize];
         if self.out_of_bounds(*file, &range) {
-            // Nothing was asked for, past the end: either answer is one.
+            // An empty range past the end may succeed or fail.
             let result = handle.read_exact_at(&mut bytes, range.start);
             assert!(range.is_empty() || matches!(result.unwrap_err().kind(), ErrorKind::OutOfBounds), "{range:?}");
             return;
@@ -1082,7 +1091,7 @@ impl World {
         excuse.judge("prefetch", || handle.prefetch(range.clone()));
     }
 
-    /// All windows, from both ends in turns, and one of them kept.
+    /// Iterates over all windows from both ends in random order, and keeps a lease of one.
     fn windows(&mut self, which: Pick, ends: u32, kept: Pick) {
         let Some(index) = pick(&self.handles, which) else {
             return;
@@ -1102,7 +1111,7 @@ impl World {
             for step in 0..expected {
                 let back = ends.rotate_right(step as u32) & 1 == 1;
                 let next = if back { windows.next_back() } else { windows.next() };
-                let lease = next.expect("not one less")?;
+                let lease = next.expect("the iterator has a window left")?;
                 let size = lease.len() as u64;
                 let range = if back { rest.end - size..rest.end } else { rest.start..rest.start + size };
                 rest = if back { rest.start..range.start } else { range.end..rest.end };
@@ -1182,21 +1191,21 @@ impl World {
         });
     }
 
-    /// Some bytes of the file, or nearly, to be looked for.
+    /// Returns bytes of the file to search for. With `changed`, their last byte is one that no file has.
     fn needle(&self, file: usize, spot: Spot, count: u8, changed: bool) -> String {
         let len = self.files[file].len();
         let start = self.offset(file, spot).min(len);
-        // Short ones are found often, long ones go over borders.
+        // Short needles are found often, and long ones cross window borders.
         let count = if count < 128 { u64::from(count) % 8 } else { u64::from(count) * 40 };
         let mut needle = self.bytes(file, start..(start + count).min(len)).to_vec();
         if let (true, Some(last)) = (changed, needle.last_mut()) {
             *last = b'!';
         }
-        String::from_utf8(needle).expect("it is text")
+        String::from_utf8(needle).expect("the file is text")
     }
 
     fn text(&self, file: usize) -> &str {
-        std::str::from_utf8(&self.files[file]).expect("it is text")
+        std::str::from_utf8(&self.files[file]).expect("the file is text")
     }
 
     fn find(&mut self, which: Pick, spot: Spot, count: u8, changed: bool) {
@@ -1228,7 +1237,7 @@ impl World {
             return;
         }
         let excuse = self.excuse(Way::Maps, file, &(0..self.files[file].len()), self.buffers[index].holds);
-        // The first thousand of them are enough.
+        // Compares the first thousand matches only.
         let expected = self.text(file).match_indices(&needle).take(1000).map(|(at, _)| at as u64);
         let expected: Vec<u64> = expected.collect();
         let need = self.window_bytes(file);
@@ -1281,10 +1290,10 @@ impl World {
         excuse.judge("lines", || {
             let mut expected = self.files[file].bytes.lines().take(usize::from(count));
             for line in buffer.lines().take(usize::from(count)) {
-                let expected = expected.next().expect("not one more").unwrap();
+                let expected = expected.next().expect("the iterator has no extra item").unwrap();
                 assert_same(&line?, expected.as_bytes(), format!("a line of file {file}"));
             }
-            assert!(expected.next().is_none(), "not one less");
+            assert!(expected.next().is_none(), "an item is missing");
             Ok(())
         });
     }
@@ -1294,7 +1303,8 @@ impl World {
             return;
         };
         let file = self.buffers[index].file;
-        // A letter that is nowhere makes one piece of the whole file, which may be more than can be mapped at a time.
+        // Splitting at an absent letter gives one piece, the whole file, which may exceed the budget. So only small files are
+        // split at one.
         let letter = match ALPHABET.get(usize::from(letter) % 64) {
             None if self.files[file].len() <= SMALL => b'!',
             letter => letter.copied().unwrap_or(b'q'),
@@ -1304,10 +1314,10 @@ impl World {
         excuse.judge("split", || {
             let mut expected = self.files[file].split(|byte| *byte == letter).take(usize::from(count));
             for piece in buffer.split(letter).take(usize::from(count)) {
-                let expected = expected.next().expect("not one more");
+                let expected = expected.next().expect("the iterator has no extra item");
                 assert_same(&piece?, expected, format!("a piece of file {file}"));
             }
-            assert!(expected.next().is_none(), "not one less");
+            assert!(expected.next().is_none(), "an item is missing");
             Ok(())
         });
     }
@@ -1319,7 +1329,7 @@ impl World {
     pub(crate) fn end(mut self) {
         self.check_leases("in the end");
         self.check_stats();
-        // With one handle left, what nobody holds can be collected, and every count goes back to nothing.
+        // With one manager left, `collect` unmaps every region without clients, and every count returns to zero.
         if let Some(maps) = self.managers.first().cloned() {
             self.managers.clear();
             self.handles.clear();
@@ -1342,17 +1352,17 @@ impl World {
             self.cursors.clear();
             self.buffers.clear();
         }
-        self.check_leases("alone");
+        self.check_leases("without the cache");
         self.check_unmapped("the last handle", 0..4);
         self.leases.clear();
         if let Some(mapped) = self.dir.mapped() {
-            assert_eq!(mapped.bytes, 0, "nothing is left");
+            assert_eq!(mapped.bytes, 0, "no file is mapped in the end");
         }
-        assert!(settles(|| self.dir.descriptors().is_none_or(|open| open == 0)), "no descriptor is left");
+        assert!(settles(|| self.dir.descriptors().is_none_or(|open| open == 0)), "a descriptor is still open");
     }
 }
 
-/// Bytes, rounded up to whole pages.
+/// Returns `bytes` rounded up to whole pages.
 fn pages(bytes: u64) -> u64 {
     bytes.div_ceil(PAGE) * PAGE
 }
