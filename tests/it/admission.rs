@@ -36,7 +36,8 @@ fn adaptive_and_always_give_the_same_bytes() {
     }
 }
 
-/// Fills the budget with optional mappings. After a required mapping had to evict, a sixteenth of the budget stays free.
+/// Fills the budget with optional mappings. After a required mapping had to evict, a sixteenth of the budget stays
+/// free.
 #[test]
 fn optional_mappings_after_an_eviction_leave_headroom() {
     let dir = Dir::new();
@@ -44,7 +45,8 @@ fn optional_mappings_after_an_eviction_leave_headroom() {
     let windows = MapManager::builder().window(Window::Sliding { bytes: WINDOW });
     for maps in [manager(windows.clone().max_regions(16)), manager(windows.max_mapped_bytes(16 * WINDOW))] {
         let file = maps.open(&long.path).unwrap();
-        // Returns the index of the first of eight leases that is mapped. The eighth access maps a window if there is room.
+        // Returns the index of the first of eight leases that is mapped. The eighth access maps a window if there is
+        // room.
         let mapped_by = |window: u64| {
             let mut leases = (0..8).map(|_| file.lease(window * WINDOW..window * WINDOW + 10).unwrap());
             leases.position(|lease| lease.is_mapped())

@@ -81,8 +81,8 @@ fn closed_descriptor_is_reopened_by_its_path() {
     assert_eq!(stats.peak_open_files, 1, "{stats:?}");
 }
 
-/// Replaces a file after its descriptor was closed. Reads that need the descriptor fail with `Replaced` and never return
-/// the bytes of the new file.
+/// Replaces a file after its descriptor was closed. Reads that need the descriptor fail with `Replaced` and never
+/// return the bytes of the new file.
 #[cfg(unix)]
 #[test]
 fn closed_descriptor_is_never_reopened_as_another_file() {
@@ -131,8 +131,8 @@ fn closed_descriptor_is_never_reopened_as_another_file() {
     assert_bytes(&mapped, 34, 0);
 }
 
-/// Reads a deleted file while 32 other files need the only descriptor of `max_open_files`. The descriptor of a file that
-/// cannot be reopened by its path is never closed.
+/// Reads a deleted file while 32 other files need the only descriptor of `max_open_files`. The descriptor of a file
+/// that cannot be reopened by its path is never closed.
 #[cfg(unix)]
 #[test]
 fn descriptor_of_a_deleted_file_is_never_closed() {

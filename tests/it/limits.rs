@@ -233,8 +233,8 @@ fn max_regions_with_many_small_files_is_kept() {
 
 /// Reads 47,336 windows. At most `max_regions` of them are mapped at a time.
 ///
-/// The number is from a report of "47,336 live maps, ENOMEM with 22 GiB free". The test binary `tests/limits.rs` goes up
-/// to the limit of the OS.
+/// The number is from a report of "47,336 live maps, ENOMEM with 22 GiB free". The test binary `tests/limits.rs` goes
+/// up to the limit of the OS.
 #[cfg(unix)]
 #[test]
 fn max_regions_with_47336_windows_bounds_the_mappings() {

@@ -65,7 +65,8 @@ fn allow_with_everything_pinned_exceeds_the_budget_and_counts_it() {
     }
 }
 
-/// Requests a third window under `Fail`. The error is immediate and names the file and the range. Copying reads succeed.
+/// Requests a third window under `Fail`. The error is immediate and names the file and the range. Copying reads
+/// succeed.
 #[test]
 fn fail_with_everything_pinned_names_the_file_and_range() {
     for by_number in [false, true] {

@@ -1,5 +1,5 @@
-//! Panics in code of the caller: closures over iterators, writers, ranges and paths. Unwinding releases the clients that
-//! were held, and the cursors and leases that outlive the panic stay usable.
+//! Panics in code of the caller: closures over iterators, writers, ranges and paths. Unwinding releases the clients
+//! that were held, and the cursors and leases that outlive the panic stay usable.
 
 use std::any::Any;
 use std::io::{self, Read, Seek, SeekFrom, Write};

@@ -1,4 +1,4 @@
-//! Promises of the test suite of Python's smmap, checked for users who port from it.
+//! Promises of the test suite of Python's smmap, for programs that are ported from it.
 //!
 //! The numbers are those of its tests: files of about 8 MB, windows of a hundredth of the file, a budget of a third of
 //! it, 15 handles (in Python's smmap each mapped region costs one), and 5,000 random accesses.
@@ -66,8 +66,8 @@ fn assert_within(limits: Limits, stats: &Stats, dir: &Dir) {
     }
 }
 
-/// Panics unless nothing stays mapped after `collect` with no clients left. Waits for a region that the collector thread
-/// is still unmapping.
+/// Panics unless nothing stays mapped after `collect` with no clients left. Waits for a region that the collector
+/// thread is still unmapping.
 #[track_caller]
 fn assert_nothing_left(maps: &MapManager, dir: &Dir) {
     assert_eq!(maps.stats().pinned_regions, 0);
@@ -197,8 +197,8 @@ fn random_accesses_stay_within_the_limits() {
     }
 }
 
-/// Reads a file above the budget with whole-file windows. Mapping it may be refused, whereas the limit of Python's smmap
-/// is soft; copying reads always succeed.
+/// Reads a file above the budget with whole-file windows. Mapping it may be refused, whereas the limit of Python's
+/// smmap is soft; copying reads always succeed.
 #[test]
 fn whole_file_above_the_budget_is_readable() {
     let (dir, file) = file();

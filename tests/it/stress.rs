@@ -162,7 +162,8 @@ impl<'a> Worker<'a> {
         format!("{what}: {len} bytes at {start} of file {}", self.file)
     }
 
-    /// Returns the value of a call, or `None` if the call maps and was refused with `OverBudget`, where the world allows it.
+    /// Returns the value of a call, or `None` if the call maps and was refused with `OverBudget`, where the world
+    /// allows it.
     fn judge<T>(&mut self, result: smmap::Result<T>, maps: bool) -> Option<T> {
         match result {
             Ok(value) => Some(value),

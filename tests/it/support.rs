@@ -25,8 +25,8 @@ pub(crate) fn manager(builder: MapManagerBuilder) -> MapManager {
 #[expect(unsafe_code, reason = "`build` is unsafe; tests that include this file call it only here")]
 pub(crate) fn try_manager(builder: MapManagerBuilder) -> smmap::Result<MapManager> {
     // SAFETY: the tests read files in temporary directories of their own, which no other program uses. A test changes a
-    // file only by appending, removing or replacing it. If a test truncates or overwrites a file, no byte of the file is
-    // borrowed or leased meanwhile.
+    // file only by appending, removing or replacing it. If a test truncates or overwrites a file, no byte of the file
+    // is borrowed or leased during the change.
     unsafe { builder.build() }
 }
 

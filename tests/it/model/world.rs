@@ -257,8 +257,8 @@ enum Excuse {
 }
 
 impl Excuse {
-    /// Returns the value of the call, or `None` if it failed with an excused `OverBudget` or reported an injected fault.
-    /// Panics on any other error.
+    /// Returns the value of the call, or `None` if it failed with an excused `OverBudget` or reported an injected
+    /// fault. Panics on any other error.
     fn judge<T>(self, what: &str, mut call: impl FnMut() -> smmap::Result<T>) -> Option<T> {
         let start = Instant::now();
         loop {
@@ -487,8 +487,8 @@ impl World {
         holders.fold((0, 0), |(count, sum), (_, bytes)| (count + 1, sum + bytes))
     }
 
-    /// Returns the bytes mapped at a time for this range: those of a window, or of a detached region if the range is long
-    /// and crosses a window border.
+    /// Returns the bytes mapped at a time for this range: those of a window, or of a detached region if the range is
+    /// long and crosses a window border.
     fn need(&self, way: Way, file: usize, range: &Range<u64>) -> u64 {
         let window = self.window_of(file, range.start);
         let long = way == Way::Either && range.end - range.start > SMALL && range.end > window.end;
@@ -527,8 +527,8 @@ impl World {
         if fits { Excuse::ForNow } else { Excuse::Full }
     }
 
-    /// Returns `true` if there may be no descriptor for one more file, because those of the files for which `stays` is true
-    /// cannot be closed.
+    /// Returns `true` if there may be no descriptor for one more file, because those of the files for which `stays` is
+    /// true cannot be closed.
     fn lacks_descriptors(&self, stays: impl Fn(usize) -> bool) -> bool {
         let staying = (0..self.files.len()).filter(|file| self.nameless[*file] && stays(*file)).count();
         staying + 1 > self.limits.max_open_files && !matches!(self.setup.overcommit, Overcommit::Allow)
@@ -1303,8 +1303,8 @@ impl World {
             return;
         };
         let file = self.buffers[index].file;
-        // Splitting at an absent letter gives one piece, the whole file, which may exceed the budget. So only small files are
-        // split at one.
+        // Splitting at an absent letter gives one piece, the whole file, which may exceed the budget. So only small
+        // files are split at one.
         let letter = match ALPHABET.get(usize::from(letter) % 64) {
             None if self.files[file].len() <= SMALL => b'!',
             letter => letter.copied().unwrap_or(b'q'),
