@@ -11,6 +11,7 @@ mod support;
 
 mod admission;
 mod api;
+mod architecture;
 mod bounds;
 mod buffer;
 mod close;
