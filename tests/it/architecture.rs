@@ -1,7 +1,6 @@
-//! The structure of the sources: which module may use which module or name. The tests named in docs/guarantees.md exist.
+//! Checks which module of `src/` may use which modules and names, and that docs/guarantees.md names existing tests.
 
-use std::path::Path;
-use std::{env, fs};
+use std::fs;
 
 /// The top-level modules of `src/`, bottom to top. A module may use the modules before it; `lib.rs` may use all.
 const MODULES: &str = "sync os error geometry config protocol policy fault_guard stats mapping cache file manager read \
@@ -53,10 +52,9 @@ fn first_names(path: &str) -> Vec<&str> {
     for (at, c) in path.char_indices() {
         if is_first && c.is_alphabetic() {
             names.extend(path[at..].split(|c: char| !c.is_alphanumeric() && c != '_').next());
-            is_first = false;
         }
+        is_first = (is_first && !c.is_alphabetic()) || (depth == 1 && c == ',');
         depth += i32::from(c == '{') - i32::from(c == '}');
-        is_first |= depth == 1 && c == ',';
         if depth == 0 {
             break;
         }
@@ -64,7 +62,7 @@ fn first_names(path: &str) -> Vec<&str> {
     names
 }
 
-/// Returns the rows of the tables with a last column "test" that name no test as `module::test`, or one that is missing.
+/// Returns the rows of tables with a last column "test" that name no test as `file::test`, or a missing one.
 fn unproven_rows(page: &str, tests: &[(String, String)]) -> Vec<String> {
     let (mut faults, mut in_table) = (Vec::new(), false);
     for line in page.lines() {
@@ -87,7 +85,7 @@ fn unproven_rows(page: &str, tests: &[(String, String)]) -> Vec<String> {
 
 /// Returns the path below `folder` and the text of each Rust file in it.
 fn sources(folder: &str) -> Vec<(String, String)> {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join(folder);
+    let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join(folder);
     let (mut sources, mut paths) = (Vec::new(), vec![root.clone()]);
     while let Some(path) = paths.pop() {
         if let Ok(entries) = fs::read_dir(&path) {
