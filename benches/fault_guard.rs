@@ -1,10 +1,12 @@
-//! What the fault guard costs: a hole that is met, with few regions and with many; and a file that is cut short over and over.
+//! Measures the cost of the fault guard: how long one faulted read takes, with few mapped regions and with many.
 //!
-//! A hole: one page of a region is touched after its file was cut to nothing, each time in another region; so each touch is a
-//! SIGBUS, a look-up, a mapping of zeros, and the fault that touches those. Beside it, in the same round, the first touch of a
-//! page that is there: what any fault costs here. How many regions there are should make no difference.
+//! A round maps a file, truncates it to length 0, and reads one page of 100 different regions. Each read raises SIGBUS;
+//! the handler finds the region and maps a page of zeros there, and the repeated read faults on that page once more.
+//! For comparison, the same round first reads one resident page of the same regions: the cost of any page fault.
+//! The cost must not depend on the number of regions.
 //!
-//! `cargo bench --bench fault_guard --features fault-guard -- ratios` prints the table; without `ratios` there is one round.
+//! `cargo bench --bench fault_guard --features fault-guard -- ratios` measures and prints the table. Cargo's test mode
+//! (`cargo test --benches`) runs one round only.
 
 use std::fs::{self, OpenOptions};
 use std::hint::black_box;
@@ -17,17 +19,17 @@ use support::{build, measuring, rounds};
 mod support;
 
 const WINDOW: u64 = 16 << 10;
-/// Holes in a round, of regions that are drawn for it.
+/// Faulted reads in a round, each of another region.
 const HOLES: usize = 100;
 const REGIONS: [u64; 3] = [100, 1_000, 10_000];
 
 fn main() {
-    fault_guard::install().expect("a handler");
-    let directory = tempfile::tempdir().expect("a directory");
+    fault_guard::install().expect("the SIGBUS handler is installed");
+    let directory = tempfile::tempdir().expect("the temporary directory is created");
     let path = directory.path().join("data");
     let rounds = if measuring() { rounds() } else { 1 };
     println!("fault guard, medians of {rounds} rounds of {HOLES}: ns each");
-    println!("{:>10} {:>14} {:>14} {:>8}", "regions", "a hole", "a page", "ratio");
+    println!("{:>10} {:>14} {:>14} {:>8}", "regions", "faulted read", "page fault", "ratio");
     let mut medians = Vec::new();
     for regions in REGIONS {
         let (mut holes, mut pages) = (Vec::new(), Vec::new());
@@ -40,12 +42,12 @@ fn main() {
         println!("{regions:>10} {hole:>14} {page:>14} {:>8.2}", hole as f64 / page as f64);
         medians.push(hole as f64);
     }
-    println!("with {} regions / with {}: {:.2}", REGIONS[2], REGIONS[0], medians[2] / medians[0]);
+    println!("faulted read with {} regions / with {}: {:.2}", REGIONS[2], REGIONS[0], medians[2] / medians[0]);
 }
 
-/// The touches of holes, and of pages that are there.
+/// Returns the times of [`HOLES`] faulted reads and of as many first reads of a resident page.
 fn round(path: &Path, regions: u64) -> (Duration, Duration) {
-    fs::write(path, vec![1; (2 * regions * WINDOW) as usize]).expect("it can be written");
+    fs::write(path, vec![1; (2 * regions * WINDOW) as usize]).expect("the file is written");
     let maps = build(
         MapManager::builder()
             .window(Window::Sliding { bytes: WINDOW })
@@ -53,15 +55,15 @@ fn round(path: &Path, regions: u64) -> (Duration, Duration) {
             .max_mapped_bytes(4 * regions * WINDOW)
             .admission(Admission::Always),
     );
-    let file = maps.open(path).expect("it is there");
-    // Every other window, so that the system keeps them apart.
+    let file = maps.open(path).expect("the file opens");
+    // Every second window only, so that the OS does not merge neighbouring mappings into one.
     let held: Vec<Lease> =
-        (0..regions).map(|n| file.lease(2 * n * WINDOW..(2 * n + 1) * WINDOW).expect("a region")).collect();
+        (0..regions).map(|n| file.lease(2 * n * WINDOW..(2 * n + 1) * WINDOW).expect("the window is mapped")).collect();
     assert_eq!(maps.stats().regions as u64, regions);
     let step = held.len() / HOLES;
     let page = 8 << 10;
     let pages = timed(|| held.iter().step_by(step).take(HOLES).map(|lease| u64::from(lease[page])).sum());
-    OpenOptions::new().write(true).open(path).and_then(|file| file.set_len(0)).expect("it can be cut");
+    OpenOptions::new().write(true).open(path).and_then(|file| file.set_len(0)).expect("the file is truncated");
     let holes = timed(|| held.iter().step_by(step).take(HOLES).map(|lease| u64::from(lease[page])).sum());
     assert!(held.iter().step_by(step).take(HOLES).all(|lease| lease.check().is_err()));
     (holes, pages)

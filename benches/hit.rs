@@ -1,9 +1,12 @@
-//! What a hit costs: bytes of a window that is mapped already, against the plain things that could be used instead.
+//! Measures the cost of a hit (reading bytes of a window that is already mapped) against plain alternatives.
 //!
-//! Targets: a cursor's `slice` within its window at most 1.15 × a plain slice of a map; take and drop of a `Lease` at
-//! most 1.0 × get and drop of an `Arc<Mmap>` in a `quick_cache`, alone and with two threads on one window.
+//! Targets, as ratios of medians:
 //!
-//! `cargo bench --bench hit -- ratios` measures the ratios alone: no benchmark has that name.
+//! - `Cursor::slice` within its window: at most 1.15 × a slice of a plain map of the whole file.
+//! - Taking and dropping a `Lease`: at most 1.0 × getting and dropping an `Arc<Mmap>` of a `quick_cache`, with one
+//!   thread and with two threads on one window.
+//!
+//! `cargo bench --bench hit -- ratios` prints the ratios only. (The argument is a filter that matches no benchmark.)
 
 use std::fs::File;
 use std::hint::black_box;
@@ -21,12 +24,12 @@ mod support;
 
 type Cache = quick_cache::sync::Cache<u64, Arc<Mmap>>;
 
-/// Windows in the data; all of them are mapped, in the manager and in the cache.
+/// The number of windows in the data. All of them are mapped, both in the manager and in the `quick_cache`.
 const WINDOWS: u64 = 4;
-/// Offsets in a round of reads: few enough that they and the bytes at them stay in the core's own caches, or the wait
-/// for memory would hide what is measured.
+/// The number of offsets in a pass. They and the bytes at them fit the core's own caches; with more offsets, the wait
+/// for memory would hide the cost of the hit.
 const OFFSETS: usize = 1024;
-/// The bytes of a small record.
+/// The length of a small record in bytes.
 const RECORD: usize = 64;
 
 fn main() {
@@ -35,7 +38,7 @@ fn main() {
     let data = Data::of_len((WINDOWS * window).next_multiple_of(MIB));
     assert!(
         manager.limits().max_mapped_bytes >= data.len(),
-        "the default budget of {} bytes does not hold {WINDOWS} windows, so there are not only hits",
+        "the default budget of {} bytes does not hold {WINDOWS} windows, so not every read would be a hit",
         manager.limits().max_mapped_bytes
     );
     let file = manager.open(data.path()).expect("the data opens");
@@ -50,7 +53,7 @@ fn main() {
     }
 }
 
-/// Everything that the variants read from, each mapped and touched.
+/// The sources of all variants, each mapped and read once before the measurement.
 struct Subject<'a> {
     data: &'a Data,
     file: MappedFile,
@@ -60,13 +63,13 @@ struct Subject<'a> {
     window_bits: u32,
     /// Offsets of records in window 0.
     near: Vec<u64>,
-    /// Offsets of records in all windows, no two in a row in the same one.
+    /// Offsets of records in all windows. Two consecutive offsets lie in different windows.
     far: Vec<u64>,
 }
 
 impl<'a> Subject<'a> {
     fn new(data: &'a Data, file: MappedFile, window: u64) -> Subject<'a> {
-        assert!(window.is_power_of_two(), "a window of {window} bytes is not found by a shift");
+        assert!(window.is_power_of_two(), "a window of {window} bytes cannot be found by a shift");
         let plain = data.open();
         let whole = map(&plain, 0, data.len());
         let cache = Cache::new(64);
@@ -82,11 +85,11 @@ impl<'a> Subject<'a> {
         };
         let far = (0..OFFSETS).map(|_| elsewhere()).collect();
         data.warm();
-        // `window_at` always maps, so that what follows is hits.
+        // `window_at` always maps the window, so every later read is a hit.
         let mut cursor = file.cursor();
         for index in 0..WINDOWS {
             let bytes = cursor.window_at(index * window).expect("a window of the data");
-            assert_eq!(bytes.len() as u64, window, "window {index} is not where the bench expects it");
+            assert_eq!(bytes.len() as u64, window, "window {index} has another length than the bench expects");
         }
         Subject { data, file, plain, whole, cache, window_bits: window.trailing_zeros(), near, far }
     }
@@ -95,11 +98,11 @@ impl<'a> Subject<'a> {
         let stats = manager.stats();
         assert!(
             stats.evictions == 0 && stats.copies == 0,
-            "{WINDOWS} windows in an ample budget, and still not only hits: {stats:?}"
+            "{WINDOWS} windows fit the budget, but not every read was a hit: {stats:?}"
         );
     }
 
-    // The tasks: each reads at all `offsets` once, and returns a sum of what it saw.
+    // The tasks. Each reads once at every offset, and returns a sum over the bytes.
 
     fn plain_slice(&self, offsets: &[u64]) -> u64 {
         let whole: &[u8] = black_box(&self.whole);
@@ -122,7 +125,7 @@ impl<'a> Subject<'a> {
 
     fn cached(&self, offsets: &[u64]) -> u64 {
         offsets.iter().fold(0, |sum, &offset| {
-            // By shift and mask: the peer of smmap should not pay for a division.
+            // Shift and mask, so that the alternative to smmap does not pay for a division.
             let (index, within) = (offset >> self.window_bits, offset & ((1 << self.window_bits) - 1));
             let mapped = self.cache.get(&index).expect("all windows are in the cache");
             sum.wrapping_add(u64::from(mapped[within as usize]))
@@ -133,7 +136,7 @@ impl<'a> Subject<'a> {
         let mut record = [0; RECORD];
         offsets.iter().fold(0, |sum, &offset| {
             let read = self.file.read_at(&mut record, offset).expect("bytes of the data");
-            assert_eq!(read, RECORD, "a record within the data came short");
+            assert_eq!(read, RECORD, "`read_at` returned fewer bytes than a record within the data has");
             add(sum, &black_box(&record)[..8])
         })
     }
@@ -197,7 +200,7 @@ impl<'a> Subject<'a> {
             .run(rounds);
         report.race(&outcome, &[("lease", "quick_cache", Target::AtMost(1.0))]);
 
-        let outcome = Race::new("the same, 2 threads on one window", self.data)
+        let outcome = Race::new("take and drop, 2 threads on one window", self.data)
             .variant("lease", reads(1000), |_| repeat_together(1000, || self.lease(near)))
             .variant("quick_cache", reads(1000), |_| repeat_together(1000, || self.cached(near)))
             .run(rounds);
@@ -208,13 +211,13 @@ impl<'a> Subject<'a> {
             .variant("cursor", reads(100), |_| repeat(100, || self.cursor_slice(&mut cursor, far)))
             .variant("quick_cache", reads(100), |_| repeat(100, || self.cached(far)))
             .run(rounds);
-        report.race(&outcome, &[("cursor", "slice", Target::Told), ("cursor", "quick_cache", Target::Told)]);
+        report.race(&outcome, &[("cursor", "slice", Target::None), ("cursor", "quick_cache", Target::None)]);
 
         let outcome = Race::new("64 bytes copied", self.data)
             .variant("read_at", reads(200), |_| repeat(200, || self.read_at(near)))
             .variant("pread", reads(200), |_| repeat(200, || self.pread(near)))
             .run(rounds);
-        report.race(&outcome, &[("read_at", "pread", Target::Told)]);
+        report.race(&outcome, &[("read_at", "pread", Target::None)]);
 
         report.print();
     }
@@ -225,7 +228,7 @@ fn add(sum: u64, word: &[u8]) -> u64 {
     sum.wrapping_add(u64::from_le_bytes(word.try_into().expect("8 bytes")))
 }
 
-/// The reads of a lap of `passes`; each pass reads at all offsets once.
+/// Returns the number of reads in a lap of `passes` passes. Each pass reads once at every offset.
 fn reads(passes: u64) -> u64 {
     passes * OFFSETS as u64
 }
@@ -238,7 +241,8 @@ fn repeat(passes: u64, mut pass: impl FnMut() -> u64) -> Duration {
     })
 }
 
-/// Two threads with all passes each; the lap is as long as both take, so it is the time per read of *one* of them.
+/// Runs `passes` passes in each of two threads. The lap ends when both are done, so it gives the time per read of *one*
+/// thread.
 fn repeat_together(passes: u64, pass: impl Fn() -> u64 + Sync) -> Duration {
     let prepare = |_| {
         black_box(pass());

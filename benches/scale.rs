@@ -1,11 +1,16 @@
-//! What does not grow with the cache: the work of a hit, of opening once more, of evicting, of collecting; and what does: the
-//! memory that it takes itself, and with the number of cursors, of whom each may read what is to go, the work of evicting.
+//! Measures how the cache scales with the number of files, windows and cursors.
 //!
-//! Work is counted, not timed: instructions in user space under callgrind, per operation, with few and with many files or
-//! windows. Target: with many at most 1.25 × as many. (A window's slot is found in a tree of 64 branches a node, so a hit
-//! among a million windows passes two nodes more than one among a thousand.) Bytes are counted by the allocator.
+//! The work of a hit, of opening a file again, of evicting and of collecting does not grow with the number of files or
+//! windows. Two quantities do grow: the memory of the cache itself; and the work of evicting, with the number of
+//! cursors, because the evicting thread scans the hazard record of each.
 //!
-//! `cargo bench --bench scale -- ratios` measures; the first run makes 100,000 small files beside the build, and keeps them.
+//! The bench counts instructions in user space under callgrind, per operation, with few and with many files or windows.
+//! Target: at most 1.25 × as many instructions with many. (A window's slot is found in a radix tree of 64 branches a
+//! node, so a hit among a million windows passes two nodes more than a hit among a thousand.) The bench's allocator
+//! counts the memory.
+//!
+//! `cargo bench --bench scale -- ratios` measures and prints the table. It needs valgrind. The first run creates
+//! 100,000 small files beside the build, and keeps them for later runs.
 
 #![allow(unsafe_code, reason = "an allocator that counts")]
 
@@ -22,28 +27,28 @@ use support::{Report, Target, build, measuring};
 mod support;
 
 const WINDOW: u64 = 4096;
-/// Windows that the budget holds, where that is not what varies.
+/// The number of windows that the budget holds, unless a benchmark varies it.
 const BUDGET: u64 = 4096;
-/// Files or windows that hits go to, by turns.
+/// The number of files or windows that the hits visit by turns.
 const SPREAD: u64 = 64;
 const OPERATIONS: u64 = 10_000;
 
-/// Counts what is allocated and not freed.
+/// An allocator that counts the bytes allocated and not yet freed.
 struct Counting;
 
 static LIVE: AtomicUsize = AtomicUsize::new(0);
 
-// SAFETY: all is the system's doing; beside it, a number changes.
+// SAFETY: every call is forwarded to the system's allocator unchanged; the counter has no influence on it.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         LIVE.fetch_add(layout.size(), Ordering::Relaxed);
-        // SAFETY: the caller's promise.
+        // SAFETY: the caller upholds the contract of `GlobalAlloc::alloc`.
         unsafe { System.alloc(layout) }
     }
 
     unsafe fn dealloc(&self, place: *mut u8, layout: Layout) {
         LIVE.fetch_sub(layout.size(), Ordering::Relaxed);
-        // SAFETY: the caller's promise.
+        // SAFETY: the caller upholds the contract of `GlobalAlloc::dealloc`.
         unsafe { System.dealloc(place, layout) }
     }
 }
@@ -51,14 +56,15 @@ unsafe impl GlobalAlloc for Counting {
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
 
-/// What is counted, with how many of what.
+/// A benchmark, run with three numbers of files, windows or cursors.
 struct Work {
     name: &'static str,
     what: &'static str,
     sizes: [u64; 3],
-    /// Sets up, and does [`counted`] work; how many operations that was.
+    /// Prepares the cache, runs the measured part inside [`counted`], and returns the number of operations in that
+    /// part.
     run: fn(u64) -> u64,
-    /// Whether it is known to grow.
+    /// `true` if the work is expected to grow with the size. Such work has no target.
     grows: bool,
 }
 
@@ -82,13 +88,13 @@ fn main() {
     let arguments: Vec<String> = std::env::args().collect();
     if let [_, word, name, size] = &arguments[..] {
         if word == "work" {
-            let work = WORK.iter().find(|work| work.name == name).expect("a name of WORK");
-            println!("{}", (work.run)(size.parse().expect("a number")));
+            let work = WORK.iter().find(|work| work.name == name).expect("the argument names an entry of WORK");
+            println!("{}", (work.run)(size.parse().expect("the size is a number")));
             return;
         }
     }
     if !measuring() {
-        // Each is tried once, small.
+        // Cargo's test mode: run each benchmark once with its smallest size.
         WORK.iter().for_each(|work| assert!((work.run)(work.sizes[0]) > 0));
         return;
     }
@@ -98,7 +104,7 @@ fn main() {
     for work in &WORK {
         let counts: Vec<f64> = work.sizes.iter().map_while(|&size| instructions(work.name, size)).collect();
         let [few, some, many] = counts[..] else {
-            report.note(format!("SKIPPED: {}: valgrind is not here, or counted nothing", work.name));
+            report.note(format!("SKIPPED: {}: valgrind is not installed, or counted nothing", work.name));
             continue;
         };
         let [a, b, c] = work.sizes;
@@ -114,23 +120,24 @@ fn main() {
     report.print();
 }
 
-/// Instructions of an operation, as callgrind counts them. `None` where it cannot.
+/// Returns the instructions of an operation, as callgrind counts them. Returns `None` if callgrind cannot count.
 fn instructions(name: &str, size: u64) -> Option<f64> {
     eprintln!("counting: {name}, {size}");
     let output = Command::new("valgrind")
         .args(["--tool=callgrind", "--callgrind-out-file=/dev/null", "--toggle-collect=scale::counted*"])
-        .arg(std::env::current_exe().expect("this bench"))
+        .arg(std::env::current_exe().expect("the path of this bench"))
         .args(["work", name, &size.to_string()])
         .output()
         .ok()?;
-    let told = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{name}, {size}: {told}");
-    let collected = told.lines().find_map(|line| line.split_once("Collected : "))?.1.trim().parse::<f64>().ok()?;
+    let output_text = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{name}, {size}: {output_text}");
+    let collected =
+        output_text.lines().find_map(|line| line.split_once("Collected : "))?.1.trim().parse::<f64>().ok()?;
     let operations: f64 = String::from_utf8_lossy(&output.stdout).trim().parse().expect("a number of operations");
     (collected > 0.0).then(|| collected / operations)
 }
 
-/// The only function of which instructions are counted.
+/// Runs `work`. Callgrind counts the instructions inside this function only.
 #[inline(never)]
 fn counted<T>(work: impl FnOnce() -> T) -> T {
     black_box(work())
@@ -140,21 +147,22 @@ fn counted<T>(work: impl FnOnce() -> T) -> T {
 // The work
 // ---------------------------------------------------------------------------------------------------------------------
 
-/// From window to window by a cursor, where so many were mapped one after the other.
+/// Measures hits of one cursor in changing windows, out of `count` mapped ones.
 fn hit_windows(count: u64) -> u64 {
-    let (maps, file, _hole) = windows(count, BUDGET);
+    let (maps, file, _sparse) = windows(count, BUDGET);
     let mut cursor = file.cursor();
     (0..count).for_each(|window| touch(&mut cursor, window));
-    // A few of them, from end to end, and backwards: who goes on to the next window asks the system whether it is in memory.
+    // Windows in descending order: before a step to the next higher window, the cursor asks the OS whether it is
+    // resident.
     let spread: Vec<u64> = (0..SPREAD).rev().map(|n| n * count / SPREAD).collect();
     spread.iter().for_each(|&window| touch(&mut cursor, window));
     let before = maps.stats().misses;
     counted(|| spread.iter().cycle().take(OPERATIONS as usize).for_each(|&window| touch(&mut cursor, window)));
-    assert_eq!(maps.stats().misses, before, "not only hits");
+    assert_eq!(maps.stats().misses, before, "not every read was a hit");
     OPERATIONS
 }
 
-/// Small reads of files, of which so many are open.
+/// Measures small reads of files, out of `count` open ones.
 fn hit_files(count: u64) -> u64 {
     let (_maps, files) = opened(count);
     let read = |file: &MappedFile| file.read_exact_at(&mut [0; 8], 0).expect("a file of a page");
@@ -164,7 +172,7 @@ fn hit_files(count: u64) -> u64 {
     OPERATIONS
 }
 
-/// Leases of files, of which so many are open.
+/// Measures leases of files, out of `count` open ones.
 fn lease_files(count: u64) -> u64 {
     let (_maps, files) = opened(count);
     let lease = |file: &MappedFile| drop(black_box(file.lease(0..8).expect("a file of a page")));
@@ -174,42 +182,43 @@ fn lease_files(count: u64) -> u64 {
     OPERATIONS
 }
 
-/// Opening what is open, beside so many others, more than may have a descriptor.
+/// Measures opening files that are open already, out of `count` open ones. Most of those have no descriptor left.
 fn open_again(count: u64) -> u64 {
     let (maps, _files) = opened(count);
     let paths: Vec<PathBuf> = (0..SPREAD).map(|n| path(n * count / SPREAD)).collect();
-    let open = |path: &PathBuf| drop(maps.open(path).expect("it is open"));
+    let open = |path: &PathBuf| drop(maps.open(path).expect("the file opens"));
     paths.iter().for_each(open);
     counted(|| paths.iter().cycle().take(OPERATIONS as usize / 10).for_each(open));
     OPERATIONS / 10
 }
 
-/// Mapping one more where so many are mapped and one has to go.
+/// Measures a miss that has to evict, with `count` windows mapped.
 fn evict(count: u64) -> u64 {
     evict_one_of(count, 0)
 }
 
-/// The same, beside so many cursors that hold a window each, and do nothing: who evicts looks what they read.
+/// Measures a miss that has to evict, beside `count` idle cursors, each with a protected window. The evicting thread
+/// scans the hazard record of every cursor.
 fn evict_beside_cursors(count: u64) -> u64 {
     evict_one_of(BUDGET, count)
 }
 
 fn evict_one_of(regions: u64, cursors: u64) -> u64 {
     let more = OPERATIONS / 10;
-    let (maps, file, _hole) = windows(regions + more, regions);
+    let (maps, file, _sparse) = windows(regions + more, regions);
     let mut cursors: Vec<Cursor> = (0..cursors).map(|_| file.cursor()).collect();
     cursors.iter_mut().zip((0..SPREAD).cycle()).for_each(|(cursor, window)| touch(cursor, window));
     let mut cursor = file.cursor();
     (0..regions).for_each(|window| touch(&mut cursor, window));
     counted(|| (regions..regions + more).for_each(|window| touch(&mut cursor, window)));
     let stats = maps.stats();
-    assert!(stats.evictions + regions / 16 + 1 >= more, "nothing had to go: {stats:?}");
+    assert!(stats.evictions + regions / 16 + 1 >= more, "too few evictions: {stats:?}");
     more
 }
 
-/// Collecting so many; counted for each.
+/// Measures `collect` with `count` unused windows, per window.
 fn collect(count: u64) -> u64 {
-    let (maps, file, _hole) = windows(count, 2 * count);
+    let (maps, file, _sparse) = windows(count, 2 * count);
     let mut cursor = file.cursor();
     (0..count).for_each(|window| touch(&mut cursor, window));
     cursor.release();
@@ -227,47 +236,48 @@ fn touch(cursor: &mut Cursor, window: u64) {
 // Files and memory
 // ---------------------------------------------------------------------------------------------------------------------
 
-/// A file that goes with it. It must not go before: of a deleted file, what is unused is unmapped.
-struct Hole(PathBuf);
+/// The path of a sparse file, which is deleted on drop. Drop it after the measurement: of a deleted file, the cache
+/// unmaps unused windows.
+struct SparseFile(PathBuf);
 
-impl Drop for Hole {
+impl Drop for SparseFile {
     fn drop(&mut self) {
         let _ = fs::remove_file(&self.0);
     }
 }
 
-/// A file of so many windows, all of it a hole, under a budget of so many.
-fn windows(count: u64, budget: u64) -> (MapManager, MappedFile, Hole) {
-    fs::create_dir_all(directory()).expect("a directory beside the build");
-    let hole = Hole(directory().join(format!("hole-{}", std::process::id())));
-    File::create(&hole.0).and_then(|file| file.set_len(count * WINDOW)).expect("a hole in a file");
+/// Creates a sparse file of `count` windows, under a budget of `budget` windows.
+fn windows(count: u64, budget: u64) -> (MapManager, MappedFile, SparseFile) {
+    fs::create_dir_all(directory()).expect("the directory beside the build is created");
+    let sparse = SparseFile(directory().join(format!("sparse-{}", std::process::id())));
+    File::create(&sparse.0).and_then(|file| file.set_len(count * WINDOW)).expect("the sparse file is created");
     let maps = build(
         MapManager::builder()
             .window(Window::Sliding { bytes: WINDOW })
             .max_mapped_bytes(budget * WINDOW)
             .max_regions(budget as usize),
     );
-    let file = maps.open(&hole.0).expect("it is there");
-    (maps, file, hole)
+    let file = maps.open(&sparse.0).expect("the file opens");
+    (maps, file, sparse)
 }
 
 fn opened(count: u64) -> (MapManager, Vec<MappedFile>) {
     files(count);
     let maps = build(MapManager::builder().max_open_files(256));
-    let open = |n| maps.open(path(n)).expect("it is there");
+    let open = |n| maps.open(path(n)).expect("the file opens");
     let files = (0..count).map(open).collect();
     (maps, files)
 }
 
-/// Makes what is missing of so many files of a page each.
+/// Creates the files `0..count` of one page each that do not exist yet.
 fn files(count: u64) {
-    fs::create_dir_all(directory()).expect("a directory beside the build");
-    // The last is made last.
+    fs::create_dir_all(directory()).expect("the directory beside the build is created");
+    // The last file is created last, so if it exists, all of them do.
     if count > 0 && !path(count - 1).exists() {
         eprintln!("making {count} files in {}", directory().display());
         for n in (0..count).filter(|&n| !path(n).exists()) {
-            fs::create_dir_all(path(n).parent().expect("a directory")).expect("a directory");
-            fs::write(path(n), [1; WINDOW as usize]).expect("a file of a page");
+            fs::create_dir_all(path(n).parent().expect("every path has a parent")).expect("the directory is created");
+            fs::write(path(n), [1; WINDOW as usize]).expect("the file is written");
         }
     }
 }
@@ -280,7 +290,7 @@ fn path(n: u64) -> PathBuf {
     directory().join((n / 1000).to_string()).join(n.to_string())
 }
 
-/// What the cache takes for itself, by file and by window.
+/// Reports the memory that the cache itself takes, by file and by window.
 fn memory(report: &mut Report) {
     let live = || LIVE.load(Ordering::Relaxed) as f64;
     let mut line = |what: &str, count: u64, bytes: f64| {
@@ -296,7 +306,7 @@ fn memory(report: &mut Report) {
     let maps = build(MapManager::builder().max_open_files(256));
     let mut files = Vec::with_capacity(count as usize);
     let before = live();
-    files.extend((0..count).map(|n| maps.open(path(n)).expect("it is there")));
+    files.extend((0..count).map(|n| maps.open(path(n)).expect("the file opens")));
     let names = path(count - 1).as_os_str().len();
     line(&format!("a file that is open, with its path of {names} bytes"), count, live() - before);
     let before = live();
@@ -307,7 +317,7 @@ fn memory(report: &mut Report) {
 
     let count = 16_000;
     for (name, stride) in [("a window beside others", 1), ("a window by itself, a thousand from the next", 1_000)] {
-        let (_maps, file, _hole) = windows(count * stride, 2 * count);
+        let (_maps, file, _sparse) = windows(count * stride, 2 * count);
         let mut cursor = file.cursor();
         touch(&mut cursor, 0);
         let before = live();

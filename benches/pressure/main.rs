@@ -1,13 +1,19 @@
-//! What small reads cost when only a part of the data may be mapped.
+//! Measures small reads when the budget holds only a part of the data.
 //!
-//! Reads of 2 GiB in windows of 4 MiB, under a budget of a part of it: by Zipf's law, uniformly, beside a scan, with hot
-//! windows that change, by two threads, from a cold start; and traces that the policy was not tuned on. All readers of a
-//! round read the same, by turns, and each round has its own reads. `smmap` is a cursor's `slice`, `smmap read_at` copies,
-//! `quick_cache` maps on each miss, and the `oracle` has the hottest windows mapped beforehand and reads the rest. Where maps
-//! give bytes, they are not copied.
+//! The data is 2 GiB in windows of 4 MiB. The reads follow Zipf's law, or are uniform, or alternate with a scan, or
+//! move to new hot windows; some cases use two threads or a cold start. The cases named `trace: …` imitate databases;
+//! the eviction policy was not tuned on them.
 //!
-//! `cargo bench --bench pressure -- ratios` measures the ratios alone: no benchmark has that name. `SMMAP_BENCH_CASES` is a
-//! part of the names of those to run, all if unset.
+//! In a round, all readers read the same offsets by turns; each round has its own offsets. The readers:
+//!
+//! - `smmap`: `Cursor::slice`, without a copy.
+//! - `smmap read_at`: copies.
+//! - `pread`: plain reads of the file.
+//! - `quick_cache`: maps the window on each miss, and reads the map without a copy.
+//! - `oracle`: maps the hottest windows of the trace beforehand, and uses `pread` for the rest.
+//!
+//! `cargo bench --bench pressure -- ratios` prints the ratios only. (The argument is a filter that matches no
+//! benchmark.) If `SMMAP_BENCH_CASES` is set, only the cases whose names contain its value run.
 
 use std::cell::Cell;
 use std::hint::black_box;
@@ -25,11 +31,11 @@ mod readers;
 mod support;
 mod trace;
 
-/// Reads in a lap.
+/// The number of reads in a lap.
 const LAP: usize = 20_000;
-/// Laps in the round before those that count.
+/// The number of laps in round 0, which warms up and is not counted.
 const WARM: usize = 5;
-/// Reads in an iteration of a criterion benchmark.
+/// The number of reads in an iteration of a criterion benchmark.
 const BATCH: usize = 10_000;
 
 /// One race.
@@ -37,20 +43,20 @@ const BATCH: usize = 10_000;
 struct Case {
     name: &'static str,
     draw: Draw,
-    /// Of each read, where the trace does not say.
+    /// The length of each read in bytes. Traces choose their own lengths.
     record: u64,
-    /// Of the data, in percent.
+    /// The budget in percent of the data.
     budget: u64,
     threads: usize,
-    /// How many reads come from readers that had nothing mapped at first (but the oracle had); then from other ones.
+    /// If set, fresh readers without mappings take over after this many reads. (The oracle always has its mappings.)
     life: Option<usize>,
-    /// At least so many times the throughput of the others.
+    /// The least throughput relative to `pread`, to `quick_cache` (the peer) and to the oracle.
     of_pread: f64,
     of_peer: Option<f64>,
     of_oracle: Option<f64>,
 }
 
-/// What holds at any budget, skew, and length of reads.
+/// The defaults: targets that hold at any budget, skew and record length.
 const ANY: Case = Case {
     name: "",
     draw: Draw::Zipf(0.99),
@@ -63,7 +69,7 @@ const ANY: Case = Case {
     of_oracle: None,
 };
 
-/// While it learns.
+/// The targets while the policy still learns which windows are hot.
 const CHANGING: Case = Case { of_pread: 0.9, of_peer: None, ..ANY };
 
 const CASES: [Case; 22] = [
@@ -101,7 +107,7 @@ fn main() {
         let wanted = std::env::var("SMMAP_BENCH_CASES").unwrap_or_default();
         let mut report = Report::new("pressure");
         for case in CASES.iter().filter(|case| case.name.contains(&wanted)) {
-            // There are many races, and who maps on each miss takes long: a third of the rounds of other benches.
+            // A third of the usual rounds: there are many races, and `quick_cache`, which maps on each miss, is slow.
             case.race(&data, rounds().div_ceil(3), &mut report);
         }
         report.print();
@@ -118,7 +124,7 @@ fn benchmarks(criterion: &mut Criterion, data: &Data) {
         group.bench_function(name, |b| {
             data.warm();
             let mut rounds = (0..=8).cycle();
-            b.iter(|| task(&readers, trace.lap(rounds.next().expect("endless"))));
+            b.iter(|| task(&readers, trace.lap(rounds.next().expect("the cycle never ends"))));
         });
     }
     group.finish();
@@ -129,7 +135,7 @@ impl Case {
         let budget = data.len() * self.budget / 100;
         let trace = &Trace::new(self.draw, self.record, data.len(), LAP, WARM, rounds);
         let readers = &Readers::new(data, budget, trace);
-        // What the readers saw in the round's first lap: the others must see the same.
+        // The round, and the sum of the reader that ran first in it. The other readers must get the same sum.
         let seen = &Cell::new((usize::MAX, 0));
         let race = Readers::ALL.into_iter().fold(Race::new(self.name, data), |race, (name, task)| {
             race.variant(name, LAP as u64, move |round| {
@@ -153,12 +159,12 @@ impl Case {
             })
         });
         let outcome = race.run(rounds);
-        let told = |target: Option<f64>| target.map_or(Target::Told, Target::AtLeast);
+        let target = |target: Option<f64>| target.map_or(Target::None, Target::AtLeast);
         let targets = [
             ("pread", "smmap", Target::AtLeast(self.of_pread)),
             ("pread", "smmap read_at", Target::AtLeast(self.of_pread)),
-            ("quick_cache", "smmap", told(self.of_peer)),
-            ("oracle", "smmap", told(self.of_oracle)),
+            ("quick_cache", "smmap", target(self.of_peer)),
+            ("oracle", "smmap", target(self.of_oracle)),
         ];
         report.race(&outcome, &targets);
         for (name, manager) in [("smmap", &readers.sliced), ("smmap read_at", &readers.copied)] {
@@ -169,7 +175,7 @@ impl Case {
         }
     }
 
-    /// The time, and a sum of what was seen.
+    /// Returns the time of a lap and the sum over the bytes read (0 if several threads read).
     fn lap(&self, readers: &Readers, task: Task, reads: &[Read]) -> (Duration, u64) {
         if self.threads == 1 {
             let mut sum = 0;

@@ -1,28 +1,29 @@
-//! What is read: draws by a law, and traces that look like what databases do.
+//! The reads: random draws, and traces that imitate databases.
 //!
-//! No read crosses windows, so that the peers, which know windows only, can serve each from one.
+//! No read crosses a window boundary, so that every reader, also one that knows only windows, serves it from one
+//! window.
 
 use super::support::{KIB, MIB, Rng, Zipf};
 
 pub(crate) const WINDOW: u64 = 4 * MIB;
 
-/// One read, and which of the reader's places it goes on from: who scans does so by a cursor of its own.
+/// One read, and the stream that it belongs to. A reader with cursors uses one cursor for each stream.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Read {
     pub(crate) offset: u64,
     pub(crate) len: u32,
-    pub(crate) place: u32,
+    pub(crate) stream: u32,
 }
 
 impl Read {
-    /// Moved to lie in the window that it starts in.
-    fn new(place: u32, offset: u64, len: u64) -> Read {
+    /// Returns the read, moved back if it would cross the end of the window that it starts in.
+    fn new(stream: u32, offset: u64, len: u64) -> Read {
         let end = (offset / WINDOW + 1) * WINDOW;
-        Read { offset: offset.min(end - len), len: u32::try_from(len).expect("less than a window"), place }
+        Read { offset: offset.min(end - len), len: u32::try_from(len).expect("less than a window"), stream }
     }
 
     pub(crate) fn window(self) -> usize {
-        usize::try_from(self.offset / WINDOW).expect("a small number")
+        usize::try_from(self.offset / WINDOW).expect("the number of windows fits usize")
     }
 
     pub(crate) fn within(self) -> std::ops::Range<usize> {
@@ -31,29 +32,30 @@ impl Read {
     }
 }
 
-/// The most places that a trace has.
-pub(crate) const PLACES: usize = 2;
+/// The largest number of streams in a trace.
+pub(crate) const STREAMS: usize = 2;
 
-/// How the reads of a trace are drawn. All but the traces at the end read records of a given length.
+/// The distribution of the reads. The last four variants choose the length of each read; the others use a fixed length.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Draw {
-    /// Windows by Zipf's law, offsets within them uniformly.
+    /// Windows by Zipf's law with this exponent, offsets within them uniformly.
     Zipf(f64),
     Uniform,
-    /// Each second read is of a scan, which reads on and on.
+    /// Every second read belongs to a sequential scan; the others follow Zipf's law.
     HalfScan(f64),
-    /// By Zipf's law, and each lap has its own hot windows.
+    /// Windows by Zipf's law; each lap has other hot windows.
     Shifting(f64),
-    /// Look-ups in a B-tree of 4 KiB pages, each from the root down; an inner page lies before its children. Leaves by
-    /// Zipf's law in a shuffled order (so no window is much hotter than another), or uniformly.
+    /// Look-ups in a B-tree of 4 KiB pages, each from the root to a leaf. An inner page lies before its children. With
+    /// an exponent, leaves follow Zipf's law in shuffled order, so no window is much hotter than another; without, they
+    /// are uniform.
     BTree(Option<f64>),
-    /// Objects of a git pack, the recent ones (at its start) more often, each with the chain of its delta bases, which
-    /// lie before it, mostly near.
+    /// Objects of a git pack, the recent ones (at its start) more often. Each read is followed by the chain of its
+    /// delta bases, which lie before it, mostly near.
     Pack,
-    /// Row groups of a column store, one after the other, often the last ones: all of one column, in pages of 64 KiB, and of
-    /// four others the pages of 8 KiB where the first one matched.
+    /// Row groups of a column store; later groups are drawn more often. Each draw reads one column in pages of 64 KiB
+    /// and, for a quarter of the pages, one page of 8 KiB in each of four other columns.
     Columns,
-    /// Look-ups around uniform places of a genome, some dozens within 100 KB; every tenth in one of few hot places.
+    /// Look-ups in a genome: 24 reads within 100 KB of a uniform place; every tenth place is one of 16 hot ones.
     Genome,
 }
 
@@ -62,12 +64,12 @@ pub(crate) struct Trace {
     reads: Vec<Read>,
     lap: usize,
     warm: usize,
-    /// The windows that are read at all, those that are read most often first.
+    /// The windows that the trace reads, the most frequently read ones first.
     pub(crate) hottest: Vec<usize>,
 }
 
 impl Trace {
-    /// Of a file of `len` bytes: `warm` laps of `lap` reads for round 0, and one for each of `rounds`.
+    /// Draws reads of a file of `len` bytes: `warm` laps of `lap` reads for round 0, and one lap for each of `rounds`.
     pub(crate) fn new(draw: Draw, record: u64, len: u64, lap: usize, warm: usize, rounds: usize) -> Trace {
         let mut rng = Rng::new(1);
         let mut reads = Vec::with_capacity((warm + rounds) * lap);
@@ -80,7 +82,7 @@ impl Trace {
             }
             reads.truncate(end);
         }
-        let hottest = by_heat(&reads);
+        let hottest = by_frequency(&reads);
         Trace { reads, lap, warm, hottest }
     }
 
@@ -93,7 +95,7 @@ impl Trace {
     }
 }
 
-fn by_heat(reads: &[Read]) -> Vec<usize> {
+fn by_frequency(reads: &[Read]) -> Vec<usize> {
     let mut counts = std::collections::BTreeMap::new();
     reads.iter().for_each(|read| *counts.entry(read.window()).or_insert(0_u32) += 1);
     let mut order: Vec<usize> = counts.keys().copied().collect();
@@ -101,15 +103,15 @@ fn by_heat(reads: &[Read]) -> Vec<usize> {
     order
 }
 
-/// What a trace is drawn from.
+/// The state of the draws.
 struct Source {
     draw: Draw,
     record: u64,
     len: u64,
-    /// By rank: windows, or leaves.
+    /// Windows, or leaves, by rank.
     order: Vec<u64>,
     zipf: Zipf,
-    /// Where a scan goes on.
+    /// The offset at which the scan continues.
     next: u64,
 }
 
@@ -134,7 +136,7 @@ impl Source {
         }
     }
 
-    /// One read, or the few that belong together.
+    /// Draws one read, or the few that belong together.
     fn draw(&mut self, rng: &mut Rng, reads: &mut Vec<Read>) {
         match self.draw {
             Draw::Zipf(_) | Draw::Shifting(_) | Draw::Uniform => reads.push(self.record(rng)),
@@ -158,7 +160,7 @@ impl Source {
     }
 
     fn chain(&self, rng: &mut Rng, reads: &mut Vec<Read>) {
-        // Log-uniform: each of the last of years is asked for as often as all of the years before it.
+        // Log-uniform: objects of the last year are read as often as objects of all the years before it.
         let mut offset = (64.0 * (self.len as f64 / 64.0 / 2.0).powf(rng.unit())) as u64;
         loop {
             reads.push(Read::new(0, offset, 64 << rng.below(7)));
@@ -174,7 +176,7 @@ impl Source {
         const GROUP: u64 = 64 * MIB;
         const COLUMN: u64 = GROUP / 16;
         let groups = self.len / GROUP;
-        // The square of a uniform number: half of all in the first quarter.
+        // The square of a uniform number: half of the draws fall into the last quarter of the groups.
         let group = groups - 1 - (groups as f64 * rng.unit().powi(2)) as u64;
         let start = group * GROUP;
         for page in 0..COLUMN / (64 * KIB) {
@@ -201,19 +203,19 @@ impl Source {
     }
 }
 
-/// A tree that was written in order: the leaves of each inner page after it.
+/// A tree that was written in order: the leaves of each inner page follow it.
 mod btree {
     use super::{KIB, Read};
 
     pub(super) const PAGE: u64 = 4 * KIB;
     pub(super) const FAN_OUT: u64 = 128;
 
-    /// The root, two inner pages, and the leaf.
+    /// Returns the reads of the root, of two inner pages, and of the leaf.
     pub(super) fn path(leaf: u64) -> [Read; 4] {
         let group = leaf / FAN_OUT;
         let parent = group * (FAN_OUT + 1);
         let grandparent = group / FAN_OUT * FAN_OUT * (FAN_OUT + 1);
-        // Each of the upper pages shares its place with the first one below it, as if it lay in front of it.
+        // Each upper page has the offset of the first page below it, as if it lay in front of that page.
         [0, grandparent, parent, parent + 1 + leaf % FAN_OUT].map(|page| Read::new(0, page * PAGE, PAGE))
     }
 }

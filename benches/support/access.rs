@@ -1,4 +1,4 @@
-//! Plain ways to the data of the benches, and a manager over it.
+//! Plain access to the benches' data, and a manager over it.
 
 use std::fs::File;
 use std::io;
@@ -7,13 +7,13 @@ pub(crate) const KIB: u64 = 1 << 10;
 pub(crate) const MIB: u64 = 1 << 20;
 pub(crate) const GIB: u64 = 1 << 30;
 
-/// `pread` until `buffer` is full, wherever the platform keeps it.
+/// Reads from `offset` until `buffer` is full, by the platform's positioned read.
 #[cfg(unix)]
 pub(crate) fn read_exact_at(file: &File, buffer: &mut [u8], offset: u64) -> io::Result<()> {
     std::os::unix::fs::FileExt::read_exact_at(file, buffer, offset)
 }
 
-/// `pread` until `buffer` is full, wherever the platform keeps it.
+/// Reads from `offset` until `buffer` is full, by the platform's positioned read.
 #[cfg(windows)]
 pub(crate) fn read_exact_at(file: &File, mut buffer: &mut [u8], mut offset: u64) -> io::Result<()> {
     while !buffer.is_empty() {
@@ -28,20 +28,20 @@ pub(crate) fn read_exact_at(file: &File, mut buffer: &mut [u8], mut offset: u64)
     Ok(())
 }
 
-/// A plain map of `len` bytes from `offset`, which is what smmap is measured against.
+/// Maps `len` bytes from `offset` with memmap2, the plain alternative to smmap.
 pub(crate) fn map(file: &File, offset: u64, len: u64) -> memmap2::Mmap {
     let mut options = memmap2::MmapOptions::new();
     options.offset(offset).len(usize::try_from(len).expect("a length that fits the address space"));
-    #[allow(unsafe_code, reason = "memmap2's own face is the peer of the bench")]
-    // SAFETY: the data of the benches is written once, under another name, and nobody changes it afterwards.
+    #[allow(unsafe_code, reason = "the benches compare smmap with memmap2")]
+    // SAFETY: the file is complete before it gets its name, and no process changes it afterwards.
     let mapped = unsafe { options.map(file) };
-    mapped.unwrap_or_else(|error| panic!("can't map {len} bytes at {offset}: {error}"))
+    mapped.unwrap_or_else(|error| panic!("cannot map {len} bytes at {offset}: {error}"))
 }
 
-/// A manager over data that never changes.
+/// Builds a manager over data that never changes.
 pub(crate) fn build(builder: smmap::MapManagerBuilder) -> smmap::MapManager {
-    #[allow(unsafe_code, reason = "the promise of smmap, which is unsafe to make")]
-    // SAFETY: the data of the benches is written once, under another name, and nobody changes it afterwards.
+    #[allow(unsafe_code, reason = "`build` is unsafe: the caller promises not to truncate mapped files")]
+    // SAFETY: the benches' data is complete before it gets its name, and no process changes it afterwards.
     let manager = unsafe { builder.build() };
-    manager.unwrap_or_else(|error| panic!("can't build a manager: {error}"))
+    manager.unwrap_or_else(|error| panic!("cannot build a manager: {error}"))
 }

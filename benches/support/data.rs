@@ -1,4 +1,4 @@
-//! Data of the benches: real bytes, warm in the page cache.
+//! The data of the benches: files of words, warm in the page cache.
 
 use std::fs::{self, File};
 use std::io::{self, Read as _, Write as _};
@@ -6,9 +6,9 @@ use std::path::{Path, PathBuf};
 
 use super::{MIB, map, read_exact_at};
 
-/// A file of real bytes beside the build, written once and kept.
+/// A file of words beside the build, written once and kept.
 ///
-/// It is a sequence of little-endian words, `word(0), word(1), …`, so that every sum over it is known.
+/// The file is the sequence of little-endian words `word(0), word(1), …`, so the sum of any part of it is known.
 #[derive(Debug)]
 pub(crate) struct Data {
     path: PathBuf,
@@ -16,20 +16,21 @@ pub(crate) struct Data {
 }
 
 impl Data {
-    /// The file of `len` bytes, a multiple of 1 MiB; written now if it is not there yet, and read in.
+    /// Returns the file of `len` bytes, a multiple of 1 MiB. Writes it if it is missing, and reads it into the page
+    /// cache.
     ///
-    /// What the page cache held of it before is dropped first. Pages that came in one by one are many small folios,
-    /// pages of a long read are few large ones, and a fresh map of the former costs more than twice that of the
-    /// latter: a bench that takes what it finds measures whatever ran before it.
+    /// First drops the file's pages from the page cache. Pages that were read one by one lie in many small folios;
+    /// pages of a long read lie in few large ones. A fresh map of small folios costs more than twice as much, so the
+    /// measurement would otherwise depend on the program that ran before.
     pub(crate) fn of_len(len: u64) -> Data {
-        assert!(len > 0 && len % MIB == 0, "data comes in whole MiB, not in {len} bytes");
+        assert!(len > 0 && len % MIB == 0, "the data must be a positive multiple of 1 MiB long, not {len} bytes");
         let directory = &directory();
         let path = directory.join(format!("smmap-bench-{}MiB", len / MIB));
         let data = Data { path, len };
-        // The name appears only once the file is whole, and the first and last words tell it from a stranger.
+        // A complete file is renamed to this name. The check of three words rejects a foreign file of that name.
         if !data.is_written() {
             data.write(directory).unwrap_or_else(|error| {
-                panic!("can't write {len} bytes for the bench into {}: {error}", directory.display())
+                panic!("cannot write {len} bytes for the bench into {}: {error}", directory.display())
             });
         }
         data.drop_from_cache();
@@ -46,10 +47,10 @@ impl Data {
     }
 
     pub(crate) fn open(&self) -> File {
-        File::open(&self.path).unwrap_or_else(|error| panic!("can't open {}: {error}", self.path.display()))
+        File::open(&self.path).unwrap_or_else(|error| panic!("cannot open {}: {error}", self.path.display()))
     }
 
-    /// The sum of all words, as [`sum_words`] adds them.
+    /// Returns the sum of all words, as [`sum_words`] adds them.
     pub(crate) fn sum(&self) -> u64 {
         // Σ (i · STEP + STEP) for i in 0..n = STEP · n(n+1)/2
         let words = u128::from(self.len / 8);
@@ -57,14 +58,15 @@ impl Data {
         STEP.wrapping_mul(triangle as u64)
     }
 
-    /// Reads the file into the page cache if a page of it is missing there, and asserts that all of it is in.
+    /// Reads the file into the page cache if any of its pages is missing there, and panics if pages stay missing.
     ///
-    /// Tells whether it had to read. Cheap where nothing is missing: call it before each round, because idle pages
-    /// may be paged out within seconds.
+    /// Returns `true` if it had to read. Cheap if no page is missing: call it before each round, because the OS may
+    /// reclaim idle pages within seconds.
     pub(crate) fn warm(&self) -> bool {
         let mut missing = 0;
         for attempt in 0..4 {
-            missing = self.pages().unwrap_or_else(|error| panic!("can't ask what is resident: {error}")).missing;
+            missing =
+                self.pages().unwrap_or_else(|error| panic!("cannot ask the OS for resident pages: {error}")).missing;
             if missing == 0 && (attempt > 0 || cfg!(unix)) {
                 return attempt > 0;
             }
@@ -108,7 +110,7 @@ impl Data {
             }
             file.write_all(&chunk)?;
         }
-        // Clean pages: writeback in the middle of a measurement would be noise.
+        // Write the pages back now: writeback during a measurement would be noise.
         file.sync_all()?;
         fs::rename(unfinished, &self.path)
     }
@@ -120,20 +122,20 @@ impl Data {
             match file.read(&mut buffer) {
                 Ok(0) => return,
                 Ok(_) => {}
-                Err(error) => panic!("can't read {}: {error}", self.path.display()),
+                Err(error) => panic!("cannot read {}: {error}", self.path.display()),
             }
         }
     }
 
-    /// Takes the file out of the page cache, and asserts that all of it went: nobody may have it mapped.
+    /// Drops the file from the page cache, and panics if any page stays. The file must not be mapped.
     ///
-    /// `false` where the system cannot be told to, so that nothing cold can be measured.
+    /// Returns `false` if the platform has no way to drop it, so that cold scans cannot be measured.
     pub(crate) fn chill(&self) -> bool {
         if !cfg!(target_os = "linux") {
             return false;
         }
         let resident = || {
-            let pages = self.pages().unwrap_or_else(|error| panic!("can't ask what is resident: {error}"));
+            let pages = self.pages().unwrap_or_else(|error| panic!("cannot ask the OS for resident pages: {error}"));
             pages.total - pages.missing
         };
         for _ in 0..8 {
@@ -142,10 +144,10 @@ impl Data {
                 return true;
             }
         }
-        panic!("{} pages of {} do not leave the page cache", resident(), self.path.display());
+        panic!("{} pages of {} stay in the page cache", resident(), self.path.display());
     }
 
-    /// Best effort: what is dirty or mapped stays, and not every platform can be told.
+    /// Drops the file's clean, unmapped pages from the page cache. Does nothing except on Linux.
     fn drop_from_cache(&self) {
         #[cfg(target_os = "linux")]
         residency::drop_clean_pages(&self.open());
@@ -156,51 +158,55 @@ impl Data {
         residency::pages(&self.open())
     }
 
-    /// Nobody to ask here: the file counts as warm once it has been read.
+    /// Reports no missing page: this platform has no such query. `warm` reads the file once instead.
     #[cfg(not(unix))]
     fn pages(&self) -> io::Result<Pages> {
         Ok(Pages { total: 0, missing: 0 })
     }
 }
 
-/// Where the data lies: cargo tells a bench; a program of its own lies in the same directory's neighbour.
+/// Returns the directory of the data: cargo's directory for benches, or `tmp` in the target directory of the program.
 pub(crate) fn directory() -> PathBuf {
     match option_env!("CARGO_TARGET_TMPDIR") {
         Some(directory) => directory.into(),
         None => {
-            let program = std::env::current_exe().unwrap_or_else(|error| panic!("where is this program? {error}"));
-            program.ancestors().nth(2).expect("a program of cargo's lies two levels down").join("tmp")
+            let program = std::env::current_exe().unwrap_or_else(|error| panic!("no path of this program: {error}"));
+            program
+                .ancestors()
+                .nth(2)
+                .expect("cargo builds a program two levels below its target directory")
+                .join("tmp")
         }
     }
 }
 
 const STEP: u64 = 0x9E37_79B9_7F4A_7C15;
 
-/// Word `index` of the data. Never zero within any file that fits a disk, so no block is a hole.
+/// Returns word `index` of the data. No word is zero in a file that fits a disk, so no block becomes a hole.
 pub(crate) fn word(index: u64) -> u64 {
     (index + 1).wrapping_mul(STEP)
 }
 
-/// The wrapping sum of the little-endian words in `bytes`.
+/// Returns the wrapping sum of the little-endian words in `bytes`.
 ///
-/// Not inlined: whoever sums runs the same loop, whatever the optimizer thinks of the call's place.
+/// Never inlined, so that all variants run the same machine code.
 #[inline(never)]
 pub(crate) fn sum_words(bytes: &[u8]) -> u64 {
     let words = bytes.chunks_exact(8);
-    assert!(words.remainder().is_empty(), "a piece of {} bytes is not a row of words", bytes.len());
+    assert!(words.remainder().is_empty(), "{} bytes are not a whole number of words", bytes.len());
     words.fold(0, |sum, word| sum.wrapping_add(u64::from_le_bytes(word.try_into().expect("chunks of 8"))))
 }
 
-/// Of a file.
+/// The number of a file's pages.
 struct Pages {
     total: usize,
-    /// Those that are not in the page cache.
+    /// The number of pages that are not in the page cache.
     missing: usize,
 }
 
 #[cfg(unix)]
 mod residency {
-    #![allow(unsafe_code, reason = "only the system knows, and decides, what the page cache holds")]
+    #![allow(unsafe_code, reason = "std cannot query or drop pages of the page cache")]
 
     use std::fs::File;
     use std::io;
@@ -209,16 +215,16 @@ mod residency {
 
     use super::{Pages, map};
 
-    /// What the page cache has of `file`.
+    /// Counts the pages of `file`, and those missing in the page cache.
     pub(super) fn pages(file: &File) -> io::Result<Pages> {
-        // A map that nobody touches: it shows the page cache, without a page of its own.
+        // `mincore` on an untouched map reports the page cache; the map itself brings in no page.
         let map = map(file, 0, file.metadata()?.len());
-        // SAFETY: sysconf only reads a setting.
+        // SAFETY: `sysconf` only reads a setting.
         let page = unsafe { libc::sysconf(libc::_SC_PAGESIZE) };
         let page = usize::try_from(page).map_err(|_| io::Error::last_os_error())?;
         let mut pages = vec![0_u8; map.len().div_ceil(page)];
         // SAFETY: the range is exactly the map, which is page-aligned and alive, and `pages` has one byte for each of
-        // its pages. The casts only change the constness and signedness that platforms differ in.
+        // its pages. The casts only change constness and signedness, which differ between platforms.
         let status = unsafe { libc::mincore(map.as_ptr().cast_mut().cast(), map.len(), pages.as_mut_ptr().cast()) };
         if status != 0 {
             return Err(io::Error::last_os_error());
@@ -226,11 +232,11 @@ mod residency {
         Ok(Pages { total: pages.len(), missing: pages.iter().filter(|&page| page & 1 == 0).count() })
     }
 
-    /// Asks for the pages of `file` to leave the page cache.
+    /// Asks the OS to drop the pages of `file` from the page cache.
     #[cfg(target_os = "linux")]
     pub(super) fn drop_clean_pages(file: &File) {
-        // SAFETY: an advice about a descriptor that is open; it touches no memory of the process.
+        // SAFETY: the descriptor is open, and the call touches no memory of the process.
         let status = unsafe { libc::posix_fadvise(file.as_raw_fd(), 0, 0, libc::POSIX_FADV_DONTNEED) };
-        assert_eq!(status, 0, "an advice about an open file was refused");
+        assert_eq!(status, 0, "the OS refused `posix_fadvise` on an open file");
     }
 }

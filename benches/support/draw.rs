@@ -1,12 +1,12 @@
-//! Random draws, the same on every machine.
+//! Random draws with fixed seeds: equal on every machine.
 
-/// xorshift64*: small and quick.
+/// A random number generator: xorshift64*, small and quick.
 #[derive(Clone, Debug)]
 pub(crate) struct Rng(u64);
 
 impl Rng {
     pub(crate) fn new(seed: u64) -> Rng {
-        // Any state but zero; the step spreads small seeds over the word.
+        // The state must not be zero. The multiplication spreads small seeds over the word.
         Rng(seed.wrapping_add(1).wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1)
     }
 
@@ -17,12 +17,12 @@ impl Rng {
         self.0.wrapping_mul(0x2545_F491_4F6C_DD1D)
     }
 
-    /// Uniform in `0..bound`, but for a bias that is immaterial here.
+    /// Draws uniformly from `0..bound`, with a bias that is immaterial here.
     pub(crate) fn below(&mut self, bound: u64) -> u64 {
         ((u128::from(self.next()) * u128::from(bound)) >> 64) as u64
     }
 
-    /// Uniform in `[0, 1)`.
+    /// Draws uniformly from `[0, 1)`.
     pub(crate) fn unit(&mut self) -> f64 {
         (self.next() >> 11) as f64 / (1_u64 << 53) as f64
     }
@@ -34,16 +34,16 @@ impl Rng {
     }
 }
 
-/// Ranks `0..n` drawn by Zipf's law: rank `k` is as likely as `1 / (k + 1)^exponent`.
+/// Zipf's law over the ranks `0..n`: rank `k` is drawn with a probability proportional to `1 / (k + 1)^exponent`.
 #[derive(Clone, Debug)]
 pub(crate) struct Zipf {
-    /// The distribution function, so that a draw is a search for the first rank above a uniform number.
+    /// The cumulative probabilities. A draw searches the first rank above a uniform number.
     cumulative: Vec<f64>,
 }
 
 impl Zipf {
     pub(crate) fn new(n: usize, exponent: f64) -> Zipf {
-        assert!(n > 0, "a draw needs something to draw from");
+        assert!(n > 0, "Zipf's law needs at least one rank");
         let mut cumulative = Vec::with_capacity(n);
         let mut total = 0.0;
         for rank in 1..=n {
@@ -58,7 +58,7 @@ impl Zipf {
 
     pub(crate) fn sample(&self, rng: &mut Rng) -> usize {
         let uniform = rng.unit();
-        // The last value is 1, or just below it by rounding.
+        // The last value is 1, or just below 1 by rounding.
         self.cumulative.partition_point(|&value| value <= uniform).min(self.cumulative.len() - 1)
     }
 }

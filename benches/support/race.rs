@@ -1,9 +1,6 @@
-//! Races: variants of one task measured by turns, and the table of their ratios.
+//! Races, which measure the variants of one task by turns, and the table of their ratios.
 
-#![allow(
-    clippy::disallowed_methods,
-    reason = "the clock and the threads of the benches are here, and no room of the library is meant"
-)]
+#![allow(clippy::disallowed_methods, reason = "benches need the clock and threads; the lint guards the library")]
 
 use std::fmt;
 use std::sync::Barrier;
@@ -13,20 +10,20 @@ use std::time::{Duration, Instant};
 use super::data::Data;
 use super::draw::Rng;
 
-/// How long `work` takes.
+/// Returns the duration of `work`.
 pub(crate) fn timed(work: impl FnOnce()) -> Duration {
     let start = Instant::now();
     work();
     start.elapsed()
 }
 
-/// The processor's time that this process has taken so far: all its threads, also what the system did for them. `None` where
-/// nobody is asked for it.
+/// Returns the processor time of this process so far: of all threads, in user and kernel mode. Returns `None` if the
+/// platform has no such clock.
 #[cfg(unix)]
 fn processor_time() -> Option<Duration> {
     let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
     #[allow(unsafe_code, reason = "std has no such clock")]
-    // SAFETY: it writes one `timespec` to where it is told.
+    // SAFETY: the call writes one `timespec` to `time`, which is valid for the write.
     let status = unsafe { libc::clock_gettime(libc::CLOCK_PROCESS_CPUTIME_ID, &mut time) };
     let (seconds, nanos) = (u64::try_from(time.tv_sec).ok()?, u32::try_from(time.tv_nsec).ok()?);
     (status == 0).then(|| Duration::new(seconds, nanos))
@@ -37,9 +34,10 @@ fn processor_time() -> Option<Duration> {
     None
 }
 
-/// How long `threads` threads take that do `work(thread)` at once, from the first one's start to the last one's end.
+/// Runs `work(thread)` in `threads` threads at once. Returns the time from the first start to the last end.
 ///
-/// Each does `prepare(thread)` first, which is not measured: a thread's first step into a library is its dearest.
+/// Each thread runs `prepare(thread)` first, which is not measured: a thread's first call into a library is its
+/// slowest.
 pub(crate) fn timed_together(threads: usize, prepare: impl Fn(usize) + Sync, work: impl Fn(usize) + Sync) -> Duration {
     let barrier = Barrier::new(threads);
     let (barrier, prepare, work) = (&barrier, &prepare, &work);
@@ -61,10 +59,10 @@ pub(crate) fn timed_together(threads: usize, prepare: impl Fn(usize) + Sync, wor
     end - start
 }
 
-/// Variants of one task, measured by turns.
+/// The variants of one task, measured by turns.
 pub(crate) struct Race<'a> {
     title: &'static str,
-    /// What is warmed before each round.
+    /// The data that is warmed before each round.
     data: Option<&'a Data>,
     variants: Vec<Variant<'a>>,
 }
@@ -87,13 +85,15 @@ impl<'a> Race<'a> {
         Race { title, data: Some(data), variants: Vec::new() }
     }
 
-    /// A race whose laps see to their data themselves.
+    /// Returns a race whose laps prepare their own data.
     pub(crate) fn over_no_data(title: &'static str) -> Race<'a> {
         Race { title, data: None, variants: Vec::new() }
     }
 
-    /// Adds a variant whose lap is `operations` operations. The lap gets the round (0 is the one that warms up, and
-    /// is not counted), and says how long the part took that is to be measured.
+    /// Adds a variant whose lap is `operations` operations.
+    ///
+    /// The lap gets the number of the round (round 0 warms up and is not counted), and returns the time of its measured
+    /// part.
     pub(crate) fn variant(
         mut self,
         name: &'static str,
@@ -104,7 +104,7 @@ impl<'a> Race<'a> {
         self
     }
 
-    /// Runs all rounds, with the data warm before each.
+    /// Runs all rounds, and warms the data before each.
     pub(crate) fn run(self, rounds: usize) -> Outcome {
         eprintln!("racing: {}, {rounds} rounds", self.title);
         self.run_while(rounds, |_| true)
@@ -117,13 +117,13 @@ impl<'a> Race<'a> {
         self.run_while(most, |done| done < least || start.elapsed() < time)
     }
 
-    fn run_while(mut self, most: usize, go_on: impl Fn(usize) -> bool) -> Outcome {
+    fn run_while(mut self, most: usize, continues: impl Fn(usize) -> bool) -> Outcome {
         let mut order: Vec<usize> = (0..self.variants.len()).collect();
         let mut rng = Rng::new(most as u64);
         let mut laps = vec![Laps::default(); self.variants.len()];
         let (mut rewarmed, mut rounds) = (0, 0);
         for round in 0..=most {
-            if round > 0 && !go_on(rounds) {
+            if round > 0 && !continues(rounds) {
                 break;
             }
             rounds = round;
@@ -151,7 +151,7 @@ impl<'a> Race<'a> {
     }
 }
 
-/// What a race measured.
+/// The measurements of a race.
 #[derive(Debug)]
 pub(crate) struct Outcome {
     title: &'static str,
@@ -169,9 +169,9 @@ struct Measured {
 
 #[derive(Clone, Debug, Default)]
 struct Laps {
-    /// What each lap said that it took.
+    /// The measured time of each lap.
     times: Vec<Duration>,
-    /// The processor's time of all of it, also of what a lap does not measure.
+    /// The processor time of each whole lap, including the parts that the lap does not measure.
     work: Vec<Duration>,
 }
 
@@ -190,12 +190,12 @@ impl Outcome {
         self.rounds
     }
 
-    /// The variants, in the order in which they were added.
+    /// Returns the names of the variants, in the order in which they were added.
     pub(crate) fn names(&self) -> impl Iterator<Item = &'static str> {
         self.variants.iter().map(|variant| variant.name)
     }
 
-    /// The median time of an operation of `name`, in nanoseconds.
+    /// Returns the median time of an operation of `name`, in nanoseconds.
     pub(crate) fn nanos(&self, name: &str) -> f64 {
         median(self.laps(name))
     }
@@ -209,19 +209,21 @@ impl Outcome {
         self.variant(name).nanos_per_operation()
     }
 
-    /// The median of the rounds' ratios of the processor's time, of whole laps: `name`'s to that of `base`. Other work on the
-    /// machine is not in it, nor is waiting. Only of the rounds that `is_asked`.
-    pub(crate) fn work_ratio(&self, name: &str, base: &str, is_asked: impl Fn(usize) -> bool) -> f64 {
+    /// Returns the median of the rounds' ratios of processor time: whole laps of `name` to whole laps of `base`.
+    ///
+    /// Processor time includes neither waiting nor other work on the machine. Only rounds for which `counts` returns
+    /// `true` count. Returns NaN if there is none.
+    pub(crate) fn work_ratio(&self, name: &str, base: &str, counts: impl Fn(usize) -> bool) -> f64 {
         let work = |name| {
             let measured = self.variant(name);
             measured.per_operation(&measured.laps.work)
         };
         let ratios = work(name).into_iter().zip(work(base)).enumerate();
-        let asked: Vec<f64> = ratios.filter(|&(round, _)| is_asked(round)).map(|(_, (lap, base))| lap / base).collect();
-        if asked.is_empty() { f64::NAN } else { median(asked) }
+        let counted: Vec<f64> = ratios.filter(|&(round, _)| counts(round)).map(|(_, (lap, base))| lap / base).collect();
+        if counted.is_empty() { f64::NAN } else { median(counted) }
     }
 
-    /// Of the time of `name` to the time of `base`, per operation.
+    /// Returns the ratio of the time of `name` to the time of `base`, per operation.
     pub(crate) fn ratio(&self, name: &str, base: &str) -> Ratio {
         let (laps, base) = (self.laps(name), self.laps(base));
         let by_round = laps.iter().zip(&base).map(|(lap, base)| lap / base).collect();
@@ -236,9 +238,9 @@ impl Outcome {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Ratio {
     pub(crate) of_medians: f64,
-    /// The median of the rounds' own ratios: what drifts over the run is not in it.
+    /// The median of the ratios of the single rounds. Drift over the run does not affect it.
     pub(crate) by_round: f64,
-    /// Of the quickest laps: what only ever slows is not in it.
+    /// The ratio of the quickest laps. Disturbances, which only ever slow a lap down, do not affect it.
     pub(crate) of_least: f64,
 }
 
@@ -252,22 +254,22 @@ pub(crate) fn median(mut values: Vec<f64>) -> f64 {
     if values.len() % 2 == 1 { values[middle] } else { (values[middle - 1] + values[middle]) / 2.0 }
 }
 
-/// What a ratio should be. It is the ratio of medians that is held against it.
+/// The target of a ratio. The ratio of medians is compared with it.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Target {
     AtMost(f64),
     AtLeast(f64),
-    /// No target, for information.
-    Told,
+    /// No target: the ratio is only reported.
+    None,
 }
 
 impl Target {
-    /// Whether `ratio` is what it should be, if it should be anything.
+    /// Returns `true` if `ratio` meets the target, and `None` if there is no target.
     pub(crate) fn is_met(self, ratio: f64) -> Option<bool> {
         match self {
             Target::AtMost(most) => Some(ratio <= most),
             Target::AtLeast(least) => Some(ratio >= least),
-            Target::Told => None,
+            Target::None => None,
         }
     }
 
@@ -284,12 +286,12 @@ impl fmt::Display for Target {
         match self {
             Target::AtMost(most) => write!(f, "≤ {most:.2}"),
             Target::AtLeast(least) => write!(f, "≥ {least:.2}"),
-            Target::Told => Ok(()),
+            Target::None => Ok(()),
         }
     }
 }
 
-/// The table that a bench ends with.
+/// The table that a bench prints at its end.
 #[derive(Debug)]
 pub(crate) struct Report {
     title: &'static str,
@@ -328,12 +330,12 @@ impl Report {
         }
     }
 
-    /// Adds a ratio that no race gave.
+    /// Adds a ratio that was not measured by a race.
     pub(crate) fn ratio(&mut self, name: &str, ratio: f64, target: Target) {
         self.lines.push(format!("  {name:<46}{ratio:>7.2} {}", target.verdict(ratio)));
     }
 
-    /// Adds a line of its own.
+    /// Adds a line of text.
     pub(crate) fn note(&mut self, line: String) {
         self.lines.push(line);
     }

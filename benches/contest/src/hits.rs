@@ -1,4 +1,4 @@
-//! Everything mapped: what stands between a reader and its bytes.
+//! Hits: the cost between a reader and its bytes when everything is mapped.
 
 use std::hint::black_box;
 use std::mem;
@@ -12,12 +12,12 @@ use crate::report::{Chapter, Finding, Times};
 use crate::support::{Data, GIB, Outcome, Race, Rng, Target, time, timed, timed_together, word};
 use crate::{Run, WINDOW};
 
-/// Windows of the rows with hot data.
+/// The number of windows in the rows with hot data.
 const HOT: u64 = 16;
-/// Their offsets: few enough that they and the bytes at them stay in the core's own caches, or the wait for memory would
-/// hide what is measured.
+/// The number of offsets in the rows with hot data. They and the bytes at them fit the core's own caches; with more
+/// offsets, the wait for memory would hide the cost of the hit.
 const OFFSETS: usize = 1024;
-/// How long a lap of hot data should take.
+/// The intended duration of a lap with hot data.
 const LAP: Duration = Duration::from_millis(10);
 
 pub(crate) fn run(run: &Run, data: &Data) -> Option<Chapter> {
@@ -28,23 +28,23 @@ pub(crate) fn run(run: &Run, data: &Data) -> Option<Chapter> {
     }
     let mut chapter = Chapter::new("Hits: everything mapped");
     chapter.note(format!(
-        "Reads of 8 bytes, all windows mapped and touched before. Windows of {} MiB. Hot data: {OFFSETS} words in {HOT} \
-         windows (in one window in the rows that say so), which stay in the core's own caches; no two reads in a row are in \
-         one window. Each read waits for the one before, as in an index: what that gave is part of the next offset. Where \
-         reads are *apart*, the processor does several at once, as far as it can. Time of one read, and of one thread's \
-         read where there are more.",
+        "Reads of 8 bytes. All windows are mapped, and their pages touched, before the measurement. Windows of {} MiB. \
+         Hot data: {OFFSETS} words in {HOT} windows (or in one window, if the row says so), which fit the core's own \
+         caches; consecutive reads lie in different windows. Each read depends on the one before, as in an index: its \
+         bytes are part of the next offset. In the rows with *reads apart*, reads are independent, so the processor \
+         overlaps them. Times are per read; with several threads, per read of one thread.",
         WINDOW >> 20
     ));
-    let field = Field::new(data);
+    let readers = Readers::new(data);
     let mut outcomes = Vec::new();
     for way in [Way::Follow, Way::Peek] {
         for row in ROWS.iter().filter(wanted) {
-            let outcome = field.row(run, row, way);
-            field.findings(row, way, &outcome, &mut chapter);
+            let outcome = readers.row(run, row, way);
+            readers.findings(row, way, &outcome, &mut chapter);
             outcomes.push((way, row.title, outcome));
         }
     }
-    for (way, caption) in [(Way::Follow, "Time of a read"), (Way::Peek, "Time of a read, where they are apart")] {
+    for (way, caption) in [(Way::Follow, "Time of a read"), (Way::Peek, "Time of a read, reads apart")] {
         let races = outcomes.iter().filter(|outcome| outcome.0 == way);
         let races: Vec<_> = races.map(|(_, title, outcome)| ((*title).to_owned(), outcome)).collect();
         if !races.is_empty() {
@@ -52,27 +52,29 @@ pub(crate) fn run(run: &Run, data: &Data) -> Option<Chapter> {
         }
     }
     if threads {
-        field.threads(run, &mut chapter);
+        readers.threads(run, &mut chapter);
     }
-    field.assert_only_hits();
+    readers.assert_only_hits();
     Some(chapter)
 }
 
-/// Whether a read waits for the one before.
+/// The dependency between consecutive reads.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Way {
+    /// Each read depends on the bytes of the one before.
     Follow,
+    /// Reads are independent ("reads apart" in the report).
     Peek,
 }
 
 struct Row {
     name: &'static str,
     title: &'static str,
-    /// Against what smmap has its target.
+    /// The variant that smmap's target refers to.
     base: &'static str,
     target: Target,
     trial: &'static str,
-    /// How many windows it is in; 0 are all of them.
+    /// The number of windows that the row reads; 0 for all of the data.
     windows: u64,
     by_lease: bool,
 }
@@ -116,22 +118,23 @@ const ROWS: [Row; 4] = [
     },
 ];
 
-/// Offsets of words in the first `windows` windows, no two in a row in the same one (if there are more than one).
+/// Returns offsets of words in the first `windows` windows. Consecutive offsets lie in different windows, if there are
+/// several.
 pub(crate) fn offsets(windows: u64, count: usize) -> Vec<u64> {
     let (mut rng, mut window) = (Rng::new(1), 0);
-    let mut elsewhere = || {
+    let mut next_offset = || {
         if windows > 1 {
             window = (window + 1 + rng.below(windows - 1)) % windows;
         }
         window * WINDOW + rng.below(WINDOW / 8) * 8
     };
-    (0..count).map(|_| elsewhere()).collect()
+    (0..count).map(|_| next_offset()).collect()
 }
 
-/// All readers, with everything that is read here mapped and touched.
-struct Field<'a> {
+/// All readers, with all the data that is read here mapped and touched.
+struct Readers<'a> {
     data: &'a Data,
-    /// What the uniform reads are in; at least all that is hot.
+    /// The length of the data that uniform reads cover. It includes all hot windows.
     len: u64,
     raw: Raw,
     smmap: Smmap,
@@ -139,28 +142,28 @@ struct Field<'a> {
     peers: Vec<(&'static str, Box<dyn Reader>)>,
 }
 
-impl<'a> Field<'a> {
-    fn new(data: &'a Data) -> Field<'a> {
+impl<'a> Readers<'a> {
+    fn new(data: &'a Data) -> Readers<'a> {
         let grid = Grid::new(WINDOW, data.len());
-        // Room for more than is mapped: a cache in shards evicts before it is full.
+        // Twice the capacity that is needed: a sharded cache evicts before it is full.
         let (capacity, len) = (2 * grid.count() as usize, data.len().min(GIB));
         let peers = PEERS.iter().map(|peer| (peer.name, (peer.open)(data, grid, capacity))).collect();
         let smmap = Smmap::new(data, grid, capacity);
-        let field = Field { data, len, raw: Raw::new(data, grid), smmap, pread: Pread::new(data), peers };
+        let readers = Readers { data, len, raw: Raw::new(data, grid), smmap, pread: Pread::new(data), peers };
         data.warm();
         let touched: Vec<u64> = (0..len / 4096).map(|page| page * 4096).collect();
-        let expected = field.raw.session().peek(&touched);
+        let expected = readers.raw.session().peek(&touched);
         let touch = |name: &str, mut session: Box<dyn Session + '_>| {
             assert_eq!(session.peek(&touched), expected, "{name} read other bytes");
         };
-        touch("smmap", field.smmap.mapping_session());
-        for (name, reader) in &field.peers {
+        touch("smmap", readers.smmap.mapping_session());
+        for (name, reader) in &readers.peers {
             touch(name, reader.session());
         }
-        field
+        readers
     }
 
-    /// All of them, the limit first.
+    /// Returns all readers, the limit (`raw`) first.
     fn readers(&self) -> Vec<(&'static str, &dyn Reader)> {
         let mut readers: Vec<(_, &dyn Reader)> = vec![("raw", &self.raw), ("smmap", &self.smmap)];
         readers.extend(self.peers.iter().map(|(name, reader)| (*name, &**reader)));
@@ -168,19 +171,22 @@ impl<'a> Field<'a> {
         readers
     }
 
-    /// Asserts that what was told of hits was of hits.
+    /// Panics if any measured read was not a hit.
     fn assert_only_hits(&self) {
         let windows = (self.len / WINDOW) as usize;
         for (name, reader) in self.readers() {
             if let Some(mappings) = reader.windows() {
                 assert_eq!(
                     mappings.made, windows,
-                    "{name} mapped {windows} windows with ample room, and not once each"
+                    "{name} did not map each of {windows} windows exactly once, although its capacity is ample"
                 );
             }
         }
         let stats = self.smmap.assert_within_budget();
-        assert!(stats.evictions == 0 && stats.copies == 0, "an ample budget, and still not only hits: {stats:?}");
+        assert!(
+            stats.evictions == 0 && stats.copies == 0,
+            "the budget is ample, but not every read was a hit: {stats:?}"
+        );
     }
 
     fn row(&self, run: &Run, row: &Row, way: Way) -> Outcome {
@@ -190,14 +196,14 @@ impl<'a> Field<'a> {
             readers[1].1 = &leases;
         }
         let rounds = match row.windows {
-            // Other ones in each round, and so many that the caches of the core hold none from the round before.
+            // Other offsets in each round, and so many that the core's caches hold none of the previous round.
             0 => {
                 let mut rng = Rng::new(2);
                 (0..16).map(|_| (0..1 << 16).map(|_| rng.below(self.len / 8) * 8).collect()).collect()
             }
             windows => vec![offsets(windows, OFFSETS)],
         };
-        let rounds: Vec<Course> = rounds.into_iter().map(|offsets| Course::new(way, offsets, &self.raw)).collect();
+        let rounds: Vec<Pass> = rounds.into_iter().map(|offsets| Pass::new(way, offsets, &self.raw)).collect();
         let rounds = &rounds;
         let race = readers.into_iter().fold(Race::new(row.title, self.data), |race, (name, reader)| {
             let mut session = reader.session();
@@ -214,33 +220,33 @@ impl<'a> Field<'a> {
         let measure = format!("smmap / {}", row.base);
         let (title, target, at_least) = match way {
             Way::Follow => (row.title.to_owned(), row.target, Target::AtLeast(1.0)),
-            Way::Peek => (format!("{}, reads apart", row.title), Target::Told, Target::Told),
+            Way::Peek => (format!("{}, reads apart", row.title), Target::None, Target::None),
         };
         chapter.finding(Finding::new(title.clone(), measure, ratio, target).trial(row.trial));
-        // A cache's own cursor gives nothing that could be kept.
+        // Not for leases: some peers only lend bytes to a closure, and return no reference that could be kept.
         if !row.by_lease {
             let (best, by_best) = best_peer(outcome);
             chapter.finding(Finding::new(title, format!("best peer ({best}) / smmap"), by_best, at_least));
         }
     }
 
-    /// One thread and more, all of them on the same windows.
+    /// Measures one and several threads on the same windows.
     fn threads(&self, run: &Run, chapter: &mut Chapter) {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let most = (2 * cores).clamp(4, 16);
         let counts: Vec<usize> = (0..).map(|power| 1 << power).take_while(|&threads| threads <= most).collect();
-        let course = &Course::new(Way::Follow, offsets(HOT, OFFSETS), &self.raw);
+        let hot_pass = &Pass::new(Way::Follow, offsets(HOT, OFFSETS), &self.raw);
         let mut race = Race::new("threads on the same windows, hot data", self.data);
         let mut names = Vec::new();
         for (name, reader) in self.readers() {
-            // The more of them, the dearer a read, and the longer a lap: so a shorter one.
-            let passes = course.passes(&mut *reader.session()).div_ceil(4);
+            // A quarter of a lap: reads get slower with more threads, and a lap would take too long.
+            let passes = hot_pass.passes(&mut *reader.session()).div_ceil(4);
             let mut variants = Vec::new();
             for &threads in &counts {
                 let variant: &'static str = format!("{name} @{threads}").leak();
                 variants.push(variant);
-                race = race.variant(variant, passes * course.reads.len() as u64, move |_| {
-                    let pass = |passes| course.lap(name, &mut *reader.session(), passes);
+                race = race.variant(variant, passes * hot_pass.reads.len() as u64, move |_| {
+                    let pass = |passes| hot_pass.lap(name, &mut *reader.session(), passes);
                     let work = |_| {
                         pass(passes);
                     };
@@ -281,22 +287,22 @@ impl<'a> Field<'a> {
     }
 }
 
-/// The quickest of the caches, and its time × smmap's.
+/// Returns the quickest cache, and the ratio of its time to smmap's.
 pub(crate) fn best_peer(outcome: &Outcome) -> (&'static str, f64) {
     let ratios = PEERS.iter().map(|peer| (peer.name, outcome.ratio(peer.name, "smmap").by_round));
-    ratios.min_by(|a, b| a.1.total_cmp(&b.1)).expect("there are peers")
+    ratios.min_by(|a, b| a.1.total_cmp(&b.1)).expect("there is at least one peer")
 }
 
-/// What a session does in a pass, and what it should see.
-struct Course {
+/// The reads of a pass, and the sum that each reader must return.
+struct Pass {
     way: Way,
-    /// Offsets, or links from one to the next.
+    /// Offsets, or links from one offset to the next (see [`Session::follow`]).
     reads: Vec<u64>,
     sum: u64,
 }
 
-impl Course {
-    fn new(way: Way, mut offsets: Vec<u64>, raw: &Raw) -> Course {
+impl Pass {
+    fn new(way: Way, mut offsets: Vec<u64>, raw: &Raw) -> Pass {
         let sum = raw.session().peek(&offsets);
         if way == Way::Follow {
             let mut last = 0;
@@ -305,7 +311,7 @@ impl Course {
                 last = word(last / 8);
             }
         }
-        Course { way, reads: offsets, sum }
+        Pass { way, reads: offsets, sum }
     }
 
     fn pass(&self, session: &mut dyn Session) -> u64 {
@@ -316,7 +322,7 @@ impl Course {
         }
     }
 
-    /// How often a session comes through in the time of a lap.
+    /// Returns how many passes a session completes in the time of a lap.
     fn passes(&self, session: &mut dyn Session) -> u64 {
         let start = Instant::now();
         let mut passes = 0;

@@ -1,8 +1,8 @@
-//! How long single hits take while another thread keeps mapping and unmapping.
+//! The latency of single hits while another thread maps and unmaps all the time.
 //!
-//! A reader goes round the same few windows; another thread reads elsewhere, at a pace that all variants have in common,
-//! and each of its reads maps a window and makes another go. The row of the raw map has a thread that maps and unmaps by
-//! itself, and shows what interrupts alone do to a reader.
+//! A reader cycles through a few windows. Another thread reads other windows, at the same pace in all variants; each of
+//! its reads maps a window and so evicts another. For the raw map, that thread maps and unmaps by itself, so this row
+//! shows the effect of interprocessor interrupts alone.
 
 use std::hint::{self, black_box};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -18,11 +18,11 @@ use crate::report::{Chapter, Finding, Times};
 use crate::support::{Data, Rng, Target, median, time};
 use crate::{Run, WINDOW};
 
-/// Windows that the reader goes round in.
+/// The number of windows that the reader cycles through.
 const HOT: u64 = 16;
-/// From one map of the other thread's to its next.
+/// The time from one map of the other thread to the next.
 const PACE: Duration = Duration::from_micros(50);
-/// What is shown of each variant.
+/// The quantiles in the report.
 const QUANTILES: [f64; 5] = [0.5, 0.99, 0.999, 0.9999, 0.99999];
 
 pub(crate) fn run(run: &Run, data: &Data) -> Option<Chapter> {
@@ -38,7 +38,7 @@ pub(crate) fn run(run: &Run, data: &Data) -> Option<Chapter> {
     readers.extend(peers.iter().map(|(name, reader)| (*name, &**reader)));
     readers.push(("pread", &pread));
 
-    // Few at a time, so that a lap ends on time for the slow as well.
+    // Few offsets, so that a lap also ends on time for the slow readers.
     let offsets = hits::offsets(HOT, 256);
     let lap = Duration::from_millis(run.size(250, 30));
     let started = Instant::now();
@@ -71,14 +71,14 @@ fn chapter(readers: &[(&str, &dyn Reader)], laps: &[Vec<Lap>]) -> Chapter {
     let mut chapter = Chapter::new("Hits while others evict");
     let rounds = laps[0].len() - 1;
     chapter.note(format!(
-        "{rounds} rounds by turns. One thread goes round {HOT} windows in hot data, and the time of each of its reads is \
-         taken; another maps a window each {} µs, so that another one has to go, under a budget of a quarter of the data. \
-         A quantile is the median of the rounds'. The clock's own time is in all of them, and so are the misses of a cache that \
-         lets go of what is hot.",
+        "{rounds} rounds by turns. One thread cycles through {HOT} windows of hot data; each of its reads is timed. \
+         Another thread maps a window every {} µs, and so evicts another, under a budget of a quarter of the data. A \
+         quantile is the median of the rounds' quantiles. All times include the clock's own, and the misses of caches \
+         that evict hot windows.",
         PACE.as_micros()
     ));
     let columns = QUANTILES.map(|q| format!("p{}", trimmed(q * 100.0)));
-    let columns = columns.into_iter().chain(["longest".into(), "reads".into(), "maps of the other".into()]);
+    let columns = columns.into_iter().chain(["longest".into(), "reads".into(), "maps of the other thread".into()]);
     let mut times = Times::new("Time of a read", columns);
     let counted = |index: usize| &laps[index][1..];
     for (index, (name, _)) in readers.iter().enumerate() {
@@ -97,8 +97,8 @@ fn chapter(readers: &[(&str, &dyn Reader)], laps: &[Vec<Lap>]) -> Chapter {
     let row = "p99.99 of a hit while others evict";
     chapter.finding(Finding::new(row, "smmap / raw", ratio(1), Target::AtMost(1.1)).trial("1.0"));
     let caches = (2..2 + PEERS.len()).map(|index| (readers[index].0, ratio(index)));
-    let (name, best) = caches.min_by(|a, b| a.1.total_cmp(&b.1)).expect("there are peers");
-    chapter.finding(Finding::new(row, format!("best peer ({name}) / raw"), best, Target::Told));
+    let (name, best) = caches.min_by(|a, b| a.1.total_cmp(&b.1)).expect("there is at least one peer");
+    chapter.finding(Finding::new(row, format!("best peer ({name}) / raw"), best, Target::None));
     chapter.times(times);
     let series = readers.iter().enumerate().map(|(index, (name, _))| {
         let mut all = Histogram::default();
@@ -116,9 +116,9 @@ fn trimmed(number: f64) -> String {
 
 struct Lap {
     times: Histogram,
-    /// Of one pass over the offsets; it is the same in all passes.
+    /// The sum of one pass over the offsets; equal in all passes.
     sum: u64,
-    /// What the other thread mapped meanwhile.
+    /// The number of maps by the other thread during the lap.
     maps: u64,
 }
 
@@ -126,7 +126,7 @@ fn measure(reader: &dyn Reader, grid: Grid, offsets: &[u64], lap: Duration) -> L
     let (stop, maps) = (AtomicBool::new(false), AtomicU64::new(0));
     thread::scope(|scope| {
         let mut session = reader.session();
-        // Hot from here on, also for those who learn.
+        // Heats the windows, so that policies that count accesses keep them mapped.
         let sum = (0..32).fold(0, |_, _| session.peek(offsets));
         scope.spawn(|| churn(reader, grid, &maps, &stop));
         while maps.load(Ordering::Relaxed) == 0 {
@@ -144,7 +144,7 @@ fn measure(reader: &dyn Reader, grid: Grid, offsets: &[u64], lap: Duration) -> L
     })
 }
 
-/// Maps a window after the other, but the hot ones, until it is stopped.
+/// Maps one window after the other, except the hot ones, until `stop` is set.
 fn churn(reader: &dyn Reader, grid: Grid, maps: &AtomicU64, stop: &AtomicBool) {
     let mut session = reader.mapping_session();
     let cold = grid.count() - HOT;
@@ -153,7 +153,7 @@ fn churn(reader: &dyn Reader, grid: Grid, maps: &AtomicU64, stop: &AtomicBool) {
         let window = HOT + index % cold;
         assert_ne!(session.peek(&[window * grid.window_bytes()]), 0, "no word of the data is zero");
         maps.fetch_add(1, Ordering::Relaxed);
-        // Where it fell behind, it does not catch up.
+        // A thread that fell behind its pace does not catch up.
         next = (next + PACE).max(Instant::now());
         while Instant::now() < next {
             if stop.load(Ordering::Relaxed) {
@@ -167,11 +167,11 @@ fn churn(reader: &dyn Reader, grid: Grid, maps: &AtomicU64, stop: &AtomicBool) {
     }
 }
 
-/// Times, by their size: 32 buckets for each doubling, which is 3 % at most between two.
+/// A histogram of times: 32 buckets for each doubling, so neighbouring buckets differ by at most 3 %.
 pub(crate) struct Histogram {
     buckets: Vec<u64>,
     count: u64,
-    /// Nanoseconds of a tick, from when it was begun to when it was calibrated.
+    /// Nanoseconds per tick of the clock, measured from `begun` until `calibrate`.
     tick: f64,
     begun: (Instant, u64),
 }
@@ -196,7 +196,7 @@ impl Histogram {
         self.count += 1;
     }
 
-    /// Once all is in.
+    /// Computes the length of a tick. Call it after the last measurement.
     fn calibrate(&mut self) {
         let (instant, tick) = self.begun;
         self.tick = instant.elapsed().as_nanos() as f64 / ticks().wrapping_sub(tick).max(1) as f64;
@@ -208,7 +208,7 @@ impl Histogram {
         self.buckets.iter_mut().zip(&other.buckets).for_each(|(sum, more)| *sum += more);
     }
 
-    /// In nanoseconds.
+    /// Returns the quantile in nanoseconds.
     fn quantile(&self, quantile: f64) -> f64 {
         let rank = ((self.count as f64 * quantile).ceil() as u64).clamp(1, self.count);
         let mut seen = 0;
@@ -216,10 +216,10 @@ impl Histogram {
             seen += count;
             seen >= rank
         });
-        middle(found.expect("as many as were counted")) * self.tick
+        middle(found.expect("the ranks end at the number of times")) * self.tick
     }
 
-    /// Where a time is on the way to all of them, as the number of nines, and the time.
+    /// Returns the distribution: pairs of a number of nines (2 is the 99 % quantile) and the time at that quantile.
     fn curve(&self) -> Vec<(f64, f64)> {
         let nines = (0..=20).map(|step| f64::from(step) / 4.0);
         nines.map(|nines| (nines, self.quantile(1.0 - 10_f64.powf(-nines)))).collect()
@@ -235,7 +235,7 @@ fn bucket(ticks: u64) -> usize {
     }
 }
 
-/// Of a bucket, in ticks.
+/// Returns the middle of a bucket, in ticks.
 fn middle(bucket: usize) -> f64 {
     let (octave, within) = (bucket >> FINE, (bucket & ((1 << FINE) - 1)) as f64);
     match octave {
@@ -244,19 +244,20 @@ fn middle(bucket: usize) -> f64 {
     }
 }
 
-/// The finest clock there is.
+/// Reads the finest clock of the platform.
 #[cfg(target_arch = "x86_64")]
 #[inline]
 fn ticks() -> u64 {
-    #[allow(unsafe_code, reason = "the counter is read by an instruction")]
-    // SAFETY: every x86_64 has the counter, and the fence, which lets nothing from before it come after the look.
+    #[allow(unsafe_code, reason = "std does not read the time stamp counter")]
+    // SAFETY: every x86_64 has the counter and the fence. The fence keeps earlier instructions from completing after
+    // the read.
     unsafe {
         std::arch::x86_64::_mm_lfence();
         std::arch::x86_64::_rdtsc()
     }
 }
 
-/// The finest clock there is.
+/// Reads the finest clock of the platform.
 #[cfg(not(target_arch = "x86_64"))]
 #[inline]
 fn ticks() -> u64 {
@@ -269,18 +270,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn buckets_tell_times_within_three_percent() {
+    fn buckets_of_any_time_are_within_three_percent() {
         let mut last = 0;
         for ticks in (0..5000).chain([1 << 20, (1 << 40) + 12345, u64::MAX / 2]) {
             let at = bucket(ticks);
-            assert!(at >= last, "{ticks} came before a smaller one");
+            assert!(at >= last, "the bucket of {ticks} is below that of a smaller time");
             last = at;
             assert!((middle(at) - ticks as f64).abs() <= (ticks as f64 * 0.03).max(0.5), "{ticks}: {}", middle(at));
         }
     }
 
     #[test]
-    fn quantiles_are_those_of_the_times() {
+    fn quantiles_of_uniform_times_match_their_ranks() {
         let mut times = Histogram::default();
         for ticks in 0..1000 {
             times.buckets[bucket(ticks)] += 1;

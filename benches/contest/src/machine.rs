@@ -1,4 +1,4 @@
-//! Where and when it was: what a number is worth nothing without.
+//! The machine and time of a run, without which its numbers mean little.
 
 use std::fs;
 use std::process::Command;
@@ -11,15 +11,15 @@ pub(crate) struct Machine {
 }
 
 impl Machine {
-    pub(crate) fn look() -> Machine {
+    pub(crate) fn query() -> Machine {
         let facts = [
             ("date", Some(date(SystemTime::now()))),
             ("commit", commit()),
             ("processor", processor()),
             ("memory", memory()),
-            ("system", told_by("uname", &["-srm"])),
+            ("system", first_line_of("uname", &["-srm"])),
             ("file system of the data", file_system()),
-            ("compiler", told_by("rustc", &["--version"])),
+            ("compiler", first_line_of("rustc", &["--version"])),
             ("load before (others on the machine)", load()),
         ];
         let known = |(name, fact): (_, Option<String>)| (name, fact.unwrap_or_else(|| "unknown".to_owned()));
@@ -30,10 +30,12 @@ impl Machine {
     pub(crate) fn head(&self, took: Duration) -> String {
         let seconds = took.as_secs();
         format!(
-            "# The contest\n\nWritten by\n\n```sh\ncargo run --release --manifest-path benches/contest/Cargo.toml\n```\n\n\
-             in {} min {} s. All data is in the page cache where a row does not say otherwise. In each round of a row all \
-             variants take turns on the same reads; a result is the median of the rounds' ratios, a time the median of the \
-             rounds' times. *Trial* is what a prototype reached. Ratios carry over to other machines better than times do.\n\n\
+            "# The contest\n\nWritten by\n\n\
+             ```sh\ncargo run --release --manifest-path benches/contest/Cargo.toml\n```\n\n\
+             in {} min {} s. All data is in the page cache, unless a row says otherwise. In each round of a row, all \
+             variants do the same reads by turns. A result is the median of the rounds' ratios; a time is the median of \
+             the rounds' times. *Trial* is the result of a prototype. Ratios hold on other machines better than times \
+             do.\n\n\
              {self}",
             seconds / 60,
             seconds % 60,
@@ -47,18 +49,18 @@ impl std::fmt::Display for Machine {
     }
 }
 
-/// The first line that a command says.
-fn told_by(command: &str, arguments: &[&str]) -> Option<String> {
+/// Returns the first line of a command's output, or `None` if the command fails.
+fn first_line_of(command: &str, arguments: &[&str]) -> Option<String> {
     let output = Command::new(command).args(arguments).current_dir(env!("CARGO_MANIFEST_DIR")).output().ok()?;
     let text = String::from_utf8(output.stdout).ok()?;
     output.status.success().then(|| text.lines().next().unwrap_or_default().trim().to_owned())
 }
 
 fn commit() -> Option<String> {
-    let commit = told_by("git", &["rev-parse", "--short=12", "HEAD"])?;
-    // The report itself may be there from before.
-    let changed = told_by("git", &["status", "--porcelain", "--", "../..", ":!REPORT.md", ":!*.svg"])?;
-    Some(if changed.is_empty() { commit } else { format!("{commit}, and changes that are not committed") })
+    let commit = first_line_of("git", &["rev-parse", "--short=12", "HEAD"])?;
+    // Not the report and its plots: an earlier run may have written them.
+    let changed = first_line_of("git", &["status", "--porcelain", "--", "../..", ":!REPORT.md", ":!*.svg"])?;
+    Some(if changed.is_empty() { commit } else { format!("{commit}, with uncommitted changes") })
 }
 
 fn processor() -> Option<String> {
@@ -69,7 +71,7 @@ fn processor() -> Option<String> {
     });
     let virtual_machine = fs::read_to_string("/proc/cpuinfo").is_ok_and(|text| text.contains(" hypervisor"));
     Some(format!(
-        "{}, {threads} threads at once{}",
+        "{}, {threads} hardware threads{}",
         name.unwrap_or_else(|| std::env::consts::ARCH.to_owned()),
         if virtual_machine { " (a virtual machine)" } else { "" }
     ))
@@ -87,7 +89,7 @@ fn load() -> Option<String> {
     Some(text.split_whitespace().take(3).collect::<Vec<_>>().join(" "))
 }
 
-/// Of the longest mount point that the data is below.
+/// Returns the file system at the longest mount point above the data.
 fn file_system() -> Option<String> {
     let text = fs::read_to_string("/proc/mounts").ok()?;
     let directory = directory();
@@ -96,11 +98,11 @@ fn file_system() -> Option<String> {
         let (point, kind) = (fields.next()?, fields.next()?);
         directory.starts_with(point).then(|| (point.len(), kind.to_owned()))
     });
-    // Of mounts on one point, the last is the one that is seen.
+    // Of several mounts on one point, the last one is visible.
     mounts.max_by_key(|(len, _)| *len).map(|(_, kind)| kind)
 }
 
-/// In UTC.
+/// Formats a date in UTC.
 fn date(time: SystemTime) -> String {
     let days = time.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs() / 86_400);
     let (mut year, mut left) = (1970, days);
@@ -126,7 +128,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn dates_are_those_of_the_calendar() {
+    fn date_formats_known_days() {
         let of = |seconds| date(UNIX_EPOCH + Duration::from_secs(seconds));
         assert_eq!(of(0), "1970-01-01");
         assert_eq!(of(951_782_400), "2000-02-29");

@@ -1,21 +1,21 @@
-//! The contest: smmap against what people use today, at every point that they may care about, in one command.
+//! The contest: smmap against the usual alternatives, in one command.
 //!
 //! ```sh
 //! cargo run --release --manifest-path benches/contest/Cargo.toml
 //! ```
 //!
-//! Everything is interleaved: in each round of a race all variants take turns, in a new order, on the same reads of data
-//! that is in the page cache, and a result is the median of the rounds' own ratios. What is assumed is asserted: that the
-//! bytes are resident, that all variants read the same ones, that the windows of the peers have the size and the number
-//! that smmap's have. A target that is missed is reported, and no more.
+//! Variants are interleaved: in each round of a race, all of them do the same reads by turns, in a new order. The data
+//! is in the page cache, and a result is the median of the rounds' own ratios. The contest asserts its assumptions: the
+//! data is resident, all variants read the same bytes, and the peers' windows have the same length and number as
+//! smmap's. A missed target is only reported.
 //!
-//! In the end it writes `REPORT.md` and its plots beside the package. `-- --quick` is a smoke run of a minute at most,
-//! `-- NAME` runs the rows whose names contain NAME; both print, and write no report.
+//! A full run ends by writing `REPORT.md` and its plots beside the package. `-- --quick` is a smoke run of at most a
+//! minute. `-- NAME` runs the rows whose names contain NAME. Both only print, and write no report.
 //!
 //! | file | rows |
 //! |---|---|
-//! | `hits`, `latency` | everything mapped: what stands between a reader and its bytes |
-//! | `pressure`, `traces` | a budget smaller than the data: what is worth mapping |
+//! | `hits`, `latency` | everything mapped: the cost between a reader and its bytes |
+//! | `pressure`, `traces` | a budget smaller than the data: the choice of windows to map |
 //! | `scans` | all of a file, warm and cold |
 //! | `scale` | many files, many windows |
 //! | `python` | Python's smmap |
@@ -40,10 +40,10 @@ use std::time::{Duration, Instant};
 
 use support::{Data, GIB, MIB};
 
-/// Bytes of a window, where a row does not say otherwise.
+/// The length of a window in bytes, unless a row says otherwise.
 const WINDOW: u64 = 4 * MIB;
 
-/// What was asked for on the command line.
+/// The options of the command line.
 pub(crate) struct Run {
     quick: bool,
     filter: String,
@@ -55,37 +55,37 @@ impl Run {
         for argument in std::env::args().skip(1) {
             match argument.as_str() {
                 "--quick" => run.quick = true,
-                _ if argument.starts_with('-') => return Err(format!("no such option: {argument}")),
+                _ if argument.starts_with('-') => return Err(format!("unknown option: {argument}")),
                 _ if run.filter.is_empty() => run.filter = argument,
-                _ => return Err(format!("one name at most, and {argument} is another")),
+                _ => return Err(format!("more than one NAME: {argument}")),
             }
         }
         Ok(run)
     }
 
-    /// Whether a row of this name runs.
+    /// Returns `true` if the command line selects the row of this name.
     pub(crate) fn wants(&self, name: &str) -> bool {
         name.contains(&self.filter)
     }
 
-    /// `full` where numbers count, `quick` in a smoke run.
+    /// Returns `full`, or `quick` in a smoke run.
     pub(crate) fn size(&self, full: u64, quick: u64) -> u64 {
         if self.quick { quick } else { full }
     }
 
-    /// The time of a race that takes `full` seconds where numbers count.
+    /// Returns the duration of a race: `full` seconds, or zero in a smoke run.
     pub(crate) fn seconds(&self, full: u64) -> Duration {
         if self.quick { Duration::ZERO } else { Duration::from_secs(full) }
     }
 
-    /// Runs a race for so many seconds.
+    /// Runs a race for `seconds` seconds.
     pub(crate) fn race(&self, race: support::Race, seconds: u64) -> support::Outcome {
         let rounds = if self.quick { (2, 2) } else { (5, MOST_ROUNDS) };
         race.run_for(self.seconds(seconds), rounds.0, rounds.1)
     }
 }
 
-/// Of a race, without the one that warms up.
+/// The largest number of counted rounds of a race.
 const MOST_ROUNDS: usize = 31;
 
 fn main() -> ExitCode {
@@ -99,7 +99,7 @@ fn main() -> ExitCode {
         }
     };
     let start = Instant::now();
-    let machine = machine::Machine::look();
+    let machine = machine::Machine::query();
     println!("{machine}");
     let mut chapters = Vec::new();
     let mut close = |chapter: Option<report::Chapter>| {
@@ -108,7 +108,7 @@ fn main() -> ExitCode {
             chapters.push(chapter);
         }
     };
-    // Files that were read in by one long read, before anything else touches them.
+    // Created first: the long read must fill the page cache before any other access.
     let data = Data::of_len(run.size(2 * GIB, 256 * MIB));
     close(hits::run(&run, &data));
     close(latency::run(&run, &data));
@@ -119,18 +119,18 @@ fn main() -> ExitCode {
     close(python::run(&run, &data));
     println!("\n{}", report::summary(&chapters));
     if chapters.is_empty() {
-        eprintln!("no row has a name with {:?} in it", run.filter);
+        eprintln!("no row's name contains {:?}", run.filter);
         return ExitCode::FAILURE;
     }
     if run.quick || !run.filter.is_empty() {
-        println!("no report is written of a part, or of a smoke run");
+        println!("no report written: it needs a full run without --quick and NAME");
         return ExitCode::SUCCESS;
     }
     let directory = Path::new(env!("CARGO_MANIFEST_DIR"));
     match report::write(directory, &machine.head(start.elapsed()), &chapters) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("can't write the report: {error}");
+            eprintln!("cannot write the report: {error}");
             ExitCode::FAILURE
         }
     }

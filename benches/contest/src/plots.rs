@@ -1,4 +1,4 @@
-//! The plots: lines, as SVG.
+//! The plots: line charts as SVG.
 
 use plotters::prelude::*;
 
@@ -10,11 +10,11 @@ pub(crate) struct Series {
     pub(crate) points: Vec<(f64, f64)>,
 }
 
-/// Of SVG, whose text needs no font here.
+/// The font family in the SVG. Text is not rendered here, so no font needs to be installed.
 const FONT: &str = "sans-serif";
 const SIZE: (u32, u32) = (900, 540);
 
-/// How an axis is written.
+/// The labels of an axis.
 struct Axis {
     title: &'static str,
     label: fn(&f64) -> String,
@@ -46,7 +46,7 @@ pub(crate) fn latency(series: &[Series]) -> String {
     lines("Hits while another thread maps and evicts: latency", &x, &y, series)
 }
 
-/// With a logarithmic scale upwards.
+/// Draws a chart with a logarithmic vertical axis.
 fn lines(title: &str, x: &Axis, y: &Axis, series: &[Series]) -> String {
     let points = || series.iter().flat_map(|series| &series.points);
     let least = |of: fn(&(f64, f64)) -> f64| points().map(of).fold(f64::INFINITY, f64::min);
@@ -55,7 +55,7 @@ fn lines(title: &str, x: &Axis, y: &Axis, series: &[Series]) -> String {
     let (low, high) = (least(|point| point.1) / 1.3, most(|point| point.1) * 1.3);
     let mut svg = String::new();
     let drawn = draw(&mut svg, title, x, y, series, (left..right.max(left + 1.0), low..high));
-    drawn.unwrap_or_else(|error| panic!("can't draw {title}: {error}"));
+    drawn.unwrap_or_else(|error| panic!("cannot draw {title}: {error}"));
     svg
 }
 
@@ -102,7 +102,7 @@ fn draw(
     Ok(())
 }
 
-/// smmap stands out; each of its peers has the same in all plots.
+/// Returns the colour of a line: red for smmap, and one colour for each peer, the same in all plots.
 fn color(name: &str) -> RGBColor {
     match name {
         "smmap" => RGBColor(214, 0, 0),
@@ -110,7 +110,7 @@ fn color(name: &str) -> RGBColor {
         "pread" => RGBColor(150, 150, 150),
         _ => {
             let peer = PEERS.iter().position(|peer| peer.name == name);
-            PALETTE[peer.expect("whoever is drawn takes part") % PALETTE.len()]
+            PALETTE[peer.expect("every other line is that of a peer") % PALETTE.len()]
         }
     }
 }

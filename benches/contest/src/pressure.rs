@@ -1,4 +1,4 @@
-//! A budget smaller than the data: what is worth mapping.
+//! Reads under a budget that is smaller than the data: the choice of windows to map.
 
 use std::time::Duration;
 
@@ -12,27 +12,27 @@ use crate::support::{Data, KIB, Outcome, Race, Target, timed, timed_together};
 use crate::workloads::{Lap, PageHeads, Skewed};
 use crate::{MOST_ROUNDS, Run, WINDOW};
 
-/// Reads of a lap, where they are small.
+/// The number of small reads in a lap.
 const READS: usize = 20_000;
-/// The same of a smoke run.
+/// The number of small reads in a lap of a smoke run.
 const FEW_READS: usize = 1000;
-/// What readers do before the first round, in laps: some learn.
-const LEARNED: usize = 4;
-/// Reads of one stream before it is another's turn.
+/// The number of laps before the first round, in which caches learn the access frequencies.
+const WARM_UP_LAPS: usize = 4;
+/// The number of consecutive reads of one stream before the next stream's turn.
 const TURN: usize = 32;
 
-/// What a row holds smmap to.
+/// The targets of smmap in a row, as ratios of throughput.
 #[derive(Clone, Copy)]
 pub(crate) struct Targets {
     pub(crate) pread: f64,
     pub(crate) peer: f64,
-    /// None where the hottest windows do not stay the same.
+    /// The target relative to the oracle. `None` if the hottest windows change, so that there is no oracle.
     pub(crate) oracle: Option<Target>,
 }
 
-/// At any budget and skew.
-pub(crate) const ANY: Targets = Targets { pread: 0.95, peer: 1.0, oracle: Some(Target::Told) };
-/// In cold start, and where what is hot shifts.
+/// The targets at any budget and skew.
+pub(crate) const ANY: Targets = Targets { pread: 0.95, peer: 1.0, oracle: Some(Target::None) };
+/// The targets after a cold start, and when the hot windows change.
 const SHIFTS: Targets = Targets { pread: 0.9, peer: 1.0, oracle: None };
 
 /// A row of the table.
@@ -41,12 +41,12 @@ pub(crate) struct Row {
     pub(crate) percent: u64,
     pub(crate) mode: Mode,
     pub(crate) targets: Targets,
-    /// What a prototype reached: × pread, × best peer, × oracle.
+    /// The results of a prototype: × pread, × best peer, × oracle.
     pub(crate) trial: [&'static str; 3],
 }
 
 impl Row {
-    /// Without its chapter.
+    /// Returns the name without its chapter.
     pub(crate) fn title(&self) -> &'static str {
         self.name.split_once('/').map_or(self.name, |(_, title)| title)
     }
@@ -54,25 +54,26 @@ impl Row {
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Mode {
-    /// One thread; readers go on from lap to lap.
+    /// One thread; the readers keep their state from lap to lap.
     Steady,
-    /// All readers are new in each lap.
+    /// All readers are created anew in each lap.
     Cold,
-    /// A thread for each stream.
+    /// One thread for each stream.
     Threads,
 }
 
-/// Gives the next lap.
+/// Returns the next lap.
 type Workload = Box<dyn FnMut() -> Lap>;
 
 pub(crate) fn run(run: &Run, data: &Data) -> Option<Chapter> {
     let grid = Grid::new(WINDOW, data.len());
     let mut chapter = Chapter::new("Pressure: a budget smaller than the data");
     chapter.note(format!(
-        "Reads over {} MiB in windows of {} MiB, of which a part may be mapped at once; windows by Zipf's law in a shuffled \
-         order, places within them uniform, all words of a read are summed. 64 bytes and one thread where not said. \
-         Throughput of smmap × that of others; the best peer is the quickest of all caches in the row; the oracle has the \
-         hottest windows mapped beforehand and reads the rest.",
+        "Reads of {} MiB of data in windows of {} MiB; the budget is a part of the data. Windows follow Zipf's law in \
+         shuffled order, offsets within them are uniform, and all words of a read are summed. Reads have 64 bytes, and \
+         there is one thread, unless the row says otherwise. Results are the throughput of smmap relative to that of \
+         others. The best peer is the quickest cache of the row. The oracle maps the hottest windows beforehand and \
+         reads the rest.",
         data.len() >> 20,
         WINDOW >> 20
     ));
@@ -143,17 +144,17 @@ fn rows(grid: Grid, count: usize) -> Vec<(Row, Workload)> {
     ]
 }
 
-/// Who takes part in a row, made anew.
+/// A variant of a row: its name, and a function that creates its reader.
 type Entry<'a> = (&'static str, Box<dyn Fn() -> Box<dyn Reader + 'a> + 'a>);
 
-/// What smmap did in each row.
+/// Returns the empty table of smmap's work in each row.
 pub(crate) fn work() -> Times {
-    let columns = ["windows that were mapped when asked for", "maps", "reads instead", "evictions", "overcommits"];
-    Times::new("What smmap did, from the first lap on", columns.map(str::to_owned))
+    let columns = ["hit ratio", "maps", "copies", "evictions", "overcommits"];
+    Times::new("The work of smmap, from the first lap on", columns.map(str::to_owned))
 }
 
-/// Races everybody over a workload, and puts what was found into the chapter, and what smmap did into `work`.
-#[expect(clippy::too_many_arguments, reason = "all that a row is made of")]
+/// Races all readers over a workload. Adds the findings to the chapter, and the counts of smmap to `work`.
+#[expect(clippy::too_many_arguments, reason = "the parts of a row")]
 pub(crate) fn measure(
     run: &Run,
     data: &Data,
@@ -166,10 +167,10 @@ pub(crate) fn measure(
 ) -> Outcome {
     let capacity = (grid.count() * row.percent / 100) as usize;
     let most = run.size(MOST_ROUNDS as u64, 2) as usize;
-    let mut learned: Vec<Lap> = (0..LEARNED).map(|_| workload()).collect();
+    let mut warm_up: Vec<Lap> = (0..WARM_UP_LAPS).map(|_| workload()).collect();
     if row.percent == 100 && row.mode == Mode::Steady {
-        // Where all is mapped in the end, no page is to be met for the first time either.
-        learned.push(vec![PageHeads::new(grid).take((data.len() / (4 * KIB)) as usize)]);
+        // Everything will be mapped, so touch each page once: first-touch faults would distort the first rounds.
+        warm_up.push(vec![PageHeads::new(grid).take((data.len() / (4 * KIB)) as usize)]);
     }
     let laps: Vec<Lap> = (0..=most).map(|_| workload()).collect();
     let smmap = Smmap::new(data, grid, capacity);
@@ -184,16 +185,16 @@ pub(crate) fn measure(
         ("pread", Box::new(|| Box::new(Pread::new(data)))),
     ];
     if row.targets.oracle.is_some() {
-        let mut touches = vec![0; grid.count() as usize];
+        let mut accesses = vec![0; grid.count() as usize];
         for read in laps.iter().flatten().flatten() {
-            touches[grid.locate(read.offset).0 as usize] += 1;
+            accesses[grid.locate(read.offset).0 as usize] += 1;
         }
-        entries.push(("oracle", Box::new(move || Box::new(Oracle::new(data, grid, capacity, &touches)))));
+        entries.push(("oracle", Box::new(move || Box::new(Oracle::new(data, grid, capacity, &accesses)))));
     }
     entries
         .extend(PEERS.iter().map(|peer| -> Entry { (peer.name, Box::new(move || (peer.open)(data, grid, capacity))) }));
 
-    // The sums that the first variant saw, by round: the others have to see the same.
+    // The sum of the first variant of each round. The other variants must get the same sum.
     let seen: Vec<std::cell::Cell<Option<u64>>> = vec![std::cell::Cell::new(None); laps.len()];
     let agree = |name: &str, round: usize, sum: u64| {
         let first = seen[round].get().unwrap_or(sum);
@@ -207,13 +208,13 @@ pub(crate) fn measure(
     };
     let mut race = Race::new(row.name, data);
     for (index, (name, make)) in entries.iter().enumerate() {
-        let (laps, learned, agree) = (&laps, &learned, &agree);
+        let (laps, warm_up, agree) = (&laps, &warm_up, &agree);
         race = match row.mode {
             Mode::Steady => {
                 let mut sessions: Vec<_> = laps[0].iter().map(|_| kept[index].1.session()).collect();
                 race.variant(name, reads, move |round| {
                     if round == 0 {
-                        learned.iter().for_each(|lap| _ = by_turns(&mut sessions, lap));
+                        warm_up.iter().for_each(|lap| _ = by_turns(&mut sessions, lap));
                     }
                     let mut sum = 0;
                     let lap = timed(|| sum = by_turns(&mut sessions, &laps[round]));
@@ -235,7 +236,7 @@ pub(crate) fn measure(
                 let reader = &*kept[index].1;
                 race.variant(name, reads, move |round| {
                     if round == 0 {
-                        learned.iter().for_each(|lap| _ = together(reader, lap));
+                        warm_up.iter().for_each(|lap| _ = together(reader, lap));
                     }
                     let (lap, sum) = together(reader, &laps[round]);
                     agree(name, round, sum);
@@ -250,20 +251,20 @@ pub(crate) fn measure(
     for (name, reader) in &kept {
         let Some(mappings) = reader.windows() else { continue };
         assert!(mappings.made > 0, "{name} mapped nothing in {}", row.name);
-        // Each thread may map before another window goes, and a cache in shards rounds up.
+        // Each thread may map one window before it evicts another, and a sharded cache rounds its capacity up.
         let most = capacity + capacity / 8 + threads;
         if mappings.most > most {
-            let told =
-                format!("{name} had up to {} windows mapped in place of {capacity} in {}", mappings.most, row.name);
-            assert!(PEERS.iter().any(|peer| peer.name == *name && !peer.is_prompt), "{told}");
-            chapter.note(format!("{told}: it lets go of what it evicted when it comes to it."));
+            let excess =
+                format!("{name} had up to {} windows mapped instead of {capacity} in {}", mappings.most, row.name);
+            assert!(PEERS.iter().any(|peer| peer.name == *name && !peer.is_prompt), "{excess}");
+            chapter.note(format!("{excess}: it unmaps evicted windows later."));
         }
     }
     findings(row, &outcome, chapter);
     if row.mode != Mode::Cold {
-        let takes = format!("{:.1} %", 100.0 * stats.hit_ratio());
+        let hit_ratio = format!("{:.1} %", 100.0 * stats.hit_ratio());
         let counts = [stats.maps, stats.copies, stats.evictions, stats.overcommits].map(|count| count.to_string());
-        work.row(row.title(), [takes].into_iter().chain(counts).collect());
+        work.row(row.title(), [hit_ratio].into_iter().chain(counts).collect());
     }
     outcome
 }
@@ -281,7 +282,7 @@ fn findings(row: &Row, outcome: &Outcome, chapter: &mut Chapter) {
     }
 }
 
-/// A lap by one thread, which has a session for each stream.
+/// Runs a lap in one thread, with one session for each stream. Returns the sum over all reads.
 fn by_turns(sessions: &mut [Box<dyn Session + '_>], lap: &Lap) -> u64 {
     let mut sum = 0_u64;
     let mut turns: Vec<_> = lap.iter().map(|reads| reads.chunks(TURN)).collect();
@@ -299,7 +300,7 @@ fn by_turns(sessions: &mut [Box<dyn Session + '_>], lap: &Lap) -> u64 {
     }
 }
 
-/// A lap by a thread for each stream.
+/// Runs a lap with one thread for each stream. Returns the time and the sum over all reads.
 fn together(reader: &dyn Reader, lap: &Lap) -> (Duration, u64) {
     let sums: Vec<_> = lap.iter().map(|_| std::sync::atomic::AtomicU64::new(0)).collect();
     let sum = |reads: &[Read]| reader.session().sum(reads);

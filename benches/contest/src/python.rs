@@ -1,12 +1,12 @@
-//! Python's smmap, the ancestor, beside its successor. Not a race between equals: the interpreter's own share is shown by
-//! its `mmap` and `os.pread`.
+//! Python's smmap, which this crate succeeds. Python's own `mmap` and `os.pread` take part too: they show the share of
+//! the interpreter.
 
 use std::cell::RefCell;
 use std::fs;
 use std::path::PathBuf;
 
 use crate::hits;
-use crate::peers::python::{HOW, Python};
+use crate::peers::python::{INSTALL_COMMAND, Python};
 use crate::peers::smmap::Smmap;
 use crate::peers::{Grid, Reader};
 use crate::report::{Chapter, Finding, Times};
@@ -15,7 +15,7 @@ use crate::workloads::Skewed;
 use crate::{Run, WINDOW};
 
 const READS: usize = 10_000;
-/// Laps that differ; they are taken in turn.
+/// The number of different laps. The rounds use them by turns.
 const LAPS: usize = 8;
 
 pub(crate) fn run(run: &Run, data: &Data) -> Option<Chapter> {
@@ -27,15 +27,15 @@ pub(crate) fn run(run: &Run, data: &Data) -> Option<Chapter> {
     let capacity = (grid.count() / 4) as usize;
     let python = match Python::start(data, WINDOW, capacity as u64 * WINDOW) {
         Ok(python) => python,
-        Err(why) => {
-            chapter.note(format!("SKIPPED: {why}. To have it take part: `{HOW}`, and once more."));
+        Err(reason) => {
+            chapter.note(format!("SKIPPED: {reason}. To include it, run `{INSTALL_COMMAND}` and repeat."));
             return Some(chapter);
         }
     };
     chapter.note(format!(
-        "Python's smmap {} in a process of its own, which takes turns with everybody else; one word of each read is looked \
-         at. What the interpreter itself takes is in `mmap` and `os.pread` as well. A budget of a quarter of the data, \
-         windows of {} MiB.",
+        "Python's smmap {} runs in a process of its own, by turns with the others, and looks at one word of each read. \
+         `mmap` and `os.pread` show the cost of the interpreter itself. The budget is a quarter of the data; windows \
+         have {} MiB.",
         python.version,
         WINDOW >> 20
     ));
@@ -53,7 +53,7 @@ pub(crate) fn run(run: &Run, data: &Data) -> Option<Chapter> {
         let ratio = outcome.ratio("Python's smmap", "smmap").by_round;
         chapter.finding(Finding::new(*title, "× Python's smmap", ratio, Target::AtLeast(1.0)));
         let ratio = outcome.ratio("Python's smmap", "Python's mmap").by_round;
-        chapter.finding(Finding::new(*title, "Python's smmap / its mmap of the whole file", ratio, Target::Told));
+        chapter.finding(Finding::new(*title, "Python's smmap / its mmap of the whole file", ratio, Target::None));
     }
     let races: Vec<_> = outcomes.iter().map(|(title, outcome)| ((*title).to_owned(), outcome)).collect();
     chapter.times(Times::of_races("Time of a read (× smmap)", &races, "smmap"));
@@ -84,9 +84,9 @@ fn race(
         assert_eq!(sum, sums[round % laps.len()], "smmap read other bytes");
         lap
     });
-    for (name, who) in [("Python's smmap", "smmap"), ("Python's mmap", "mmap"), ("Python's os.pread", "pread")] {
+    for (name, reader) in [("Python's smmap", "smmap"), ("Python's mmap", "mmap"), ("Python's os.pread", "pread")] {
         race = race.variant(name, READS as u64, move |round| {
-            let (lap, sum) = python.borrow_mut().lap(who, &files[round % files.len()], 64);
+            let (lap, sum) = python.borrow_mut().lap(reader, &files[round % files.len()], 64);
             assert_eq!(sum, sums[round % files.len()], "{name} read other bytes");
             lap
         });
@@ -97,6 +97,6 @@ fn race(
 fn write(at: usize, offsets: &[u64]) -> PathBuf {
     let path = directory().join(format!("smmap-contest-offsets-{at}"));
     let bytes: Vec<u8> = offsets.iter().flat_map(|offset| offset.to_ne_bytes()).collect();
-    fs::write(&path, bytes).unwrap_or_else(|error| panic!("can't write offsets: {error}"));
+    fs::write(&path, bytes).unwrap_or_else(|error| panic!("cannot write offsets: {error}"));
     path
 }

@@ -1,6 +1,6 @@
-//! What was found: chapters of findings and times, printed as tables and written as a report.
+//! The report: chapters of findings and times, printed as tables and written as Markdown.
 //!
-//! A finding that misses its target is shown as one that meets it: none is left out.
+//! The report contains every finding, also those that miss their targets.
 
 use std::fmt::Write as _;
 use std::io;
@@ -8,13 +8,13 @@ use std::path::Path;
 
 use crate::support::{Outcome, Target, time};
 
-/// One ratio, and what it should be.
+/// One ratio, and its target.
 pub(crate) struct Finding {
     row: String,
     measure: String,
     result: f64,
     target: Target,
-    /// What a prototype reached.
+    /// The result of a prototype.
     trial: &'static str,
 }
 
@@ -40,7 +40,7 @@ impl Finding {
     }
 }
 
-/// A table of times, a line for each variant or row.
+/// A table of times, with a line for each variant or row.
 pub(crate) struct Times {
     caption: String,
     columns: Vec<String>,
@@ -54,17 +54,17 @@ impl Times {
     }
 
     pub(crate) fn row(&mut self, name: impl Into<String>, cells: Vec<String>) {
-        assert_eq!(cells.len() + 1, self.columns.len(), "a row has a cell for each column");
+        assert_eq!(cells.len() + 1, self.columns.len(), "the row needs one cell for each column");
         self.rows.push([name.into()].into_iter().chain(cells).collect());
     }
 
-    /// The medians of the processor's time in races, a column for each, as how often that of `base`.
+    /// Returns a table with a column for each race: the median ratios of processor time to that of `base`.
     pub(crate) fn of_work(caption: impl Into<String>, races: &[(String, &Outcome)], base: &str) -> Times {
         let cell = |outcome: &Outcome, name: &str| short(outcome.work_ratio(name, base, |_| true));
         Times::of_each(caption, races, cell)
     }
 
-    /// The medians of races, a column for each, and in brackets how often that of `base`.
+    /// Returns a table with a column for each race: median times and, in brackets, median ratios to the time of `base`.
     pub(crate) fn of_races(caption: impl Into<String>, races: &[(String, &Outcome)], base: &str) -> Times {
         let cell = |outcome: &Outcome, name: &str| {
             format!("{} ({})", time(outcome.nanos(name)), short(outcome.ratio(name, base).by_round))
@@ -91,7 +91,7 @@ impl Times {
     }
 }
 
-/// One part of the contest.
+/// One part of the report.
 pub(crate) struct Chapter {
     title: &'static str,
     notes: Vec<String>,
@@ -127,7 +127,7 @@ impl Chapter {
         self.plots.push(Plot { file, caption, svg });
     }
 
-    /// As Markdown, which a terminal shows as well.
+    /// Returns the chapter as Markdown, which is readable in a terminal too.
     pub(crate) fn text(&self) -> String {
         let mut text = format!("## {}\n", self.title);
         for note in &self.notes {
@@ -152,7 +152,7 @@ impl Chapter {
     }
 }
 
-/// Three digits of it.
+/// Formats a ratio with three digits.
 fn short(ratio: f64) -> String {
     match ratio {
         ..9.995 => format!("{ratio:.2}"),
@@ -175,7 +175,7 @@ fn table(head: &[String], rows: &[Vec<String>]) -> String {
     format!("{}|{rule}\n{}", line(head), rows.iter().map(|row| line(row)).collect::<String>())
 }
 
-/// How many targets were met, and the findings that missed theirs.
+/// Returns the number of targets met, and the findings that missed theirs.
 pub(crate) fn summary(chapters: &[Chapter]) -> String {
     let findings = || chapters.iter().flat_map(|chapter| &chapter.findings);
     let held = findings().filter(|finding| finding.target.is_met(finding.result).is_some()).count();
@@ -191,7 +191,7 @@ pub(crate) fn summary(chapters: &[Chapter]) -> String {
     text
 }
 
-/// Writes the report and its plots.
+/// Writes the report and its plots into `directory`.
 pub(crate) fn write(directory: &Path, head: &str, chapters: &[Chapter]) -> io::Result<()> {
     let mut text = format!("{head}\n{}\n", summary(chapters).trim_end());
     for chapter in chapters {

@@ -1,4 +1,4 @@
-//! Many files, many windows: does a hit, an open, an eviction cost more where there are more?
+//! Scale: the cost of a hit, an open and an eviction with many files and windows.
 
 use std::fs::{self, File};
 use std::hint::black_box;
@@ -11,15 +11,15 @@ use crate::Run;
 use crate::report::{Chapter, Finding, Times};
 use crate::support::{Outcome, Race, Rng, Target, build, directory, time, timed};
 
-/// Bytes of a window, and of most files.
+/// The length of a window, and of most files, in bytes.
 const PAGE: u64 = 4096;
-/// Windows that are hit: always as many, wherever they are.
+/// The number of windows that are hit; equal in all variants.
 const HOT: usize = 64;
-/// Regions that each manager may have: all of them together stay below the system's limit on maps.
+/// The limit on regions of each manager. All managers together stay below the OS's limit on mappings.
 const REGIONS: usize = 12_000;
-/// Flat: a hit among many at most so much dearer than among few.
+/// The target of hits: nearly as quick among many as among few.
 const FLAT: Target = Target::AtMost(1.10);
-/// Amortized O(1), for what calls the system, whose own tables grow as well.
+/// The target of operations with system calls: amortized O(1), with room for the OS's own tables, which grow as well.
 const CONSTANT: Target = Target::AtMost(2.0);
 
 pub(crate) fn run(run: &Run) -> Option<Chapter> {
@@ -29,8 +29,9 @@ pub(crate) fn run(run: &Run) -> Option<Chapter> {
     }
     let mut chapter = Chapter::new("Scale: many files, many windows");
     chapter.note(format!(
-        "Windows of {PAGE} bytes, at most {REGIONS} mapped at once. Hits are of {HOT} windows in turn, in as many files where \
-         there are so many; the others are known, and mapped as far as there is room."
+        "Windows of {PAGE} bytes, at most {REGIONS} of them mapped. Hits cycle through {HOT} windows, each in another \
+         file if there are enough files. The other files or windows are known to the manager, and mapped as far as the \
+         limit allows."
     ));
     if wanted[0] {
         let counts: Vec<usize> = match run.quick {
@@ -49,57 +50,57 @@ pub(crate) fn run(run: &Run) -> Option<Chapter> {
     Some(chapter)
 }
 
-/// A manager that knows so many files or windows.
-struct Crowd {
+/// A manager that knows many files or windows.
+struct Population {
     manager: MapManager,
     files: Vec<MappedFile>,
-    /// What is hit: each in a file, at an offset.
+    /// The windows that are hit: the index of a file, and an offset.
     hot: Vec<(usize, u64)>,
-    /// Bytes that it took from the allocator.
+    /// The bytes that the manager and its files took from the allocator, if known.
     heap: Option<usize>,
 }
 
-impl Crowd {
-    fn new() -> Crowd {
+impl Population {
+    fn new() -> Population {
         let builder = MapManager::builder().window(Window::Sliding { bytes: PAGE }).max_regions(REGIONS);
-        Crowd { manager: build(builder), files: Vec::new(), hot: Vec::new(), heap: None }
+        Population { manager: build(builder), files: Vec::new(), hot: Vec::new(), heap: None }
     }
 
-    /// One that knows the first `count` files, all of which were mapped at some time.
-    fn of_files(paths: &[PathBuf], count: usize) -> Crowd {
+    /// Returns a manager that has opened the first `count` files and has mapped each of them once.
+    fn of_files(paths: &[PathBuf], count: usize) -> Population {
         let before = heap_bytes();
-        let mut crowd = Crowd::new();
+        let mut population = Population::new();
         for path in &paths[..count] {
-            let file = crowd.manager.open(path).expect("the file opens");
+            let file = population.manager.open(path).expect("the file opens");
             let bytes = file.cursor().window_at(0).expect("a page").len();
             assert_eq!(bytes as u64, PAGE, "a window of another size");
-            crowd.files.push(file);
+            population.files.push(file);
         }
-        crowd.heap = before.zip(heap_bytes()).map(|(before, after)| after.saturating_sub(before));
+        population.heap = before.zip(heap_bytes()).map(|(before, after)| after.saturating_sub(before));
         let spread = count.min(HOT);
-        // The first file has pages enough to be all of them.
+        // The first file is long enough to hold all hot windows by itself.
         let hot = (0..HOT).map(|at| (at % spread * (count / spread), (at / spread) as u64 * PAGE));
-        crowd.heat(hot.collect());
-        crowd
+        population.set_hot(hot.collect());
+        population
     }
 
-    /// One that knows the first `count` windows of a file.
-    fn of_windows(path: &PathBuf, count: usize) -> Crowd {
+    /// Returns a manager that has mapped each of the first `count` windows of a file once.
+    fn of_windows(path: &PathBuf, count: usize) -> Population {
         let before = heap_bytes();
-        let mut crowd = Crowd::new();
-        let file = crowd.manager.open(path).expect("the file opens");
+        let mut population = Population::new();
+        let file = population.manager.open(path).expect("the file opens");
         let mut cursor = file.cursor();
         for window in 0..count as u64 {
             assert!(!cursor.window_at(window * PAGE).expect("a page").is_empty());
         }
         drop(cursor);
-        crowd.heap = before.zip(heap_bytes()).map(|(before, after)| after.saturating_sub(before));
-        crowd.files.push(file);
-        crowd.heat((0..HOT).map(|at| (0, (at * (count / HOT)) as u64 * PAGE)).collect());
-        crowd
+        population.heap = before.zip(heap_bytes()).map(|(before, after)| after.saturating_sub(before));
+        population.files.push(file);
+        population.set_hot((0..HOT).map(|at| (0, (at * (count / HOT)) as u64 * PAGE)).collect());
+        population
     }
 
-    fn heat(&mut self, mut hot: Vec<(usize, u64)>) {
+    fn set_hot(&mut self, mut hot: Vec<(usize, u64)>) {
         Rng::new(4).shuffle(&mut hot);
         for &(file, offset) in &hot {
             black_box(self.files[file].cursor().window_at(offset).expect("a page")[0]);
@@ -107,7 +108,7 @@ impl Crowd {
         self.hot = hot;
     }
 
-    /// Takes and drops a lease of each hot window, so many times. All have to be hits.
+    /// Takes and drops a lease of each hot window, `passes` times. Panics if one of them is a miss.
     fn leases(&self, passes: usize) -> Duration {
         let before = self.manager.stats().misses;
         let lap = timed(|| {
@@ -118,11 +119,11 @@ impl Crowd {
                 }
             }
         });
-        assert_eq!(self.manager.stats().misses, before, "what is hot was not mapped");
+        assert_eq!(self.manager.stats().misses, before, "a hot window was not mapped");
         lap
     }
 
-    /// Maps the windows before `end`, one after the other from where it left off, each of which makes another go.
+    /// Maps `count` windows one after the other from `next` on (modulo `end`). Each evicts another window.
     fn evict(&self, next: &mut u64, end: u64, count: usize) -> Duration {
         let before = self.manager.stats().evictions;
         let mut cursor = self.files[0].cursor();
@@ -141,69 +142,74 @@ impl Crowd {
 
 fn files(run: &Run, counts: &[usize], chapter: &mut Chapter) {
     let paths = write_files(counts[counts.len() - 1]);
-    let crowds: Vec<Crowd> = counts.iter().map(|&count| Crowd::of_files(&paths, count)).collect();
-    memory(&crowds, counts, "file, with its handle and its window", chapter);
+    let populations: Vec<Population> = counts.iter().map(|&count| Population::of_files(&paths, count)).collect();
+    memory(&populations, counts, "file, with its handle and its window", chapter);
     let names: Vec<&'static str> =
         counts.iter().map(|count| -> &'static str { format!("{count} files").leak() }).collect();
 
-    let hits = race("hit among files", &names, &crowds, HOT * 2000, |crowd, _| crowd.leases(2000));
+    let hits = race("hit among files", &names, &populations, HOT * 2000, |population, _| population.leases(2000));
     let hits = run.race(hits, 6);
     flat("hit: lease", &names, &hits, FLAT, chapter);
 
-    // In shuffled order: the system's own caches are to be as cold for few as they are for many.
+    // In shuffled order, so that the CPU's and the OS's caches are as cold with few files as with many.
     let mut rng = Rng::new(5);
-    let opens = race("open of a file that is open", &names, &crowds, 1000, move |crowd, _| {
-        let drawn: Vec<_> = (0..1000).map(|_| &paths[rng.below(crowd.files.len() as u64) as usize]).collect();
-        let before = crowd.manager.stats().files;
-        let lap =
-            timed(|| drawn.iter().for_each(|path| _ = black_box(crowd.manager.open(path).expect("the file opens"))));
-        assert_eq!(crowd.manager.stats().files, before, "a file was there twice");
+    let opens = race("open of a file that is open", &names, &populations, 1000, move |population, _| {
+        let drawn: Vec<_> = (0..1000).map(|_| &paths[rng.below(population.files.len() as u64) as usize]).collect();
+        let before = population.manager.stats().files;
+        let lap = timed(|| {
+            drawn.iter().for_each(|path| _ = black_box(population.manager.open(path).expect("the file opens")))
+        });
+        assert_eq!(population.manager.stats().files, before, "a file was registered twice");
         lap
     });
     let opens = run.race(opens, 5);
     flat("open of a file that is open", &names, &opens, CONSTANT, chapter);
 
     let races = [("hit".to_owned(), &hits), ("open".to_owned(), &opens)];
-    chapter.times(Times::of_races("Time of a lease taken and dropped, and of an open (× the first)", &races, names[0]));
+    chapter.times(Times::of_races(
+        "Time of taking and dropping a lease, and of an open (× the first)",
+        &races,
+        names[0],
+    ));
 }
 
 fn windows(run: &Run, counts: &[usize], chapter: &mut Chapter) {
     let most = counts[counts.len() - 1] as u64;
     let path = directory().join("smmap-contest-windows");
-    // A hole as large as it has to be: what is measured is the way to the windows.
+    // A sparse file is enough: the bench measures the way to a window, not its content.
     let made = fs::create_dir_all(directory()).and_then(|()| File::create(&path)?.set_len(most * PAGE));
-    made.unwrap_or_else(|error| panic!("can't make a file of {most} windows: {error}"));
-    let crowds: Vec<Crowd> = counts.iter().map(|&count| Crowd::of_windows(&path, count)).collect();
-    memory(&crowds, counts, "window that was touched", chapter);
+    made.unwrap_or_else(|error| panic!("cannot create a file of {most} windows: {error}"));
+    let populations: Vec<Population> = counts.iter().map(|&count| Population::of_windows(&path, count)).collect();
+    memory(&populations, counts, "window that was touched", chapter);
     let names: Vec<&'static str> =
         counts.iter().map(|count| -> &'static str { format!("{count} windows").leak() }).collect();
 
     let first = names[0];
-    let hits = race("hit among windows", &names, &crowds, HOT * 2000, |crowd, _| crowd.leases(2000));
+    let hits = race("hit among windows", &names, &populations, HOT * 2000, |population, _| population.leases(2000));
     let hits = run.race(hits, 6);
     flat("hit: lease", &names, &hits, FLAT, chapter);
-    drop(crowds);
+    drop(populations);
 
-    // Of managers that may have few regions, and many: all full.
+    // Managers with a small and a large limit on regions, both full.
     let budgets = [100, run.size(REGIONS as u64, 1000) as usize];
     let names: [&'static str; 2] = budgets.map(|budget| -> &'static str { format!("{budget} regions").leak() });
-    let full: Vec<Crowd> = budgets.iter().map(|&budget| full(&path, budget)).collect();
-    // After what fills them.
+    let full: Vec<Population> = budgets.iter().map(|&budget| full(&path, budget)).collect();
+    // The windows after those that fill the managers.
     let mut next = budgets[1] as u64;
     let evictions =
-        race("map that makes another go", &names, &full, 5000, |crowd, _| crowd.evict(&mut next, most, 5000));
+        race("map that makes another go", &names, &full, 5000, |population, _| population.evict(&mut next, most, 5000));
     let evictions = run.race(evictions, 5);
     flat("map that makes another go", &names, &evictions, CONSTANT, chapter);
 
-    let mut collected = Times::new("Time of a collect, by region", names.map(str::to_owned));
-    let laps = full.iter().zip(budgets).map(|(crowd, budget)| {
+    let mut collected = Times::new("Time of a collect, per region", names.map(str::to_owned));
+    let laps = full.iter().zip(budgets).map(|(population, budget)| {
         let mut each: Vec<f64> = Vec::new();
         for _ in 0..5 {
             let mut regions = 0;
-            let lap = timed(|| regions = crowd.manager.collect().regions);
-            assert!(regions > 0, "nothing was there to collect");
+            let lap = timed(|| regions = population.manager.collect().regions);
+            assert!(regions > 0, "there was no region to collect");
             each.push(lap.as_nanos() as f64 / regions as f64);
-            crowd.fill(budget);
+            population.fill(budget);
         }
         crate::support::median(each)
     });
@@ -213,27 +219,27 @@ fn windows(run: &Run, counts: &[usize], chapter: &mut Chapter) {
     chapter.finding(Finding::new("collect", measure, laps[1] / laps[0], CONSTANT));
 
     chapter.times(Times::of_races(
-        "Time of a lease taken and dropped (× the first)",
+        "Time of taking and dropping a lease (× the first)",
         &[("hit".to_owned(), &hits)],
         first,
     ));
     chapter.times(Times::of_races(
-        "Time of a map that makes another go (× the first)",
+        "Time of a map that evicts another window (× the first)",
         &[("map".to_owned(), &evictions)],
         names[0],
     ));
     chapter.times(collected);
 }
 
-fn full(path: &PathBuf, budget: usize) -> Crowd {
+fn full(path: &PathBuf, budget: usize) -> Population {
     let builder = MapManager::builder().window(Window::Sliding { bytes: PAGE }).max_regions(budget);
-    let mut crowd = Crowd { manager: build(builder), ..Crowd::new() };
-    crowd.files.push(crowd.manager.open(path).expect("the file opens"));
-    crowd.fill(budget);
-    crowd
+    let mut population = Population { manager: build(builder), ..Population::new() };
+    population.files.push(population.manager.open(path).expect("the file opens"));
+    population.fill(budget);
+    population
 }
 
-impl Crowd {
+impl Population {
     fn fill(&self, budget: usize) {
         let mut cursor = self.files[0].cursor();
         for window in 0..budget as u64 {
@@ -245,18 +251,18 @@ impl Crowd {
 fn race<'a>(
     title: &'static str,
     names: &[&'static str],
-    crowds: &'a [Crowd],
+    populations: &'a [Population],
     operations: usize,
-    lap: impl FnMut(&Crowd, usize) -> Duration + 'a,
+    lap: impl FnMut(&Population, usize) -> Duration + 'a,
 ) -> Race<'a> {
     let lap = std::rc::Rc::new(std::cell::RefCell::new(lap));
-    names.iter().zip(crowds).fold(Race::over_no_data(title), |race, (name, crowd)| {
+    names.iter().zip(populations).fold(Race::over_no_data(title), |race, (name, population)| {
         let lap = lap.clone();
-        race.variant(name, operations as u64, move |round| (lap.borrow_mut())(crowd, round))
+        race.variant(name, operations as u64, move |round| (lap.borrow_mut())(population, round))
     })
 }
 
-/// Each against the first.
+/// Adds a finding for each variant: the ratio of its time to the first variant's.
 fn flat(row: &str, names: &[&str], outcome: &Outcome, target: Target, chapter: &mut Chapter) {
     for name in &names[1..] {
         let ratio = outcome.ratio(name, names[0]).by_round;
@@ -264,15 +270,15 @@ fn flat(row: &str, names: &[&str], outcome: &Outcome, target: Target, chapter: &
     }
 }
 
-fn memory(crowds: &[Crowd], counts: &[usize], what: &str, chapter: &mut Chapter) {
-    let (Some(crowd), Some(&count)) = (crowds.last(), counts.last()) else { return };
-    chapter.note(match crowd.heap {
-        Some(bytes) => format!("Memory of the cache's own, of {count}: {} bytes for each {what}.", bytes / count),
-        None => format!("SKIPPED: memory for each {what}, because the allocator does not tell."),
+fn memory(populations: &[Population], counts: &[usize], what: &str, chapter: &mut Chapter) {
+    let (Some(population), Some(&count)) = (populations.last(), counts.last()) else { return };
+    chapter.note(match population.heap {
+        Some(bytes) => format!("The cache's own memory with {count} of them: {} bytes per {what}.", bytes / count),
+        None => format!("SKIPPED: memory per {what}: the allocator does not report its use."),
     });
 }
 
-/// Files of one page, but for the first; made once and kept.
+/// Creates files of one page each (the first is longer). Keeps those of an earlier run.
 fn write_files(count: usize) -> Vec<PathBuf> {
     let directory = directory().join("smmap-contest-files");
     let path = |index: usize| directory.join(format!("{}", index / 1000)).join(format!("{index}"));
@@ -282,26 +288,26 @@ fn write_files(count: usize) -> Vec<PathBuf> {
         if fs::metadata(&path).is_ok_and(|metadata| metadata.len() == len(index)) {
             return Ok(path);
         }
-        fs::create_dir_all(path.parent().expect("it has one"))?;
+        fs::create_dir_all(path.parent().expect("every path has a parent"))?;
         fs::write(&path, vec![index as u8 | 1; len(index) as usize])?;
         Ok(path)
     };
-    eprintln!("looking at {count} files");
+    eprintln!("checking {count} files");
     let paths: std::io::Result<Vec<PathBuf>> = (0..count).map(write).collect();
-    paths.unwrap_or_else(|error| panic!("can't write {count} files: {error}"))
+    paths.unwrap_or_else(|error| panic!("cannot write {count} files: {error}"))
 }
 
-/// What is allocated at the moment.
+/// Returns the number of bytes that are allocated now, or `None` if the allocator does not report it.
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
 fn heap_bytes() -> Option<usize> {
-    #[allow(unsafe_code, reason = "only the allocator knows")]
-    // SAFETY: it counts, and takes no argument.
+    #[allow(unsafe_code, reason = "std does not expose the allocator's counters")]
+    // SAFETY: the call takes no argument and only reads counters.
     let info = unsafe { libc::mallinfo2() };
-    // Large ones are counted by themselves.
+    // Large allocations, which have mappings of their own, are counted apart.
     Some(info.uordblks + info.hblkhd)
 }
 
-/// What is allocated at the moment.
+/// Returns `None`: this allocator does not report its use.
 #[cfg(not(all(target_os = "linux", target_env = "gnu")))]
 fn heap_bytes() -> Option<usize> {
     None

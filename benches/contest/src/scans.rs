@@ -1,9 +1,10 @@
-//! All of a file, once: warm, cold, under a small budget, and by all cores.
+//! Scans: all of a file, once: warm, cold, under a small budget, and by all cores.
 //!
-//! What one thread does with what is in memory is work of the processor and of nothing else, so the processor's time is what
-//! counts there, of all threads and of the system: a lap takes a tenth of a second, in which other programs run as well, and
-//! the clock's ratios of two such laps differ by a tenth from run to run where these differ by a hundredth. The clock's are in
-//! the table. Where threads or the disk are waited for, the clock is what counts.
+//! A scan of resident data by one thread only needs the processor, so these rows compare processor time: of all
+//! threads, in user and kernel mode. A lap takes a tenth of a second, in which other programs run as well. The ratio of
+//! two laps by the clock varies by a tenth from run to run; by processor time it varies by a hundredth. The tables also
+//! show the times by the clock. Scans by several threads, and cold scans, wait for threads or the disk, so their rows
+//! compare times by the clock.
 
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read as _};
@@ -30,10 +31,11 @@ pub(crate) fn run(run: &Run) -> Option<Chapter> {
     let mut chapter = Chapter::new("Scans");
     let (len, cold) = (run.size(GIB, 128 * MIB), run.size(GIB / 2, 64 * MIB));
     chapter.note(format!(
-        "All words of a file are summed: {} MiB, read in by one long read beforehand; {} MiB that are taken out of the page \
-         cache before each scan, and looked for there in vain, in the cold row. smmap with all defaults. *Fresh* is from the \
-         first map to the last unmap. The warm scan and the one under a small budget are compared by processor time, of all \
-         threads and of the system for them; the clock's ratios are in the table.",
+        "The scan sums all words of a file. Warm scans: {} MiB, read beforehand by one long read. Cold scans: {} MiB, \
+         dropped from the page cache before each scan; the contest checks that no page is left. smmap has its \
+         defaults. *Fresh* includes the first map and the last unmap. The warm scan and the scan under a small budget \
+         are compared by processor time (all threads, user and kernel mode); the tables also show times by the \
+         clock.",
         len >> 20,
         cold >> 20
     ));
@@ -55,14 +57,14 @@ pub(crate) fn run(run: &Run) -> Option<Chapter> {
     if wanted[3] {
         match cold_scans(run, &Data::of_len(cold), &mut chapter) {
             Some(outcome) => races.push(("cold", outcome)),
-            None => chapter.note("SKIPPED: cold scans, because this system cannot be told to drop pages."),
+            None => chapter.note("SKIPPED: cold scans: the OS cannot be told to drop pages from the page cache."),
         }
     }
     for (title, outcome) in &races {
         let base = outcome.names().next().expect("a race has variants");
         let race = [((*title).to_owned(), outcome)];
         chapter.times(Times::of_races(format!("Time of a scan, {title} (× {base})"), &race, base));
-        // There it is mostly that of making cold.
+        // The processor time of a cold lap is mostly that of dropping the pages.
         if *title != "cold" {
             chapter.times(Times::of_work(format!("Processor time of a scan, {title} (× {base})"), &race, base));
         }
@@ -70,7 +72,7 @@ pub(crate) fn run(run: &Run) -> Option<Chapter> {
     Some(chapter)
 }
 
-/// The managers of scans: all defaults. Here, because a change of defaults should show.
+/// Returns the builder of the scans' managers: the defaults, so that a change of defaults shows in the results.
 fn defaults() -> MapManagerBuilder {
     MapManager::builder()
 }
@@ -79,12 +81,12 @@ struct Warm<'a> {
     data: &'a Data,
     file: File,
     kept: Mmap,
-    /// All of it mapped.
+    /// The file of a manager that keeps all of it mapped.
     warm: MappedFile,
     manager: MapManager,
     tight: MapManager,
     tight_file: MappedFile,
-    /// Bytes of a window of smmap's.
+    /// The length of smmap's windows in bytes.
     window: u64,
 }
 
@@ -164,7 +166,7 @@ impl<'a> Warm<'a> {
         self.par_map(&self.kept)
     }
 
-    /// In slices as large as windows.
+    /// Sums slices of a map that are as long as windows.
     fn par_map(&self, map: &Mmap) -> u64 {
         map.par_chunks(self.window as usize).map(sum_words).reduce(|| 0, u64::wrapping_add)
     }
@@ -214,7 +216,7 @@ impl<'a> Warm<'a> {
                 ("pread of 1 MiB", Self::pread),
             ],
         );
-        // Piece by piece, as somebody does who goes through a cache: a read is a MiB.
+        // In reads of 1 MiB, as a user of such a cache would scan.
         let grid = Grid::new(self.window, self.data.len());
         let capacity = (SMALL_BUDGET / self.window) as usize;
         let pieces: Vec<Read> =
@@ -234,15 +236,16 @@ impl<'a> Warm<'a> {
         add("smmap cursor", "map, fresh", Target::AtMost(1.05));
         add("BufReader of 64 KiB", "smmap windows", Target::AtLeast(1.5));
         add("pread of 1 MiB", "smmap windows", Target::AtLeast(1.5));
-        // The quickest of nine that are about as quick is the luckiest one: so every other round chooses, and the rest judges.
-        let (chooses, judges) = (|round: usize| round % 2 == 0, |round: usize| round % 2 == 1);
-        let choice = |name: &str| outcome.work_ratio(name, "smmap windows", chooses);
+        // The quickest of nine nearly equal results is partly luck. So the even rounds choose the best peer, and the
+        // odd rounds give its result.
+        let (is_even, is_odd) = (|round: usize| round % 2 == 0, |round: usize| round % 2 == 1);
+        let choice = |name: &str| outcome.work_ratio(name, "smmap windows", is_even);
         let best = PEERS.iter().map(|peer| peer.name);
-        let best = best.min_by(|a, b| choice(a).total_cmp(&choice(b))).expect("there are peers");
+        let best = best.min_by(|a, b| choice(a).total_cmp(&choice(b))).expect("there is at least one peer");
         chapter.finding(Finding::new(
             "scan under a budget of 64 MiB",
             format!("{best} / smmap windows"),
-            outcome.work_ratio(best, "smmap windows", judges),
+            outcome.work_ratio(best, "smmap windows", is_odd),
             Target::AtLeast(1.0),
         ));
         outcome
@@ -268,7 +271,7 @@ impl<'a> Warm<'a> {
     }
 }
 
-/// `None` if nothing can be made cold here.
+/// Runs the cold scans. Returns `None` if the platform cannot drop pages from the page cache.
 fn cold_scans(run: &Run, data: &Data, chapter: &mut Chapter) -> Option<Outcome> {
     if !data.chill() {
         return None;
@@ -292,7 +295,7 @@ fn cold_scans(run: &Run, data: &Data, chapter: &mut Chapter) -> Option<Outcome> 
     ];
     let race = tasks.into_iter().fold(Race::over_no_data("cold scan"), |race, (name, task)| {
         race.variant(name, 1, move |_| {
-            assert!(data.chill(), "it could be, a moment ago");
+            assert!(data.chill(), "the OS no longer drops pages from the page cache");
             timed(|| assert_eq!(task(data), data.sum(), "{name} summed other bytes"))
         })
     });

@@ -1,6 +1,6 @@
-//! What the benches of smmap share, as far as it is of use here: data, draws, races.
+//! The parts of the benches' shared code that the contest uses: data, draws, races.
 
-#![allow(dead_code, reason = "the benches use more of it")]
+#![allow(dead_code, reason = "the contest uses only a part of the shared code")]
 
 #[path = "../../support/access.rs"]
 mod access;

@@ -1,4 +1,4 @@
-//! Traces that nobody tuned on: what the policy makes of reads that have structure.
+//! Traces that the policy was not tuned on: reads with structure.
 
 use crate::peers::Grid;
 use crate::pressure::{ANY, Mode, Row, measure, work};
@@ -7,33 +7,33 @@ use crate::support::Data;
 use crate::workloads::{BTree, ColumnStore, Genome, GitPack, Lap};
 use crate::{Run, WINDOW};
 
-/// Makes a workload, with laps that are so many times shorter; it takes a while, so only if its row is wanted.
+/// Creates a workload whose laps are shorter by a divisor. Called only for selected rows, because it takes a while.
 type Make = fn(Grid, usize) -> Box<dyn FnMut() -> Lap>;
 
 pub(crate) fn run(run: &Run, data: &Data) -> Option<Chapter> {
     let rows: [(&'static str, Make); 4] = [
-        ("traces/B-tree, 4 KiB pages", |grid, few| {
+        ("traces/B-tree, 4 KiB pages", |grid, divisor| {
             let mut tree = BTree::new(grid);
-            Box::new(move || vec![tree.take(20_000 / few)])
+            Box::new(move || vec![tree.take(20_000 / divisor)])
         }),
-        ("traces/git pack, chains of deltas", |grid, few| {
+        ("traces/git pack, chains of deltas", |grid, divisor| {
             let mut pack = GitPack::new(grid);
-            Box::new(move || vec![pack.take(10_000 / few)])
+            Box::new(move || vec![pack.take(10_000 / divisor)])
         }),
-        ("traces/column store, row groups", |grid, few| {
+        ("traces/column store, row groups", |grid, divisor| {
             let mut store = ColumnStore::new(grid);
-            Box::new(move || vec![store.take(3000 / few)])
+            Box::new(move || vec![store.take(3000 / divisor)])
         }),
-        ("traces/genome, look-ups of seeds", |grid, few| {
+        ("traces/genome, look-ups of seeds", |grid, divisor| {
             let mut genome = Genome::new(grid);
-            Box::new(move || vec![genome.take(20_000 / few)])
+            Box::new(move || vec![genome.take(20_000 / divisor)])
         }),
     ];
     let grid = Grid::new(WINDOW, data.len());
-    let mut chapter = Chapter::new("Traces nobody tuned on");
+    let mut chapter = Chapter::new("Traces that the policy was not tuned on");
     chapter.note(
-        "Made by generators that model what they are named after (`workloads.rs` says how); a quarter of the data may be \
-         mapped, one thread. Otherwise as under pressure.",
+        "Generators imitate the programs that the rows are named after (`workloads.rs` describes them). The budget is \
+         a quarter of the data, and there is one thread. Otherwise as in the chapter on pressure.",
     );
     let (mut outcomes, mut work) = (Vec::new(), work());
     for (name, make) in rows {

@@ -1,22 +1,22 @@
-//! Where to read: what the rows under a budget are made of.
+//! The workloads of the rows under a budget.
 //!
-//! A workload gives one lap of reads after the other, the same ones to everybody. Reads lie in one window each, because a
-//! cache by windows has no answer to others.
+//! A workload yields one lap of reads after the other; all readers do the same reads. Each read lies in one window,
+//! because a cache of windows cannot serve any other.
 
 use crate::peers::{Grid, Read};
 use crate::support::{KIB, MIB, Rng, Zipf};
 
-/// The reads of a lap, in streams: each belongs to a reader of its own.
+/// The reads of a lap, in streams. Each stream has a session of its own.
 pub(crate) type Lap = Vec<Vec<Read>>;
 
-/// Records of one length in windows that are drawn by Zipf's law, in an order that is shuffled.
+/// Records of one length, in windows that follow Zipf's law in shuffled order.
 pub(crate) struct Skewed {
     rng: Rng,
     grid: Grid,
     len: u64,
-    /// By rank.
+    /// The windows by rank.
     windows: Vec<u64>,
-    /// `None`: all alike.
+    /// The law of the ranks. `None` means uniform.
     zipf: Option<Zipf>,
 }
 
@@ -29,7 +29,7 @@ impl Skewed {
         Skewed { rng, grid, len, windows, zipf }
     }
 
-    /// Makes other windows hot.
+    /// Shuffles the ranks, so that other windows become hot.
     pub(crate) fn reshuffle(&mut self) {
         self.rng.shuffle(&mut self.windows);
     }
@@ -43,14 +43,14 @@ impl Skewed {
             Some(zipf) => zipf.sample(&mut self.rng),
             None => self.rng.below(self.windows.len() as u64) as usize,
         };
-        // Aligned to themselves, up to a page.
+        // Offsets are aligned to the record's length, or to a page if the record is longer.
         let step = self.len.min(4 * KIB);
         let within = self.rng.below((self.grid.window_bytes() - self.len) / step + 1) * step;
         Read { offset: self.windows[rank] * self.grid.window_bytes() + within, len: self.len as u32 }
     }
 }
 
-/// A scan that looks at the head of each page, round and round.
+/// A cyclic scan that reads the first 64 bytes of each page.
 pub(crate) struct PageHeads {
     page: u64,
     pages: u64,
@@ -69,16 +69,16 @@ impl PageHeads {
     }
 }
 
-/// A B-tree of 4 KiB pages: each look-up reads the root, one or two inner pages and a leaf, whole.
+/// A B-tree of 4 KiB pages. A look-up reads the root, one or two inner pages and a leaf, each of them whole.
 ///
-/// 100 children a page. Inner pages lie all over the file, where the tree happened to grow. Keys are skewed (Zipf 0.8 by
-/// leaf, in shuffled order), every tenth look-up goes on through the next 2 to 16 leaves in the order of keys; half of
-/// these follow each other in the file, as after a bulk load, and half lie elsewhere, as after splits.
+/// A page has 100 children. Inner pages are scattered over the file. Leaves are drawn by Zipf's law (0.8) in shuffled
+/// order. Every tenth look-up continues through the next 2 to 16 leaves in the order of keys. Most of these follow each
+/// other in the file, as after a bulk load; the others lie elsewhere, as after splits.
 pub(crate) struct BTree {
     rng: Rng,
-    /// Where each leaf lies, by its place in the order of keys.
+    /// The page of each leaf, in the order of keys.
     leaves: Vec<u64>,
-    /// Those of one level, from the leaves up.
+    /// The pages of each inner level, the lowest level first.
     inner: Vec<Vec<u64>>,
     /// The leaf of each rank.
     ranks: Vec<u32>,
@@ -93,7 +93,7 @@ impl BTree {
         let mut rng = Rng::new(11);
         let pages = grid.count() * grid.window_bytes() / PAGE;
         let mut free: Vec<u64> = (0..pages).collect();
-        // Whoever moves trades its place with another: runs stay, with holes in them.
+        // Each moved page swaps with a random one. Runs of consecutive pages remain, with gaps.
         for page in 0..free.len() {
             if rng.below(4) == 0 {
                 free.swap(page, rng.below(pages) as usize);
@@ -131,12 +131,12 @@ impl BTree {
     }
 }
 
-/// A git pack: commits are walked from the newest on, each with its trees and some blobs, which are chains of deltas.
+/// A git pack: walks over commits from new to old, each with its trees and some blobs, which are chains of deltas.
 ///
-/// The pack has its commits first, then trees, then blobs, each of them from new to old. An object is the end of a chain:
-/// itself, then the delta's base, further back in the file by some KiB mostly and some MiB at times, up to 50 of them; the
-/// last one is whole, and larger. Half of the walks begin at the head (`git log`), half anywhere (`git blame`, a bisection);
-/// one in eight is a fetch's look at objects all over the pack.
+/// The pack has first its commits, then trees, then blobs, each kind from new to old. Reading an object reads a chain:
+/// the object, then the base of its delta, mostly some KiB and at times some MiB further back in the file, and so on,
+/// up to 50 deltas. The last object is whole, and larger. Half of the walks begin at the head (`git log`), half at any
+/// commit (`git blame`, a bisection). One draw in eight reads objects all over the pack, as a fetch does.
 pub(crate) struct GitPack {
     rng: Rng,
     grid: Grid,
@@ -165,7 +165,7 @@ impl GitPack {
         reads
     }
 
-    /// 64 commits from `age` on (0 is the newest, 1 the oldest).
+    /// Reads 64 commits from `age` on (0 is the newest, 1 the oldest).
     fn walk(&mut self, reads: &mut Vec<Read>, age: f64) {
         let (commits, trees) = (self.len / 20, self.len / 5);
         let blobs = self.len - commits - trees;
@@ -187,7 +187,7 @@ impl GitPack {
     }
 
     fn chain(&mut self, reads: &mut Vec<Read>, mut at: u64) {
-        // Half as many of each next depth.
+        // Each delta is the last one with a probability of 1/7.
         let mut depth = 0;
         while depth < 50 && self.rng.below(7) != 0 {
             let size = 60 + self.rng.below(1000);
@@ -205,11 +205,11 @@ impl GitPack {
     }
 }
 
-/// A column store: row groups of 64 MiB, in them 16 columns, in them pages of 64 KiB.
+/// A column store: row groups of 64 MiB with 16 columns each, in pages of 64 KiB.
 ///
-/// A query reads the pages' index of each row group that it looks at (4 KiB at the end of it), then some of the pages of one
-/// to three columns, in order. Columns are skewed (Zipf 1.0), half of the queries look at the newest eighth of the groups and
-/// half at all; the index leaves a run of a quarter of the pages to be read.
+/// For each row group, a query reads the page index (the last 4 KiB of the group), then a quarter of the pages, in a
+/// row, of one to three columns. Columns follow Zipf's law (1.0). Half of the queries read the newest eighth of the
+/// groups, half read all groups.
 pub(crate) struct ColumnStore {
     rng: Rng,
     groups: u64,
@@ -248,24 +248,24 @@ impl ColumnStore {
     }
 }
 
-/// A genome's seeds: look-ups of 64 bytes all over a hash index (three quarters of the file), each followed by one to three
-/// reads of 256 bytes from the sequence (the rest).
+/// Look-ups of a genome's seeds: 64 bytes anywhere in a hash index (three quarters of the file), each followed by one
+/// to three reads of 256 bytes from the sequence (the rest of the file).
 ///
-/// Look-ups are uniform, but every eighth is of a seed from a repeat: one of 1000 entries, with Zipf's law (1.0). Reads from
-/// the sequence are where a sample's reads pile up, within 1 MiB of where the last one was, or anywhere.
+/// Look-ups are uniform, but every eighth is a seed from a repeat: one of 1000 entries by Zipf's law (1.0). A read from
+/// the sequence lies within 1 MiB of the last one, where a sample's reads pile up, or anywhere.
 pub(crate) struct Genome {
     rng: Rng,
     grid: Grid,
     len: u64,
     zipf: Zipf,
-    /// In the sequence.
-    place: u64,
+    /// The offset of the last read in the sequence.
+    position: u64,
 }
 
 impl Genome {
     pub(crate) fn new(grid: Grid) -> Genome {
         let len = grid.count() * grid.window_bytes();
-        Genome { rng: Rng::new(14), grid, len, zipf: Zipf::new(1000, 1.0), place: 0 }
+        Genome { rng: Rng::new(14), grid, len, zipf: Zipf::new(1000, 1.0), position: 0 }
     }
 
     pub(crate) fn take(&mut self, count: usize) -> Vec<Read> {
@@ -274,17 +274,17 @@ impl Genome {
         let sequence = self.len - index;
         while reads.len() < count {
             let entry = match self.rng.below(8) {
-                // Anywhere, but always there.
+                // The entry of each rank is anywhere in the index, but always the same.
                 0 => Rng::new(self.zipf.sample(&mut self.rng) as u64).below(index / 64),
                 _ => self.rng.below(index / 64),
             };
             reads.push(Read { offset: entry * 64, len: 64 });
             for _ in 0..=self.rng.below(3) {
-                self.place = match self.rng.below(2) {
-                    0 => (self.place + self.rng.below(MIB)) % (sequence - 256),
+                self.position = match self.rng.below(2) {
+                    0 => (self.position + self.rng.below(MIB)) % (sequence - 256),
                     _ => self.rng.below(sequence - 256),
                 };
-                reads.push(within_window(self.grid, index + self.place, 256));
+                reads.push(within_window(self.grid, index + self.position, 256));
             }
         }
         reads.truncate(count);
@@ -292,7 +292,7 @@ impl Genome {
     }
 }
 
-/// `size` bytes at `at`, or before the end of its window; whole words.
+/// Returns a read of `size` bytes, rounded up to whole words, at `at`; moved back if it would cross the window's end.
 fn within_window(grid: Grid, at: u64, size: u64) -> Read {
     let size = size.next_multiple_of(8);
     let end = (grid.locate(at).0 + 1) * grid.window_bytes();
@@ -305,7 +305,7 @@ mod tests {
     use crate::support::GIB;
 
     #[test]
-    fn reads_lie_in_the_file_and_in_one_window() {
+    fn reads_of_all_workloads_lie_in_the_file_and_in_one_window() {
         let grid = Grid::new(4 * MIB, GIB / 4);
         let mut tree = BTree::new(grid);
         let (mut pack, mut store, mut genome) = (GitPack::new(grid), ColumnStore::new(grid), Genome::new(grid));
@@ -319,7 +319,7 @@ mod tests {
     }
 
     #[test]
-    fn a_tree_is_read_from_its_root_to_a_leaf() {
+    fn b_tree_look_ups_start_at_the_root() {
         let mut tree = BTree::new(Grid::new(4 * MIB, GIB));
         let root = tree.inner.last().unwrap()[0] * PAGE;
         let reads = tree.take(10_000);

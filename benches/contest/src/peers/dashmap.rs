@@ -1,6 +1,6 @@
-//! `DashMap<_, Arc<Mmap>>`: the same in shards.
+//! `DashMap<_, Arc<Mmap>>`: as [`rwlock_hashmap`](super::rwlock_hashmap), in shards.
 //!
-//! A hit reads under its shard's read lock. A full one lets go of any other window.
+//! A hit reads under its shard's read lock. A miss at full capacity evicts a random window.
 
 use std::sync::{Arc, Mutex};
 
@@ -13,7 +13,7 @@ use crate::support::Rng;
 pub(crate) struct Cache {
     capacity: usize,
     windows: DashMap<u64, Arc<Mapped>>,
-    /// The keys once more, to draw from.
+    /// A copy of the keys, for the random choice of a victim.
     keys: Mutex<(Vec<u64>, Rng)>,
 }
 
@@ -23,24 +23,24 @@ impl WindowCache for Cache {
     }
 
     #[inline]
-    fn with<R>(&self, mapper: &Mapper, window: u64, look: impl FnOnce(&[u8]) -> R) -> R {
+    fn with<R>(&self, mapper: &Mapper, window: u64, visit: impl FnOnce(&[u8]) -> R) -> R {
         if let Some(mapped) = self.windows.get(&window) {
-            return look(&mapped);
+            return visit(&mapped);
         }
-        look(&self.miss(mapper, window))
+        visit(&self.miss(mapper, window))
     }
 }
 
 impl Cache {
     #[cold]
     fn miss(&self, mapper: &Mapper, window: u64) -> Arc<Mapped> {
-        // No lock of a shard is held while the keys are locked, nor the other way round.
+        // Deadlock-free: no thread holds a lock of a shard and the lock of the keys at the same time.
         let mapped = match self.windows.entry(window) {
             Entry::Occupied(entry) => return Arc::clone(entry.get()),
             Entry::Vacant(entry) => Arc::clone(entry.insert(mapper.map(window)).value()),
         };
         let evicted = {
-            let mut guard = self.keys.lock().expect("nobody panics");
+            let mut guard = self.keys.lock().expect("no thread panics while it holds the lock");
             let (keys, rng) = &mut *guard;
             let full = keys.len() == self.capacity;
             let evicted = full.then(|| keys.swap_remove(rng.below(self.capacity as u64) as usize));

@@ -1,5 +1,7 @@
-//! `foyer-memory`, as it comes, but for small ones: each shard rounds up, and eight of them would hold more than they may.
-//! Its entries are counted by themselves.
+//! `foyer-memory` with its defaults, except for the number of shards: each shard rounds its capacity up, so a small
+//! cache with eight shards would exceed the capacity.
+//!
+//! The library counts references to its entries itself.
 
 use std::sync::Arc;
 
@@ -15,10 +17,10 @@ impl WindowCache for Cache {
     }
 
     #[inline]
-    fn with<R>(&self, mapper: &Mapper, window: u64, look: impl FnOnce(&[u8]) -> R) -> R {
+    fn with<R>(&self, mapper: &Mapper, window: u64, visit: impl FnOnce(&[u8]) -> R) -> R {
         if let Some(entry) = self.get(&window) {
-            return look(entry.value());
+            return visit(entry.value());
         }
-        look(self.insert(window, mapper.map(window)).value())
+        visit(self.insert(window, mapper.map(window)).value())
     }
 }

@@ -1,6 +1,8 @@
-//! The shape of libgit2's `mwindow`: one lock for the process, a list of the windows that is searched from its front, a
-//! count of users in each, a number that says when it was used last. A reader goes on in the window that it has, but asks
-//! for that under the lock; to make room, the list is searched for the window that nobody uses for the longest.
+//! A cache like libgit2's `mwindow`: one lock for the process, and a list of windows, each with a count of users and
+//! the time of its last use.
+//!
+//! A look-up searches the list from its newest end. A reader that stays in its window still takes the lock to find out.
+//! To make room, a reader searches the list for the unused window with the oldest last use.
 
 use std::sync::{Arc, Mutex};
 
@@ -15,7 +17,7 @@ struct Shared {
 
 #[derive(Default)]
 struct State {
-    /// The newest last: searched backwards.
+    /// The windows, the newest last. Look-ups search backwards.
     windows: Vec<Window>,
     uses: u64,
 }
@@ -41,7 +43,7 @@ impl Reader for Shared {
     }
 }
 
-/// A reader's place: the window that it is in, and counted as a user of.
+/// A session: the window that it reads, and counts as a user of.
 struct Cursor<'a> {
     shared: &'a Shared,
     held: Option<(u64, Arc<Mapped>)>,
@@ -49,22 +51,22 @@ struct Cursor<'a> {
 
 impl Access for Cursor<'_> {
     #[inline]
-    fn read<R>(&mut self, offset: u64, len: usize, look: impl FnOnce(&[u8]) -> R) -> R {
+    fn read<R>(&mut self, offset: u64, len: usize, visit: impl FnOnce(&[u8]) -> R) -> R {
         let (index, at) = self.shared.mapper.grid.locate(offset);
         self.move_to(index);
-        let (_, mapped) = self.held.as_ref().expect("it was moved there");
-        look(&mapped[at..at + len])
+        let (_, mapped) = self.held.as_ref().expect("`move_to` set the window");
+        visit(&mapped[at..at + len])
     }
 }
 
 impl Cursor<'_> {
     fn move_to(&mut self, index: u64) {
         let mut evicted = None;
-        let mut state = self.shared.state.lock().expect("nobody panics");
+        let mut state = self.shared.state.lock().expect("no thread panics while it holds the lock");
         if self.held.as_ref().is_some_and(|(held, _)| *held == index) {
             return;
         }
-        state.let_go(self.held.take());
+        state.release(self.held.take());
         state.uses += 1;
         let now = state.uses;
         let found = state.windows.iter_mut().rev().find(|window| window.index == index);
@@ -89,10 +91,10 @@ impl Cursor<'_> {
 }
 
 impl State {
-    fn let_go(&mut self, held: Option<(u64, Arc<Mapped>)>) {
+    fn release(&mut self, held: Option<(u64, Arc<Mapped>)>) {
         let Some((index, _)) = held else { return };
         let window = self.windows.iter_mut().rev().find(|window| window.index == index);
-        window.expect("a window in use stays").users -= 1;
+        window.expect("a window in use is not evicted").users -= 1;
     }
 
     fn evict(&mut self) -> Option<Window> {
@@ -105,6 +107,6 @@ impl State {
 impl Drop for Cursor<'_> {
     fn drop(&mut self) {
         let held = self.held.take();
-        self.shared.state.lock().expect("nobody panics").let_go(held);
+        self.shared.state.lock().expect("no thread panics while it holds the lock").release(held);
     }
 }

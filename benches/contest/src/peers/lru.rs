@@ -1,4 +1,4 @@
-//! `Mutex<LruCache<_, Arc<Mmap>>>`: the lock is held to look up, not to read.
+//! `Mutex<LruCache<_, Arc<Mmap>>>`: a reader holds the lock for the look-up, not for the read.
 
 use std::num::NonZeroUsize;
 use std::sync::{Arc, Mutex};
@@ -11,29 +11,29 @@ pub(crate) struct Cache(Mutex<LruCache<u64, Arc<Mapped>>>);
 
 impl WindowCache for Cache {
     fn new(capacity: usize) -> Self {
-        Self(Mutex::new(LruCache::new(NonZeroUsize::new(capacity).expect("room for a window"))))
+        Self(Mutex::new(LruCache::new(NonZeroUsize::new(capacity).expect("the capacity is at least 1"))))
     }
 
     #[inline]
-    fn with<R>(&self, mapper: &Mapper, window: u64, look: impl FnOnce(&[u8]) -> R) -> R {
-        let hit = self.0.lock().expect("nobody panics").get(&window).map(Arc::clone);
+    fn with<R>(&self, mapper: &Mapper, window: u64, visit: impl FnOnce(&[u8]) -> R) -> R {
+        let hit = self.0.lock().expect("no thread panics while it holds the lock").get(&window).map(Arc::clone);
         if let Some(mapped) = hit {
-            return look(&mapped);
+            return visit(&mapped);
         }
-        look(&self.miss(mapper, window))
+        visit(&self.miss(mapper, window))
     }
 }
 
 impl Cache {
     #[cold]
     fn miss(&self, mapper: &Mapper, window: u64) -> Arc<Mapped> {
-        let mut cache = self.0.lock().expect("nobody panics");
+        let mut cache = self.0.lock().expect("no thread panics while it holds the lock");
         if let Some(mapped) = cache.get(&window) {
             return Arc::clone(mapped);
         }
         let mapped = mapper.map(window);
         let evicted = cache.push(window, Arc::clone(&mapped));
-        // Unmapped when nobody waits for it any more.
+        // Unmap after the lock is released.
         drop(cache);
         drop(evicted);
         mapped

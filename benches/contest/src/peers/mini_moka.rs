@@ -1,4 +1,4 @@
-//! `mini-moka` of `Arc<Mmap>`; told after a miss to do its work now, as [`moka`](super::moka) is.
+//! `mini-moka` of `Arc<Mmap>`. A miss runs the pending tasks at once, as in [`moka`](super::moka).
 
 use std::sync::Arc;
 
@@ -14,13 +14,13 @@ impl WindowCache for Cache {
     }
 
     #[inline]
-    fn with<R>(&self, mapper: &Mapper, window: u64, look: impl FnOnce(&[u8]) -> R) -> R {
+    fn with<R>(&self, mapper: &Mapper, window: u64, visit: impl FnOnce(&[u8]) -> R) -> R {
         if let Some(mapped) = self.get(&window) {
-            return look(&mapped);
+            return visit(&mapped);
         }
         let mapped = mapper.map(window);
         self.insert(window, Arc::clone(&mapped));
         self.sync();
-        look(&mapped)
+        visit(&mapped)
     }
 }

@@ -1,12 +1,12 @@
-//! Who takes part: everything that serves reads of one file, behind one face.
+//! The readers: each serves reads of one file behind one interface.
 //!
-//! A [`Reader`] is what threads share; a [`Session`] is one thread's way to it, and does a batch of reads per call, in a
-//! loop that is compiled for each participant by itself. What is read is looked at where it lies: nobody copies but those
-//! who have to.
+//! Threads share a [`Reader`]. A [`Session`] is one thread's access to it: one call does a batch of reads, in a loop
+//! that is compiled for each reader by itself. The loop reads the bytes in place; only readers that cannot lend bytes
+//! copy them.
 //!
-//! The caches are all of `Arc<Mapped>` by window, where a [`Mapped`] is a memmap2 map that is counted, and nothing else.
-//! Each is written as somebody would who knows its library and needs a cache of maps: a hit as cheap as it gets there,
-//! a miss maps the window, and no window is mapped twice for two threads that miss it at once, if the library has a way.
+//! All caches hold `Arc<Mapped>` by window; a [`Mapped`] is a memmap2 map that is counted. Each cache is used as an
+//! expert in its library would use it: a hit is as cheap as the library allows, and a miss maps the window. If the
+//! library has a way, two threads that miss the same window at once map it only once.
 
 pub(crate) mod dashmap;
 pub(crate) mod foyer;
@@ -31,23 +31,23 @@ use memmap2::Mmap;
 use crate::latency::Histogram;
 use crate::support::{Data, map, sum_words};
 
-/// Bytes to be read; they lie in one window.
+/// A range of bytes in one window.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Read {
     pub(crate) offset: u64,
     pub(crate) len: u32,
 }
 
-/// What threads share.
+/// A way to read the file. Shared by threads.
 pub(crate) trait Reader: Sync {
     fn session(&self) -> Box<dyn Session + '_>;
 
-    /// A session each of whose reads maps its window if it is not mapped.
+    /// Returns a session that maps the window of each read, if it is not mapped yet.
     fn mapping_session(&self) -> Box<dyn Session + '_> {
         self.session()
     }
 
-    /// What it mapped so far; a reader that maps no windows has none.
+    /// Returns the counts of the windows mapped so far, or `None` if the reader maps no windows.
     fn windows(&self) -> Option<Mappings> {
         None
     }
@@ -67,34 +67,36 @@ impl<R: Reader + ?Sized> Reader for &R {
     }
 }
 
-/// Of windows, so far.
+/// Counts of mapped windows.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Mappings {
+    /// The number of maps so far.
     pub(crate) made: usize,
-    /// Mapped at once.
+    /// The largest number of windows that were mapped at once.
     pub(crate) most: usize,
 }
 
-/// One thread's way to a reader.
+/// One thread's access to a reader.
 pub(crate) trait Session {
-    /// The sum of the words at all `offsets`: as little work as there can be, so that what is seen is the way to it. No read
-    /// waits for another, as far as the processor can tell.
+    /// Returns the sum of the words at all `offsets`. Summing is little work, so the time is that of the access. Reads
+    /// are independent, so the processor may overlap them.
     fn peek(&mut self, offsets: &[u64]) -> u64;
 
-    /// The same where each read waits for the one before, as in an index: what that gave is part of the next offset. The
-    /// `links` are the offsets with that taken off, by exclusive or (the first one as it is).
+    /// Returns the sum of words where each read depends on the one before, as in an index.
+    ///
+    /// The first link is the first offset. Each later offset is the link exclusive-or the word read before.
     fn follow(&mut self, links: &[u64]) -> u64;
 
-    /// As `peek`, with the time of each read.
+    /// As [`peek`](Self::peek), and adds the time of each read to `times`.
     fn peek_timed(&mut self, offsets: &[u64], times: &mut Histogram) -> u64;
 
-    /// The sum of all words of all `reads`.
+    /// Returns the sum of all words of all `reads`.
     fn sum(&mut self, reads: &[Read]) -> u64;
 }
 
-/// One read, which the loops of a session are made from.
+/// A single read. The loops of [`Session`] are built from it.
 pub(crate) trait Access {
-    fn read<R>(&mut self, offset: u64, len: usize, look: impl FnOnce(&[u8]) -> R) -> R;
+    fn read<R>(&mut self, offset: u64, len: usize, visit: impl FnOnce(&[u8]) -> R) -> R;
 }
 
 impl<A: Access> Session for A {
@@ -129,7 +131,7 @@ fn word(bytes: &[u8]) -> u64 {
     u64::from_le_bytes(bytes.try_into().expect("8 bytes"))
 }
 
-/// Where the windows of a file lie: at multiples of a power of two.
+/// The positions of a file's windows: multiples of a power of two.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Grid {
     bits: u32,
@@ -137,10 +139,10 @@ pub(crate) struct Grid {
 }
 
 impl Grid {
-    /// Windows of `bytes` bytes over `len` bytes, which is a multiple of that.
+    /// Returns the grid of windows of `bytes` bytes over `len` bytes. `len` is a multiple of `bytes`, a power of two.
     pub(crate) fn new(bytes: u64, len: u64) -> Grid {
-        assert!(bytes.is_power_of_two(), "a window of {bytes} bytes is not found by a shift");
-        assert!(len % bytes == 0, "{len} bytes are no whole windows of {bytes}");
+        assert!(bytes.is_power_of_two(), "a window of {bytes} bytes cannot be found by a shift");
+        assert!(len % bytes == 0, "{len} bytes are not a whole number of windows of {bytes} bytes");
         Grid { bits: bytes.trailing_zeros(), len }
     }
 
@@ -148,19 +150,19 @@ impl Grid {
         1 << self.bits
     }
 
-    /// How many windows there are.
+    /// Returns the number of windows.
     pub(crate) fn count(self) -> u64 {
         self.len >> self.bits
     }
 
-    /// The window of `offset`, and where in there it is.
+    /// Returns the window of `offset`, and the offset within the window.
     #[inline]
     pub(crate) fn locate(self, offset: u64) -> (u64, usize) {
         (offset >> self.bits, (offset & ((1 << self.bits) - 1)) as usize)
     }
 }
 
-/// Makes the maps of a cache, and counts them.
+/// Maps windows for a cache, and counts the maps.
 #[derive(Debug)]
 pub(crate) struct Mapper {
     file: File,
@@ -180,7 +182,7 @@ impl Mapper {
         Mapper { file: data.open(), grid, counts: Arc::default() }
     }
 
-    /// A new map of a window.
+    /// Maps a window anew.
     pub(crate) fn map(&self, window: u64) -> Arc<Mapped> {
         let bytes = self.grid.window_bytes();
         let map = map(&self.file, window * bytes, bytes);
@@ -195,7 +197,7 @@ impl Mapper {
     }
 }
 
-/// A window, mapped.
+/// A mapped window.
 #[derive(Debug)]
 pub(crate) struct Mapped {
     map: Mmap,
@@ -219,14 +221,14 @@ impl Drop for Mapped {
 
 /// A cache of maps by window.
 pub(crate) trait WindowCache: Sync + Sized + 'static {
-    /// An empty one, of `capacity` windows at most.
+    /// Returns an empty cache of at most `capacity` windows.
     fn new(capacity: usize) -> Self;
 
-    /// Shows `window` to `look`; mapped now, if it was not.
-    fn with<R>(&self, mapper: &Mapper, window: u64, look: impl FnOnce(&[u8]) -> R) -> R;
+    /// Calls `visit` with the bytes of `window`, and maps the window first if the cache does not hold it.
+    fn with<R>(&self, mapper: &Mapper, window: u64, visit: impl FnOnce(&[u8]) -> R) -> R;
 }
 
-/// A cache, and what it needs to map.
+/// A cache and its mapper.
 struct Cached<C> {
     cache: C,
     mapper: Mapper,
@@ -244,19 +246,19 @@ impl<C: WindowCache> Reader for Cached<C> {
 
 impl<C: WindowCache> Access for &Cached<C> {
     #[inline]
-    fn read<R>(&mut self, offset: u64, len: usize, look: impl FnOnce(&[u8]) -> R) -> R {
+    fn read<R>(&mut self, offset: u64, len: usize, visit: impl FnOnce(&[u8]) -> R) -> R {
         let (window, at) = self.mapper.grid.locate(offset);
-        self.cache.with(&self.mapper, window, |bytes| look(&bytes[at..at + len]))
+        self.cache.with(&self.mapper, window, |bytes| visit(&bytes[at..at + len]))
     }
 }
 
-/// A cache that smmap is measured against.
+/// A cache that the contest compares with smmap.
 #[derive(Clone, Copy)]
 pub(crate) struct Peer {
     pub(crate) name: &'static str,
     pub(crate) open: fn(&Data, Grid, usize) -> Box<dyn Reader>,
-    /// What it evicts is unmapped at once, so that never more is mapped than it may have. Others let go when they come to
-    /// it, and are told of.
+    /// `true` if the cache unmaps a window as soon as it evicts it, and so never exceeds its capacity. The report says
+    /// if another cache exceeded it.
     pub(crate) is_prompt: bool,
 }
 
@@ -264,7 +266,7 @@ fn cached<C: WindowCache + Send>(data: &Data, grid: Grid, capacity: usize) -> Bo
     Box::new(Cached { cache: C::new(capacity), mapper: Mapper::new(data, grid) })
 }
 
-/// All of them.
+/// All caches, in the order of the report.
 pub(crate) const PEERS: [Peer; 9] = [
     Peer { name: "RwLock<HashMap>", open: cached::<rwlock_hashmap::Cache>, is_prompt: true },
     Peer { name: "DashMap", open: cached::<dashmap::Cache>, is_prompt: true },

@@ -1,7 +1,7 @@
 //! `moka` of `Arc<Mmap>`.
 //!
-//! After a miss it is told to do now what it would do later, or it would hold some hundred windows more than it may: the
-//! budget is the same for everybody here.
+//! After a miss, `run_pending_tasks` evicts at once. Otherwise the cache would hold some hundred windows more than its
+//! capacity, and all caches here have the same budget.
 
 use std::sync::Arc;
 
@@ -15,12 +15,12 @@ impl WindowCache for Cache {
     }
 
     #[inline]
-    fn with<R>(&self, mapper: &Mapper, window: u64, look: impl FnOnce(&[u8]) -> R) -> R {
+    fn with<R>(&self, mapper: &Mapper, window: u64, visit: impl FnOnce(&[u8]) -> R) -> R {
         if let Some(mapped) = self.get(&window) {
-            return look(&mapped);
+            return visit(&mapped);
         }
         let mapped = self.get_with(window, || mapper.map(window));
         self.run_pending_tasks();
-        look(&mapped)
+        visit(&mapped)
     }
 }

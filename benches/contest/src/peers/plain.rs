@@ -1,4 +1,4 @@
-//! What needs no cache: a map of the whole file, which nothing can beat and no budget allows; `pread`; and an oracle.
+//! Readers without a cache: a map of the whole file, the lower limit of any time; `pread`; and an oracle.
 
 use std::fs::File;
 
@@ -7,10 +7,10 @@ use memmap2::Mmap;
 use super::{Access, Grid, Reader, Session};
 use crate::support::{Data, map, read_exact_at};
 
-/// The limit: a slice of a map of the whole file.
+/// The limit: a slice of a map of the whole file. Maps all of the data, so no budget applies to it.
 pub(crate) struct Raw {
     whole: Mmap,
-    /// For what it does while others measure.
+    /// The file that `Remap` maps, while another thread measures.
     file: File,
     grid: Grid,
 }
@@ -34,22 +34,22 @@ impl Reader for Raw {
 
 impl Access for &[u8] {
     #[inline]
-    fn read<R>(&mut self, offset: u64, len: usize, look: impl FnOnce(&[u8]) -> R) -> R {
+    fn read<R>(&mut self, offset: u64, len: usize, visit: impl FnOnce(&[u8]) -> R) -> R {
         let start = offset as usize;
-        look(&self[start..start + len])
+        visit(&self[start..start + len])
     }
 }
 
-/// Maps the window of each read, and unmaps it again.
+/// Maps the window of each read, and unmaps it after the read.
 struct Remap<'a> {
     raw: &'a Raw,
 }
 
 impl Access for Remap<'_> {
-    fn read<R>(&mut self, offset: u64, len: usize, look: impl FnOnce(&[u8]) -> R) -> R {
+    fn read<R>(&mut self, offset: u64, len: usize, visit: impl FnOnce(&[u8]) -> R) -> R {
         let (window, at) = self.raw.grid.locate(offset);
         let bytes = self.raw.grid.window_bytes();
-        look(&map(&self.raw.file, window * bytes, bytes)[at..at + len])
+        visit(&map(&self.raw.file, window * bytes, bytes)[at..at + len])
     }
 }
 
@@ -75,17 +75,17 @@ struct PreadSession<'a> {
 
 impl Access for PreadSession<'_> {
     #[inline]
-    fn read<R>(&mut self, offset: u64, len: usize, look: impl FnOnce(&[u8]) -> R) -> R {
+    fn read<R>(&mut self, offset: u64, len: usize, visit: impl FnOnce(&[u8]) -> R) -> R {
         if self.buffer.len() < len {
             self.buffer.resize(len, 0);
         }
         let buffer = &mut self.buffer[..len];
         read_exact_at(self.file, buffer, offset).expect("bytes of the data");
-        look(buffer)
+        visit(buffer)
     }
 }
 
-/// Has mapped beforehand what will be read most, and reads the rest.
+/// Maps the most read windows beforehand, and uses `pread` for the rest.
 pub(crate) struct Oracle {
     windows: Vec<Option<Mmap>>,
     file: File,
@@ -93,11 +93,11 @@ pub(crate) struct Oracle {
 }
 
 impl Oracle {
-    /// With the `capacity` windows that have most of `touches`, by window.
-    pub(crate) fn new(data: &Data, grid: Grid, capacity: usize, touches: &[u64]) -> Oracle {
+    /// Maps the `capacity` windows that have the most `accesses`. `accesses` is indexed by window.
+    pub(crate) fn new(data: &Data, grid: Grid, capacity: usize, accesses: &[u64]) -> Oracle {
         let file = data.open();
-        let mut hottest: Vec<usize> = (0..touches.len()).collect();
-        hottest.sort_by_key(|&window| std::cmp::Reverse(touches[window]));
+        let mut hottest: Vec<usize> = (0..accesses.len()).collect();
+        hottest.sort_by_key(|&window| std::cmp::Reverse(accesses[window]));
         let mut windows: Vec<Option<Mmap>> = (0..grid.count()).map(|_| None).collect();
         for &window in hottest.iter().take(capacity) {
             windows[window] = Some(map(&file, window as u64 * grid.window_bytes(), grid.window_bytes()));
@@ -119,11 +119,11 @@ struct OracleSession<'a> {
 
 impl Access for OracleSession<'_> {
     #[inline]
-    fn read<R>(&mut self, offset: u64, len: usize, look: impl FnOnce(&[u8]) -> R) -> R {
+    fn read<R>(&mut self, offset: u64, len: usize, visit: impl FnOnce(&[u8]) -> R) -> R {
         let (window, at) = self.oracle.grid.locate(offset);
         match &self.oracle.windows[window as usize] {
-            Some(map) => look(&map[at..at + len]),
-            None => self.rest.read(offset, len, look),
+            Some(map) => visit(&map[at..at + len]),
+            None => self.rest.read(offset, len, visit),
         }
     }
 }

@@ -1,9 +1,9 @@
-"""Python's smmap, as a participant: does the laps that it is told on its standard input, and says how long they took.
+"""Python's smmap as a reader: runs the laps requested on standard input, and prints the time of each.
 
-    WHO OFFSETS LEN  ->  NANOSECONDS SUM
+    READER OFFSETS LEN  ->  NANOSECONDS SUM
 
-WHO is `smmap`, `mmap` or `pread`; OFFSETS is a file of offsets, 8 bytes each; of the LEN bytes at each of them the first word
-is added up, modulo 2**64.
+READER is `smmap`, `mmap` or `pread`. OFFSETS is a file of offsets, 8 bytes each. LEN is the length of a read. SUM is
+the sum of the first word of each read, modulo 2**64.
 """
 
 import array
@@ -48,11 +48,11 @@ def by_pread(offsets, size):
 LAPS = {"smmap": by_smmap, "mmap": by_mmap, "pread": by_pread}
 print("ready", ".".join(map(str, smmap.version_info)) if hasattr(smmap, "version_info") else smmap.__version__, flush=True)
 for line in sys.stdin:
-    who, path, size = line.rstrip("\n").split("\t")
+    reader, path, size = line.rstrip("\n").split("\t")
     offsets = array.array("Q")
     with open(path, "rb") as file:
         offsets.frombytes(file.read())
     start = time.perf_counter_ns()
-    total = LAPS[who](offsets, int(size))
+    total = LAPS[reader](offsets, int(size))
     took = time.perf_counter_ns() - start
     print(took, total % 2**64, flush=True)

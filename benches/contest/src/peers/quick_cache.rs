@@ -1,4 +1,4 @@
-//! `quick_cache` of `Arc<Mmap>`, as it comes.
+//! `quick_cache` of `Arc<Mmap>`, with its defaults.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -13,11 +13,11 @@ impl WindowCache for Cache {
     }
 
     #[inline]
-    fn with<R>(&self, mapper: &Mapper, window: u64, look: impl FnOnce(&[u8]) -> R) -> R {
+    fn with<R>(&self, mapper: &Mapper, window: u64, visit: impl FnOnce(&[u8]) -> R) -> R {
         if let Some(mapped) = self.get(&window) {
-            return look(&mapped);
+            return visit(&mapped);
         }
         let Ok(mapped) = self.get_or_insert_with(&window, || Ok::<_, Infallible>(mapper.map(window)));
-        look(&mapped)
+        visit(&mapped)
     }
 }

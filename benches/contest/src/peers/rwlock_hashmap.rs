@@ -1,7 +1,7 @@
-//! `RwLock<HashMap<_, Arc<Mmap>>>`, the first thing that one writes.
+//! `RwLock<HashMap<_, Arc<Mmap>>>`, the obvious first attempt.
 //!
-//! A hit reads under the read lock. A full one lets go of any other window, which costs nothing to choose and is no worse
-//! than clearing the map.
+//! A hit reads under the read lock. A miss at full capacity evicts a random window: the choice costs nothing, and is no
+//! worse than clearing the map.
 
 use std::collections::HashMap;
 use std::sync::{Arc, RwLock};
@@ -16,7 +16,7 @@ pub(crate) struct Cache {
 
 struct State {
     windows: HashMap<u64, Arc<Mapped>>,
-    /// The keys once more, to draw from.
+    /// A copy of the keys, for the random choice of a victim.
     keys: Vec<u64>,
     rng: Rng,
 }
@@ -27,18 +27,19 @@ impl WindowCache for Cache {
     }
 
     #[inline]
-    fn with<R>(&self, mapper: &Mapper, window: u64, look: impl FnOnce(&[u8]) -> R) -> R {
-        if let Some(mapped) = self.state.read().expect("nobody panics").windows.get(&window) {
-            return look(mapped);
+    fn with<R>(&self, mapper: &Mapper, window: u64, visit: impl FnOnce(&[u8]) -> R) -> R {
+        if let Some(mapped) = self.state.read().expect("no thread panics while it holds the lock").windows.get(&window)
+        {
+            return visit(mapped);
         }
-        look(&self.miss(mapper, window))
+        visit(&self.miss(mapper, window))
     }
 }
 
 impl Cache {
     #[cold]
     fn miss(&self, mapper: &Mapper, window: u64) -> Arc<Mapped> {
-        let mut guard = self.state.write().expect("nobody panics");
+        let mut guard = self.state.write().expect("no thread panics while it holds the lock");
         let state = &mut *guard;
         if let Some(mapped) = state.windows.get(&window) {
             return Arc::clone(mapped);
@@ -51,7 +52,7 @@ impl Cache {
         let mapped = mapper.map(window);
         state.windows.insert(window, Arc::clone(&mapped));
         state.keys.push(window);
-        // Unmapped when nobody waits for it any more.
+        // Unmap after the lock is released.
         drop(guard);
         drop(evicted);
         mapped

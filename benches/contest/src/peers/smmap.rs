@@ -1,11 +1,11 @@
-//! smmap itself: by cursor, and by lease.
+//! smmap itself, through cursors and through leases.
 
 use smmap::{Cursor, MapManager, MappedFile, Stats, Window};
 
 use super::{Access, Grid, Mappings, Reader, Session};
 use crate::support::{Data, build};
 
-/// Read by a cursor for each session.
+/// smmap, read through one cursor for each session.
 pub(crate) struct Smmap {
     pub(crate) manager: MapManager,
     pub(crate) file: MappedFile,
@@ -13,17 +13,17 @@ pub(crate) struct Smmap {
 }
 
 impl Smmap {
-    /// With room for `capacity` windows.
+    /// Returns a manager whose budget is `capacity` windows, and a file opened in it.
     pub(crate) fn new(data: &Data, grid: Grid, capacity: usize) -> Smmap {
         let bytes = grid.window_bytes();
         let builder = MapManager::builder().window(Window::Sliding { bytes }).max_mapped_bytes(capacity as u64 * bytes);
         let manager = build(builder);
-        assert_eq!(manager.window_bytes(), Some(bytes), "the windows are not those of its peers");
+        assert_eq!(manager.window_bytes(), Some(bytes), "smmap's windows differ from those of its peers");
         let file = manager.open(data.path()).expect("the data opens");
         Smmap { manager, file, grid }
     }
 
-    /// Asserts that it kept to its budget.
+    /// Panics if smmap exceeded its budget. Returns the statistics.
     pub(crate) fn assert_within_budget(&self) -> Stats {
         let (stats, budget) = (self.manager.stats(), self.manager.limits().max_mapped_bytes);
         let peak = stats.peak_mapped_bytes;
@@ -52,12 +52,12 @@ impl Reader for Smmap {
 
 impl Access for Cursor {
     #[inline]
-    fn read<R>(&mut self, offset: u64, len: usize, look: impl FnOnce(&[u8]) -> R) -> R {
-        look(self.slice(offset..offset + len as u64).expect("bytes of the data"))
+    fn read<R>(&mut self, offset: u64, len: usize, visit: impl FnOnce(&[u8]) -> R) -> R {
+        visit(self.slice(offset..offset + len as u64).expect("bytes of the data"))
     }
 }
 
-/// By `window_at`, which always maps.
+/// Reads through `window_at`, which always maps.
 struct Mapping {
     cursor: Cursor,
     grid: Grid,
@@ -65,14 +65,14 @@ struct Mapping {
 
 impl Access for Mapping {
     #[inline]
-    fn read<R>(&mut self, offset: u64, len: usize, look: impl FnOnce(&[u8]) -> R) -> R {
+    fn read<R>(&mut self, offset: u64, len: usize, visit: impl FnOnce(&[u8]) -> R) -> R {
         let (_, at) = self.grid.locate(offset);
         let window = self.cursor.window_at(offset - at as u64).expect("a window of the data");
-        look(&window[at..at + len])
+        visit(&window[at..at + len])
     }
 }
 
-/// Each read by a lease of its own, taken and dropped.
+/// smmap, read through a lease that is taken and dropped for each read.
 pub(crate) struct Leases<'a>(pub(crate) &'a Smmap);
 
 impl Reader for Leases<'_> {
@@ -83,7 +83,7 @@ impl Reader for Leases<'_> {
 
 impl Access for &MappedFile {
     #[inline]
-    fn read<R>(&mut self, offset: u64, len: usize, look: impl FnOnce(&[u8]) -> R) -> R {
-        look(&self.lease(offset..offset + len as u64).expect("bytes of the data"))
+    fn read<R>(&mut self, offset: u64, len: usize, visit: impl FnOnce(&[u8]) -> R) -> R {
+        visit(&self.lease(offset..offset + len as u64).expect("bytes of the data"))
     }
 }

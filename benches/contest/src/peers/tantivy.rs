@@ -1,8 +1,8 @@
-//! The shape of the cache of maps in tantivy's `MmapDirectory`: a map of weak references and counts of hits and misses,
-//! under one lock that is taken for writing by each look-up, a hit too.
+//! A cache like that in tantivy's `MmapDirectory`: weak references by key, and counts of hits and misses, under one
+//! lock that every look-up takes for writing, also a hit.
 //!
-//! It has no budget of its own: what its readers hold is mapped. So that there is one, the readers here are a queue that
-//! holds the newest maps, as many as the others may have.
+//! That cache has no budget: a window is mapped while any reader holds it. Here a queue holds the newest maps in place
+//! of readers, as many as the capacity allows, so that it has the same budget as the other caches.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, RwLock, Weak};
@@ -19,7 +19,7 @@ struct State {
     windows: HashMap<u64, Weak<Mapped>>,
     hits: u64,
     misses: u64,
-    /// What the readers hold.
+    /// The maps that are held in place of readers.
     held: VecDeque<Arc<Mapped>>,
 }
 
@@ -29,13 +29,13 @@ impl WindowCache for Cache {
     }
 
     #[inline]
-    fn with<R>(&self, mapper: &Mapper, window: u64, look: impl FnOnce(&[u8]) -> R) -> R {
-        let mut guard = self.state.write().expect("nobody panics");
+    fn with<R>(&self, mapper: &Mapper, window: u64, visit: impl FnOnce(&[u8]) -> R) -> R {
+        let mut guard = self.state.write().expect("no thread panics while it holds the lock");
         let state = &mut *guard;
         if let Some(mapped) = state.windows.get(&window).and_then(Weak::upgrade) {
             state.hits += 1;
             drop(guard);
-            return look(&mapped);
+            return visit(&mapped);
         }
         state.misses += 1;
         let evicted = if state.held.len() == self.capacity { state.held.pop_front() } else { None };
@@ -44,6 +44,6 @@ impl WindowCache for Cache {
         state.held.push_back(Arc::clone(&mapped));
         drop(guard);
         drop(evicted);
-        look(&mapped)
+        visit(&mapped)
     }
 }
