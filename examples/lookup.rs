@@ -1,9 +1,9 @@
-//! Looks lines of a file up from four threads: `cargo run --release --example lookup [-- FILE]`.
+//! Looks up lines of a file from four threads: `cargo run --release --example lookup [-- FILE]`.
 //!
-//! A [`Lease`] owns its bytes: it has no lifetime, goes through channels, and outlives the file handle and the
-//! manager it came from. What is mapped is not copied on the way.
+//! A [`Lease`] owns its bytes: it has no lifetime, can be sent through channels, and outlives the file handle and the
+//! manager. Sending a lease does not copy its bytes.
 
-#![allow(unsafe_code, reason = "`build` is unsafe: it is where the caller promises not to change the files")]
+#![allow(unsafe_code, reason = "`build` is unsafe: the caller promises not to change the files")]
 
 use std::{env, error::Error, path::PathBuf, sync::Arc, sync::mpsc, thread};
 
@@ -14,7 +14,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let own_source = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/lookup.rs");
     let path = env::args_os().nth(1).map_or_else(|| PathBuf::from(own_source), PathBuf::from);
 
-    // SAFETY: nobody writes to the file or truncates it while its bytes are leased.
+    // SAFETY: no process writes to the file or truncates it while its bytes are leased.
     let maps = unsafe { MapManager::builder().build()? };
     let file = maps.open(&path)?;
     let starts = Arc::new(line_starts(&file)?);
@@ -24,17 +24,17 @@ fn main() -> Result<(), Box<dyn Error>> {
     for thread in 0..4 {
         let (file, starts, sender) = (file.clone(), Arc::clone(&starts), sender.clone());
         thread::spawn(move || {
-            // About twelve lines, spread over the file: each thread looks every fourth of them up.
+            // About twelve lines, spread over the file. Each thread looks up every fourth of them.
             let lines = starts.len() - 1;
             let picks = (0..lines).step_by(lines.div_ceil(12).max(1));
             for line in picks.skip(thread).step_by(4) {
                 let lease = file.lease(starts[line]..starts[line + 1]);
-                // Sending fails only when the receiver gave up.
+                // Sending fails only if the receiver was dropped.
                 let _ = sender.send(lease.map(|lease| (line, lease)));
             }
         });
     }
-    drop((sender, file, maps)); // the leases that arrive below stay valid all the same
+    drop((sender, file, maps)); // the leases received below stay valid
 
     for answer in found {
         let (line, lease) = answer?;
@@ -44,7 +44,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// Where each line begins, and at last where the file ends.
+/// Returns the start of each line, followed by the end of the file.
 fn line_starts(file: &MappedFile) -> smmap::Result<Vec<u64>> {
     let mut starts = vec![0];
     for window in file.windows() {

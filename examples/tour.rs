@@ -1,15 +1,15 @@
 //! A tour of smmap over real files: `cargo run --release --example tour [-- FILE|DIR ...]`.
 //!
-//! It reads many files, together far larger than what it allows itself to keep mapped, in three ways, and checks what
-//! it gets against plain reads (`std::fs`):
+//! The tour reads many files, together far larger than its budget of mapped bytes. It reads them in three ways, and
+//! compares the bytes with plain reads (`std::fs`):
 //!
-//! 1. *Load against map*: what a whole file costs in resident memory, and what a window of it costs.
-//! 2. *Parallel analytics*: rayon over every window of every file; a [`Lease`](smmap::Lease) is the unit of work.
-//! 3. *A database's reads*: small random leases from many threads, some pages much hotter than others.
+//! 1. *Load against map*: the resident memory for a whole file, and for one of its windows.
+//! 2. *Parallel analytics*: rayon over every window of every file. The unit of work is a [`Lease`](smmap::Lease).
+//! 3. *A database's reads*: small random leases from many threads, with some pages much hotter than others.
 //!
-//! Without arguments the files are those of the Rust toolchain itself, which every machine with Rust has.
+//! Without arguments, the tour reads the files of the Rust toolchain, which every machine with Rust has.
 
-#![allow(unsafe_code, reason = "`build` is unsafe: it is where the caller promises not to change the files")]
+#![allow(unsafe_code, reason = "`build` is unsafe: the caller promises not to change the files")]
 
 use std::fs::{self, File};
 use std::io::{self, IsTerminal, Read, Seek, SeekFrom};
@@ -26,26 +26,26 @@ use rayon::prelude::*;
 use smmap::{MapManager, MappedFile, Stats, Window};
 
 const HELP: &str = "\
-A tour of smmap: what a budget of mapped bytes buys, on real files, checked against plain reads.
+A tour of smmap on real files: many reads under a small budget of mapped bytes, compared with plain reads.
 
 Usage: cargo run --release --example tour [-- [OPTIONS] [FILE|DIR ...]]
 
-  FILE|DIR ...     what to read; of a directory all below it [default: the Rust toolchain]
+  FILE|DIR ...     files to read, and directories whose files to read [default: the Rust toolchain]
   --budget SIZE    most bytes to keep mapped, e.g. 1048576, 512KiB, 64M, 1GiB (units are powers of 1024)
                    [default: an eighth of the data, at most 64 MiB]
-  --threads N      threads that read [default: as many as the machine runs at once]
+  --threads N      reading threads [default: the number of hardware threads]
   --help           this text
 
-The files must not change meanwhile. Exit code: 0 all was as it should be, 1 some bytes differed from plain reads, the
-budget was exceeded or a read failed, 2 the arguments were wrong.";
+  The files must not change during the tour. Exit code: 0 success; 1 bytes differed from plain reads, the budget was
+  exceeded, or a read failed; 2 wrong arguments.";
 
 const KIB: u64 = 1 << 10;
 const MIB: u64 = 1 << 20;
 /// The smallest window: the granularity of mappings on Windows, and a multiple of every page size in use.
 const SMALLEST_WINDOW: u64 = 64 * KIB;
-/// Descriptors that either side, smmap and plain reads, may keep open.
+/// The number of descriptors that smmap, and the plain reads, may keep open.
 const OPEN_FILES: usize = 100;
-/// So much of a file is loaded into a `Vec` at most, and so much data is read in advance to warm the page cache.
+/// The most bytes of a file to load into a `Vec`, and the most data to read beforehand to warm the page cache.
 const LOAD_LIMIT: u64 = 1 << 30;
 const WARM_LIMIT: u64 = 4 << 30;
 
@@ -78,12 +78,12 @@ fn tour(plan: &Plan) -> Result<()> {
 
 // ---- 1. Load against map ----
 
-/// Three ways to have the largest file at hand, and what each adds to the memory of this process.
+/// Makes the largest file readable in three ways, and reports the growth of this process's memory for each.
 fn load_against_map(plan: &Plan, findings: &mut Findings) -> Result<()> {
     const READS: u64 = 10_000;
     const READ: u64 = 4 * KIB;
     let largest @ &Source { ref path, len, .. } = &plan.files[0];
-    println!("\n1. Load against map: the largest file, and what resident memory grows by");
+    println!("\n1. Load against map: the growth of resident memory for the largest file");
 
     let (loaded, load) = growth(|| {
         let mut bytes = Vec::with_capacity(len.min(LOAD_LIMIT) as usize);
@@ -93,7 +93,7 @@ fn load_against_map(plan: &Plan, findings: &mut Findings) -> Result<()> {
     let loaded_bytes = loaded.len() as u64;
     drop(loaded);
 
-    // A cursor maps the window around an offset, and lends what lies from there to the end of the window.
+    // A cursor maps the window around an offset, and returns the bytes from there to the end of the window.
     let ((maps, mut cursor, byte), map) = growth(|| {
         let maps = plan.manager(plan.scan_window)?;
         let mut cursor = maps.open(path)?.cursor();
@@ -104,7 +104,7 @@ fn load_against_map(plan: &Plan, findings: &mut Findings) -> Result<()> {
     let mut buffer = [0; READ as usize];
     findings.check(largest, len / 2, &[byte], &mut buffer)?;
 
-    // The same cursor reads anywhere, as if the whole file were mapped; windows come and go inside the budget.
+    // The same cursor reads any range, as if the whole file were mapped. It maps and unmaps windows within the budget.
     let mut random = Random(1);
     let ((), read) = growth(|| {
         for _ in 0..READS {
@@ -123,14 +123,16 @@ fn load_against_map(plan: &Plan, findings: &mut Findings) -> Result<()> {
         row("map a window, touch one byte", window_bytes, &map),
         row(&format!("then {READS} random reads of 4 KiB"), stats.mapped_bytes, &read),
     ]);
-    println!("  RssAnon is memory of this process alone. RssFile are pages of the system's page cache that it touched");
-    println!("  through a mapping: other processes share them, and the system takes them back when memory is short.");
+    println!(
+        "  RssAnon is memory of this process alone. RssFile counts pages of the OS's page cache that were touched"
+    );
+    println!("  through a mapping: other processes share them, and the OS reclaims them when memory is short.");
     findings.row("memory of its own for the largest file, MiB", &map[0], &load[0], None);
     findings.caching(&stats);
     Ok(())
 }
 
-/// Runs a step and tells by how many MiB resident memory (own, of files) has grown while its result is there.
+/// Runs a step. Returns its result, and the growth of resident memory (anonymous, file) in MiB while the result exists.
 fn growth<T>(step: impl FnOnce() -> Result<T>) -> Result<(T, [String; 2])> {
     let before = resident_kib();
     let result = step()?;
@@ -141,7 +143,7 @@ fn growth<T>(step: impl FnOnce() -> Result<T>) -> Result<(T, [String; 2])> {
     Ok((result, grown))
 }
 
-/// Resident memory of this process in KiB, anonymous and of files; Linux only.
+/// Returns the resident memory of this process in KiB, anonymous and of files. Linux only.
 fn resident_kib() -> Option<[i64; 2]> {
     let status = fs::read_to_string("/proc/self/status").ok()?;
     let field =
@@ -157,7 +159,7 @@ fn parallel_analytics(plan: &Plan, findings: &mut Findings) -> Result<()> {
     let maps = plan.manager(plan.scan_window)?;
     let files = plan.open_all(&maps)?;
 
-    // The unit of work is a window and not a file, so that all threads share in the large files too.
+    // The unit of work is a window, not a file, so that all threads share the large files too.
     let window = maps.window_bytes().unwrap_or(u64::MAX);
     let spans = spans(&plan.files, window);
     let with_plain_reads = |span: &Span, buffer: &mut Vec<u8>| {
@@ -165,7 +167,8 @@ fn parallel_analytics(plan: &Plan, findings: &mut Findings) -> Result<()> {
         analyse_plain(span, path, buffer).map_err(in_file(path))
     };
     if plan.total <= WARM_LIMIT {
-        analyse("warming the page cache", plan, &spans, with_plain_reads)?; // so that all comes from there below
+        // So that neither of the timed runs waits for the disk.
+        analyse("warming the page cache", plan, &spans, with_plain_reads)?;
     }
     let (plain, plain_time) = analyse("plain reads", plan, &spans, with_plain_reads)?;
     let (mapped, time) = analyse("smmap", plan, &spans, |span, _| analyse_mapped(span, window, &files[span.file]))?;
@@ -177,14 +180,14 @@ fn parallel_analytics(plan: &Plan, findings: &mut Findings) -> Result<()> {
     findings.bytes.fetch_add(bytes, Relaxed);
     if mapped != plain {
         let of = |totals: &Totals| format!("{} lines, checksum {:016x}", totals.lines, totals.checksum);
-        findings.differs(format!("the analytics: {} with smmap, {} without", of(&mapped), of(&plain)));
+        findings.add_difference(format!("the analytics: {} with smmap, {} without", of(&mapped), of(&plain)));
     }
     findings.row("analytics, throughput", &with, &without, Some(rates));
     findings.caching(&maps.stats());
     Ok(())
 }
 
-/// A part of a file: a window's worth for the analytics, a record for the database.
+/// A part of a file: a window for the analytics, a record for the database.
 struct Span {
     file: usize,
     start: u64,
@@ -200,7 +203,7 @@ fn spans(files: &[Source], window: u64) -> Vec<Span> {
     files.iter().enumerate().flat_map(of_file).collect()
 }
 
-/// Runs `work` over all spans, on all threads of rayon, and adds the results up.
+/// Runs `work` for all spans on rayon's threads. Returns the sum of the results, and the time.
 fn analyse(
     name: &str,
     plan: &Plan,
@@ -216,17 +219,17 @@ fn analyse(
     Ok((all, time))
 }
 
-/// With smmap: one window, mapped as long as its lease lives, and a slice of bytes.
+/// Analyses a window through smmap: a lease keeps it mapped and is a slice of bytes.
 fn analyse_mapped(span: &Span, window: u64, file: &MappedFile) -> io::Result<Totals> {
     let mut totals = Totals::new();
     let Some(lease) = file.windows().nth((span.start / window) as usize).transpose()? else { return Ok(totals) };
-    for (place, piece) in (span.start..).step_by(Totals::PIECE).zip(lease.chunks(Totals::PIECE)) {
-        totals.add(span.file, place, piece);
+    for (offset, piece) in (span.start..).step_by(Totals::PIECE).zip(lease.chunks(Totals::PIECE)) {
+        totals.add(span.file, offset, piece);
     }
     Ok(totals)
 }
 
-/// Without: open, seek, and read piece by piece into a buffer.
+/// Analyses a window through plain reads: opens the file, seeks, and reads into a buffer piece by piece.
 fn analyse_plain(span: &Span, path: &Path, buffer: &mut Vec<u8>) -> io::Result<Totals> {
     buffer.resize(Totals::PIECE, 0);
     let mut file = File::open(path)?;
@@ -240,7 +243,7 @@ fn analyse_plain(span: &Span, path: &Path, buffer: &mut Vec<u8>) -> io::Result<T
     Ok(totals)
 }
 
-/// What the analytics find out. The order in which pieces are added makes no difference.
+/// The results of the analytics. They do not depend on the order in which pieces are added.
 #[derive(PartialEq)]
 struct Totals {
     lines: u64,
@@ -249,17 +252,17 @@ struct Totals {
 }
 
 impl Totals {
-    /// A piece stays in the processor's cache while it is looked at three times; every window is a multiple of it.
+    /// The length of a piece. It fits the processor's cache during three passes, and divides every window.
     const PIECE: usize = SMALLEST_WINDOW as usize;
 
     fn new() -> Self {
         Self { lines: 0, checksum: 0, histogram: [0; 256] }
     }
 
-    fn add(&mut self, file: usize, place: u64, piece: &[u8]) {
+    fn add(&mut self, file: usize, offset: u64, piece: &[u8]) {
         self.lines += memchr_iter(b'\n', piece).count() as u64;
-        self.checksum = self.checksum.wrapping_add(checksum(file as u64, place, piece));
-        // Four histograms in turn: in a run of equal bytes each count would have to wait for the one before.
+        self.checksum = self.checksum.wrapping_add(checksum(file as u64, offset, piece));
+        // Four histograms by turns: with one, increments of equal bytes in a row would wait for each other.
         let mut counts = [[0; 256]; 4];
         let quads = piece.chunks_exact(4);
         quads.remainder().iter().for_each(|&byte| counts[0][usize::from(byte)] += 1);
@@ -281,14 +284,15 @@ fn add_counts(counts: &mut [u64], more: &[u64]) {
     counts.iter_mut().zip(more).for_each(|(count, more)| *count += more);
 }
 
-/// FNV-1a by words of eight bytes. It begins with the place of the piece, so that swapped pieces are noticed.
-fn checksum(file: u64, place: u64, piece: &[u8]) -> u64 {
+/// Returns the FNV-1a hash by words of eight bytes. It covers the piece's position, so that swapped pieces are
+/// detected.
+fn checksum(file: u64, offset: u64, piece: &[u8]) -> u64 {
     let mix = |hash: u64, word: u64| (hash ^ word).wrapping_mul(0x0100_0000_01b3);
-    let hash = words(piece).fold(mix(mix(0xcbf2_9ce4_8422_2325, file), place), mix);
+    let hash = words(piece).fold(mix(mix(0xcbf2_9ce4_8422_2325, file), offset), mix);
     piece.chunks_exact(8).remainder().iter().fold(hash, |hash, &byte| mix(hash, byte.into()))
 }
 
-/// The whole words of eight bytes in `bytes`.
+/// Returns the whole words of eight bytes in `bytes`.
 fn words(bytes: &[u8]) -> impl Iterator<Item = u64> + '_ {
     bytes.chunks_exact(8).map(|word| u64::from_le_bytes(word.try_into().expect("a word has eight bytes")))
 }
@@ -298,17 +302,17 @@ fn words(bytes: &[u8]) -> impl Iterator<Item = u64> + '_ {
 /// Reads small records at random for some seconds, with plain positioned reads and then through smmap.
 fn database_reads(plan: &Plan, findings: &mut Findings) -> Result<()> {
     println!("\n3. A database's reads: 64 to 4096 bytes at random, some pages hot (Zipf 0.99, in extents of 256 KiB)");
-    // Small windows: more of what is mapped is hot. (A scan likes large ones, which cost less for each byte.)
+    // Small windows: a larger share of the mapped bytes is hot. (A scan needs large windows, which cost less per byte.)
     let maps = plan.manager(plan.read_window)?;
     let files = plan.open_all(&maps)?;
 
-    // Both ask for the same records, and a sample of both is checked, so that both are disturbed alike.
+    // Both variants read the same records and check a sample, so that both are disturbed alike.
     let (plain_rate, plain_times) = drive("plain reads", plan, &Findings::default(), &|span, buffer, consume| {
         plan.files[span.file].read_exact_at(buffer, span.start)?;
         consume(buffer);
         Ok(())
     })?;
-    // A lease for each read: of the mapping if the window is mapped or worth it, of a copy otherwise.
+    // One lease for each read: of the mapping, if the window is mapped or admitted, or else of a copy.
     let (rate, times) = drive("smmap", plan, findings, &|span, _, consume| {
         consume(&files[span.file].lease(span.start..span.start + span.len)?);
         Ok(())
@@ -327,13 +331,14 @@ fn database_reads(plan: &Plan, findings: &mut Findings) -> Result<()> {
     Ok(())
 }
 
-/// Reads in each second that was spent reading, and how long each took.
+/// The number of reads per second spent reading, and the times of single reads.
 type Timing = (f64, Histogram);
 
-/// How to read: gets what, a buffer of its length to use if need be, and whom to show the bytes.
+/// A way to read. Its arguments: the span, a buffer of the span's length for readers that need one, and the consumer of
+/// the bytes.
 type ReadSpan<'a> = dyn Fn(&Span, &mut [u8], &mut dyn FnMut(&[u8])) -> io::Result<()> + Sync + 'a;
 
-/// Lets every thread read for some seconds.
+/// Reads from every thread for some seconds.
 fn drive(name: &str, plan: &Plan, findings: &Findings, read: &ReadSpan) -> io::Result<Timing> {
     const TICK: Duration = Duration::from_millis(100);
     const TICKS: u32 = 30;
@@ -349,7 +354,7 @@ fn drive(name: &str, plan: &Plan, findings: &Findings, read: &ReadSpan) -> io::R
         bar.finish_and_clear();
         let mut all = (0.0, Histogram::new());
         for thread in threads {
-            let (rate, times) = thread.join().expect("a reader does not panic")?;
+            let (rate, times) = thread.join().expect("a reading thread does not panic")?;
             all.0 += rate;
             add_counts(&mut all.1.0, &times.0);
         }
@@ -357,7 +362,7 @@ fn drive(name: &str, plan: &Plan, findings: &Findings, read: &ReadSpan) -> io::R
     })
 }
 
-/// One thread's share. Only the reads are timed: neither thinking them up nor checking the first of each batch counts.
+/// Reads in one thread. Times only the reads: neither drawing the records nor checking the first of each batch.
 fn read_until(end: Instant, seed: u64, plan: &Plan, findings: &Findings, read: &ReadSpan) -> io::Result<Timing> {
     const BATCH: usize = 64;
     let mut buffer = [0; LARGEST_READ as usize];
@@ -370,7 +375,7 @@ fn read_until(end: Instant, seed: u64, plan: &Plan, findings: &Findings, read: &
         let mut before = Instant::now();
         for span in &batch {
             read(span, &mut buffer[..span.len as usize], &mut |bytes| {
-                sum = words(bytes).fold(sum, u64::wrapping_add); // looks at every byte
+                sum = words(bytes).fold(sum, u64::wrapping_add); // reads every byte
                 if sample.is_empty() {
                     sample.extend_from_slice(bytes);
                 }
@@ -391,7 +396,7 @@ const PAGE: u64 = 4 * KIB;
 const SMALLEST_READ: u64 = 64;
 const LARGEST_READ: u64 = 4 * KIB;
 
-/// A record to read: on a hot page more often than on another, and it may reach into the next page.
+/// Draws a record to read. It starts on a page that [`hot_page`] chose, and may reach into the next page.
 fn record(files: &[Source], random: &mut Random) -> Span {
     let pages = files.last().map_or(0, |last| last.first_page + last.len.div_ceil(PAGE));
     let page = hot_page(pages, random);
@@ -403,19 +408,19 @@ fn record(files: &[Source], random: &mut Random) -> Span {
     Span { file, start: offset + inside, len: len.min(to_end - inside) }
 }
 
-/// One of so many pages, after Zipf's law (with an integral in the place of its sum). Pages about as hot as each other
-/// lie together in extents, as databases place them, and the extents lie anywhere.
+/// Draws one of `pages` pages by Zipf's law (the integral approximates its sum). Pages of similar heat lie together in
+/// extents, as databases place them, and the extents are scattered.
 fn hot_page(pages: u64, random: &mut Random) -> u64 {
     const EXTENT: u64 = 64;
     const BEND: f64 = 1.0 - 0.99;
     let reach = (pages as f64 + 1.0).powf(BEND) - 1.0;
     let rank = (1.0 + random.unit() * reach).powf(1.0 / BEND) as u64 - 1;
-    // Times a large prime: extents that follow each other in heat lie far apart, each at its own place.
+    // The factor is a large prime: extents of neighbouring rank lie far apart, and each rank has its own extent.
     let extent = rank / EXTENT * 2_654_435_761 % pages.div_ceil(EXTENT);
     (extent * EXTENT + rank % EXTENT).min(pages - 1)
 }
 
-/// SplitMix64: small, quick, and random enough to choose what to read.
+/// The SplitMix64 generator: small, quick, and random enough to draw reads.
 struct Random(u64);
 
 impl Random {
@@ -435,7 +440,7 @@ impl Random {
     }
 }
 
-/// Nanoseconds, counted in buckets that widen with them, 32 to each doubling: quantiles are right to 3 %.
+/// A histogram of nanoseconds in buckets that grow with the time, 32 for each doubling: quantiles are right within 3 %.
 struct Histogram(Vec<u64>);
 
 impl Histogram {
@@ -443,14 +448,15 @@ impl Histogram {
         Self(vec![0; 64 * 32])
     }
 
-    /// The bucket: 32 for each halving until six bits are left, and these bits (their leading one is 32 more).
+    /// Counts a time. The bucket is 32 for each halving until six bits are left, plus these bits (whose leading one
+    /// adds 32).
     fn record(&mut self, time: Duration) {
         let nanos = time.as_nanos() as u64;
         let halvings = nanos.max(32).ilog2() - 5;
         self.0[halvings as usize * 32 + (nanos >> halvings) as usize] += 1;
     }
 
-    /// The nanoseconds that `share` of the reads took less than.
+    /// Returns the time in nanoseconds below which `share` of the reads lie.
     fn quantile(&self, share: f64) -> f64 {
         let rank = (self.0.iter().sum::<u64>() as f64 * share) as u64;
         let upto = self.0.iter().scan(0, |sum, count| {
@@ -463,20 +469,20 @@ impl Histogram {
     }
 }
 
-// ---- What to read, and with how much ----
+// ---- The plan: the files to read, and the resources ----
 
 /// A file to read.
 struct Source {
     path: PathBuf,
     len: u64,
-    /// How many pages the files before this one have.
+    /// The number of pages of all files before this one.
     first_page: u64,
-    /// For plain reads; of the largest files only.
+    /// The open file, for plain reads. Only the largest files have one.
     open: Option<File>,
 }
 
 impl Source {
-    /// A plain positioned read.
+    /// Reads at an offset, without smmap.
     fn read_exact_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()> {
         let read = match &self.open {
             Some(file) => read_exact_at(file, buffer, offset),
@@ -491,7 +497,7 @@ fn read_exact_at(file: &File, buffer: &mut [u8], offset: u64) -> io::Result<()> 
     std::os::unix::fs::FileExt::read_exact_at(file, buffer, offset)
 }
 
-/// The position belongs to the handle, which all threads share: one after the other.
+/// Reads at an offset. All threads share the handle's position, so a lock serialises them.
 #[cfg(not(unix))]
 fn read_exact_at(mut file: &File, buffer: &mut [u8], offset: u64) -> io::Result<()> {
     static TURN: Mutex<()> = Mutex::new(());
@@ -500,14 +506,14 @@ fn read_exact_at(mut file: &File, buffer: &mut [u8], offset: u64) -> io::Result<
     file.read_exact(buffer)
 }
 
-/// Says in which file a plain read failed. Errors of smmap say so by themselves.
+/// Adds the path of the file to an error of a plain read. Errors of smmap already contain it.
 fn in_file(path: &Path) -> impl FnOnce(io::Error) -> io::Error {
     move |error| io::Error::new(error.kind(), format!("{}: {error}", path.display()))
 }
 
-/// What the parts of the tour need to know.
+/// The files and settings for all parts of the tour.
 struct Plan {
-    /// The largest first.
+    /// The files, the largest first.
     files: Vec<Source>,
     total: u64,
     budget: u64,
@@ -518,7 +524,7 @@ struct Plan {
 }
 
 impl Plan {
-    /// `None` when only help is asked for.
+    /// Parses the command line. Returns `None` if it asks for help.
     fn from_arguments() -> Result<Option<Self>> {
         use lexopt::prelude::*;
         let (mut paths, mut budget) = (Vec::new(), None);
@@ -540,7 +546,7 @@ impl Plan {
     }
 
     fn new(paths: Vec<PathBuf>, budget: Option<u64>, threads: usize) -> Result<Self> {
-        // Four of the smallest windows for each thread: one to look at, the others to be found mapped next time.
+        // Four of the smallest windows for each thread: one that it reads, and three that stay mapped for later reads.
         let least = SMALLEST_WINDOW * 4 * threads as u64;
         if let Some(budget) = budget.filter(|&budget| budget < least) {
             let (budget, least) = (size(budget), size(least));
@@ -549,7 +555,7 @@ impl Plan {
         rayon::ThreadPoolBuilder::new().num_threads(threads).build_global()?;
         let (files, skipped) = find_files(paths)?;
         if files.is_empty() {
-            return Err("no file there can be read and is not empty".into());
+            return Err("no file to read: every file is empty or unreadable".into());
         }
         let total = files.iter().map(|source| source.len).sum::<u64>();
         let budget = budget.unwrap_or((total / 8).min(64 * MIB).max(least));
@@ -561,7 +567,7 @@ impl Plan {
 
     fn introduce(&self) {
         let Self { files, total, budget, scan_window, read_window, threads, skipped } = self;
-        let cached = if *total <= WARM_LIMIT { "warmed before anything is timed" } else { "as it is found" };
+        let cached = if *total <= WARM_LIMIT { "warmed before each measurement" } else { "not prepared" };
         println!("A tour of smmap on {} {}, {} cores", env::consts::OS, env::consts::ARCH, cores());
         println!("  files       {}, together {} ({skipped} skipped)", files.len(), size(*total));
         println!("  largest     {}, {}", files[0].path.display(), size(files[0].len));
@@ -570,17 +576,18 @@ impl Plan {
         println!("  windows     {} for scans, {} for small reads", size(*scan_window), size(*read_window));
     }
 
-    /// A cache of its own for each part, so that the statistics tell about this part alone.
+    /// Returns a new manager. Each part of the tour has its own, so that the statistics describe this part alone.
     fn manager(&self, window: u64) -> smmap::Result<MapManager> {
         let builder = MapManager::builder()
             .window(Window::Sliding { bytes: window })
             .max_mapped_bytes(self.budget)
             .max_open_files(OPEN_FILES);
-        // SAFETY: the tour changes no file, and its user is told (in the help) that nobody else may meanwhile.
+        // SAFETY: the tour changes no file, and the help says that no other process may change the files during the
+        // tour.
         unsafe { builder.build() }
     }
 
-    /// Opening maps nothing yet. Files may be opened, and read, from any thread.
+    /// Opens all files. This maps nothing yet. Any thread may open and read files.
     fn open_all(&self, maps: &MapManager) -> smmap::Result<Vec<MappedFile>> {
         self.files.par_iter().map(|source| maps.open(&source.path)).collect()
     }
@@ -588,7 +595,7 @@ impl Plan {
 
 fn parse_threads(text: &str) -> Result<usize, &'static str> {
     let threads = text.parse().ok().filter(|threads| (1..=1024).contains(threads));
-    threads.ok_or("--threads takes a number from 1 to 1024")
+    threads.ok_or("expected a number from 1 to 1024 for --threads")
 }
 
 fn parse_size(text: &str) -> Result<u64, &'static str> {
@@ -597,21 +604,21 @@ fn parse_size(text: &str) -> Result<u64, &'static str> {
     let prefix = unit.strip_suffix("ib").or(unit.strip_suffix('b')).unwrap_or(&unit);
     let power = ["", "k", "m", "g", "t"].iter().position(|&known| known == prefix);
     let bytes = power.and_then(|power| digits.parse::<u64>().ok()?.checked_mul(1 << (10 * power)));
-    bytes.ok_or("--budget takes a size such as 1048576, 512KiB, 64M or 1GiB")
+    bytes.ok_or("expected a size such as 1048576, 512KiB, 64M or 1GiB for --budget")
 }
 
 fn toolchain() -> Result<PathBuf> {
     let output = Command::new("rustc").args(["--print", "sysroot"]).output();
     let sysroot = output.ok().and_then(|output| String::from_utf8(output.stdout).ok()).unwrap_or_default();
     match sysroot.trim() {
-        "" => Err("`rustc --print sysroot` tells no directory here: name the files to read".into()),
-        // The libraries: every toolchain has them, and among them is the compiler itself.
+        "" => Err("`rustc --print sysroot` returned no directory: name the files to read".into()),
+        // The directory of libraries: every toolchain has it, and it contains the compiler itself.
         sysroot => Ok(Path::new(sysroot).join("lib")),
     }
 }
 
-/// The regular files below `paths` that are not empty, the largest first; and how many files and directories could not
-/// be opened. Symbolic links are followed only where they are named.
+/// Returns the non-empty regular files below `paths`, the largest first, and the number of files and directories that
+/// could not be opened. Follows a symbolic link only if it is one of `paths`.
 fn find_files(paths: Vec<PathBuf>) -> Result<(Vec<Source>, usize)> {
     let mut left = Vec::new();
     for path in paths {
@@ -645,9 +652,9 @@ fn cores() -> usize {
     thread::available_parallelism().map_or(1, usize::from)
 }
 
-// ---- What came of it ----
+// ---- Findings ----
 
-/// Rows of the summary; what was compared with plain reads, and what was not the same; the most that was mapped.
+/// The rows of the summary, the comparisons with plain reads and their differences, and the peak of mapped bytes.
 #[derive(Default)]
 struct Findings {
     rows: Vec<[String; 4]>,
@@ -658,28 +665,28 @@ struct Findings {
 }
 
 impl Findings {
-    /// Compares with a plain read into `buffer`. Any thread may do so.
+    /// Compares bytes with a plain read into `buffer`. Any thread may call it.
     fn check(&self, source: &Source, offset: u64, got: &[u8], buffer: &mut [u8]) -> io::Result<()> {
         let expected = &mut buffer[..got.len()];
         source.read_exact_at(expected, offset)?;
         self.bytes.fetch_add(got.len() as u64, Relaxed);
         self.reads.fetch_add(1, Relaxed);
         if got != expected {
-            self.differs(format!("{} bytes at {offset} of {}", got.len(), source.path.display()));
+            self.add_difference(format!("{} bytes at {offset} of {}", got.len(), source.path.display()));
         }
         Ok(())
     }
 
-    fn differs(&self, what: String) {
-        self.differences.lock().expect("nobody panics with it").push(what);
+    fn add_difference(&self, what: String) {
+        self.differences.lock().expect("no thread panics while it holds the lock").push(what);
     }
 
-    /// Says what the cache did, and keeps the most that it had mapped.
+    /// Prints the cache's statistics, and updates the peak of mapped bytes.
     fn caching(&mut self, stats: &Stats) {
         let Stats { hits, misses, maps, copies, evictions, peak_mapped_bytes, .. } = *stats;
         let ratio = 100.0 * stats.hit_ratio();
         println!("  hits {hits} ({ratio:.1} %), misses {misses}, maps {maps}, copies {copies}, evictions {evictions}");
-        println!("  mapped at most {} at a time", size(peak_mapped_bytes));
+        println!("  peak mapped {}", size(peak_mapped_bytes));
         self.peak_mapped = self.peak_mapped.max(peak_mapped_bytes);
     }
 
@@ -688,12 +695,12 @@ impl Findings {
         self.rows.push([what.into(), smmap.into(), plain.into(), ratio]);
     }
 
-    /// Prints the summary. It is an error that a byte differed, or that the budget was exceeded.
+    /// Prints the summary. Returns an error if any byte differed, or if the budget was exceeded.
     fn conclude(mut self, plan: &Plan) -> Result<()> {
         let (peak, budget) = (size(self.peak_mapped), size(plan.budget));
         println!("\nSummary");
         self.rows.insert(0, ["", "smmap", "plain reads", "smmap / plain"].map(String::from));
-        self.row(&format!("mapped at most, budget {budget}"), &peak, "", None);
+        self.row(&format!("peak mapped, budget {budget}"), &peak, "", None);
         print_table(&self.rows);
         let differences = self.differences.into_inner()?;
         let [bytes, reads] = [self.bytes, self.reads].map(|count| HumanCount(count.into_inner()));
@@ -703,7 +710,7 @@ impl Findings {
             return Err(format!("smmap and plain reads differ (or a file has changed), first in {first}").into());
         }
         if self.peak_mapped > plan.budget {
-            return Err(format!("{peak} were mapped at a time, more than the budget of {budget}").into());
+            return Err(format!("peak of {peak} mapped, more than the budget of {budget}").into());
         }
         Ok(())
     }
@@ -726,11 +733,11 @@ fn print_table<const COLUMNS: usize>(rows: &[[String; COLUMNS]]) {
     }
 }
 
-/// A progress bar on a terminal, nothing elsewhere.
+/// Returns a progress bar on a terminal, and a hidden one elsewhere.
 fn progress(name: &str, total: u64) -> ProgressBar {
     if !(io::stdout().is_terminal() && io::stderr().is_terminal()) {
         return ProgressBar::hidden();
     }
     let style = ProgressStyle::with_template("  {msg:24} {wide_bar} {percent:>3} % {elapsed:>4}");
-    ProgressBar::new(total).with_style(style.expect("the template is right")).with_message(name.to_owned())
+    ProgressBar::new(total).with_style(style.expect("the template is valid")).with_message(name.to_owned())
 }

@@ -1,4 +1,4 @@
-//! What a thread does to the files; and how it reads those that are cut.
+//! The steps that change files, and those that read files which are truncated under a lock.
 
 use std::fs::{self, OpenOptions};
 use std::io::{self, Read, Write};
@@ -10,8 +10,8 @@ use smmap::{Change, ErrorKind, MappedFile};
 
 use crate::content::bytes_of;
 use crate::worker::{Worker, exactly};
-use crate::world::{Cut, Failed, Named, Trouble, unpoisoned};
-use crate::{CUT, LONGEST, NAMED, PATIENCE, SMALL};
+use crate::world::{Failed, Locked, Named, Trouble, unpoisoned};
+use crate::{LOCKED, LONGEST, NAMED, PATIENCE, SMALL};
 
 impl<'a> Worker<'a> {
     pub(crate) fn any_named(&mut self) -> &'a Named {
@@ -35,14 +35,14 @@ impl<'a> Worker<'a> {
         let mut now = unpoisoned(&named.now);
         match self.world.make(&named.path, len) {
             Ok(new) => *now = new,
-            // What is open or mapped may not be replaced there.
+            // Windows does not replace a file that is open or mapped.
             Err(error) if cfg!(windows) && error.kind() == io::ErrorKind::PermissionDenied => {}
             Err(error) => return Err(Failed::from(error).into()),
         }
         Ok(())
     }
 
-    /// It is replaced some time later.
+    /// Deletes a named file. A later `replace` creates it again.
     pub(crate) fn delete(&mut self) -> Result<(), Trouble> {
         let named = self.any_named();
         let mut now = unpoisoned(&named.now);
@@ -66,21 +66,21 @@ impl<'a> Worker<'a> {
     }
 
     // -----------------------------------------------------------------------------------------------------------------
-    // Cut files
+    // Locked files
     // -----------------------------------------------------------------------------------------------------------------
 
-    pub(crate) fn read_cut(&mut self) -> Result<(), Trouble> {
-        let index = self.random.index(CUT);
-        let cut = read(&self.world.cut[index]);
-        let result = self.read_one_cut(&cut, index);
-        // Before the lock goes.
-        self.cut_cursors[index].release();
+    pub(crate) fn read_locked(&mut self) -> Result<(), Trouble> {
+        let index = self.random.index(LOCKED);
+        let locked = read(&self.world.locked[index]);
+        let result = self.read_one_locked(&locked, index);
+        // The cursor must hold no window when the lock is released.
+        self.locked_cursors[index].release();
         result
     }
 
-    pub(crate) fn read_one_cut(&mut self, cut: &Cut, index: usize) -> Result<(), Trouble> {
-        let Self { world, random, cut_cursors, buffer, .. } = self;
-        let (Cut { file, content, len, .. }, cursor) = (cut, &mut cut_cursors[index]);
+    pub(crate) fn read_one_locked(&mut self, locked: &Locked, index: usize) -> Result<(), Trouble> {
+        let Self { world, random, locked_cursors, buffer, .. } = self;
+        let (Locked { file, content, len, .. }, cursor) = (locked, &mut locked_cursors[index]);
         exactly(file.len(), *len)?;
         for _ in 0..random.below(8) {
             let range = random.range(*len, SMALL);
@@ -109,43 +109,44 @@ impl<'a> Worker<'a> {
         Ok(())
     }
 
-    pub(crate) fn cut(&mut self) -> Result<(), Trouble> {
-        let index = self.random.index(CUT);
-        let mut cut = write(&self.world.cut[index]);
-        let len = if self.random.one_in(8) { 0 } else { self.random.range(cut.len, 1).start };
-        OpenOptions::new().write(true).open(&cut.path)?.set_len(len)?;
-        let change = refreshed(&cut.file)?;
-        let expected = if len < cut.len { Change::Truncated } else { Change::Unchanged };
-        if (change != expected && change != Change::Modified) || cut.file.len() != len {
-            let now = cut.file.len();
-            return Err(Failed(format!("cut from {} to {len}: {change:?}, {now} bytes", cut.len)).into());
+    pub(crate) fn truncate_locked(&mut self) -> Result<(), Trouble> {
+        let index = self.random.index(LOCKED);
+        let mut locked = write(&self.world.locked[index]);
+        let len = if self.random.one_in(8) { 0 } else { self.random.range(locked.len, 1).start };
+        OpenOptions::new().write(true).open(&locked.path)?.set_len(len)?;
+        let change = refreshed(&locked.file)?;
+        let expected = if len < locked.len { Change::Truncated } else { Change::Unchanged };
+        if (change != expected && change != Change::Modified) || locked.file.len() != len {
+            let now = locked.file.len();
+            return Err(Failed(format!("truncated from {} to {len}: {change:?}, {now} bytes", locked.len)).into());
         }
-        cut.len = len;
-        cut.content.parts.retain(|&(start, _)| start < len);
+        locked.len = len;
+        locked.content.parts.retain(|&(start, _)| start < len);
         Ok(())
     }
 
-    /// With other bytes than were there before it was cut.
-    pub(crate) fn append_to_cut(&mut self) -> Result<(), Trouble> {
-        let index = self.random.index(CUT);
-        let mut cut = write(&self.world.cut[index]);
+    /// Appends bytes that differ from those before the truncation.
+    pub(crate) fn append_to_locked(&mut self) -> Result<(), Trouble> {
+        let index = self.random.index(LOCKED);
+        let mut locked = write(&self.world.locked[index]);
         let more = self.random.below(SMALL);
-        let (start, end, generation) = (cut.len, cut.len + more, self.world.generation());
+        let (start, end, generation) = (locked.len, locked.len + more, self.world.generation());
         if end > LONGEST || more == 0 {
             return Ok(());
         }
-        let mut file = OpenOptions::new().append(true).open(&cut.path)?;
+        let mut file = OpenOptions::new().append(true).open(&locked.path)?;
         file.write_all(&bytes_of(generation, start..end))?;
-        let change = refreshed(&cut.file)?;
-        if change != Change::Grown || cut.file.len() != end {
-            return Err(Failed(format!("grown to {end}: {change:?}, {} bytes", cut.file.len())).into());
+        let change = refreshed(&locked.file)?;
+        if change != Change::Grown || locked.file.len() != end {
+            return Err(Failed(format!("grown to {end}: {change:?}, {} bytes", locked.file.len())).into());
         }
-        cut.len = end;
-        cut.content.parts.push((start, generation));
+        locked.len = end;
+        locked.content.parts.push((start, generation));
         Ok(())
     }
 }
-/// What has to be done before the file is read again may take more than one attempt, for want of descriptors.
+
+/// Refreshes the file, and repeats that for a while if the manager has no descriptor left for it.
 pub(crate) fn refreshed(file: &MappedFile) -> Result<Change, Trouble> {
     let began = Instant::now();
     loop {
@@ -158,10 +159,10 @@ pub(crate) fn refreshed(file: &MappedFile) -> Result<Change, Trouble> {
     }
 }
 
-pub(crate) fn read(cut: &RwLock<Cut>) -> RwLockReadGuard<'_, Cut> {
-    cut.read().unwrap_or_else(PoisonError::into_inner)
+pub(crate) fn read(locked: &RwLock<Locked>) -> RwLockReadGuard<'_, Locked> {
+    locked.read().unwrap_or_else(PoisonError::into_inner)
 }
 
-pub(crate) fn write(cut: &RwLock<Cut>) -> RwLockWriteGuard<'_, Cut> {
-    cut.write().unwrap_or_else(PoisonError::into_inner)
+pub(crate) fn write(locked: &RwLock<Locked>) -> RwLockWriteGuard<'_, Locked> {
+    locked.write().unwrap_or_else(PoisonError::into_inner)
 }

@@ -1,10 +1,10 @@
-//! Bytes that tell where they come from, and a generator of random choices.
+//! File content that identifies its file and offset, and a generator of random choices.
 
 use std::ops::Range;
 
 use crate::{KIB, WINDOW};
 
-/// The bytes of a file: `generation` from an offset on, up to the next one.
+/// The content of a file, as parts `(start, generation)`: each part reaches to the start of the next one.
 #[derive(Clone)]
 pub(crate) struct Content {
     pub(crate) parts: Vec<(u64, u64)>,
@@ -15,7 +15,8 @@ impl Content {
         Self { parts: vec![(0, generation)] }
     }
 
-    /// Where `bytes` first differ from those at `offset`.
+    /// Returns the offset of the first of `bytes` that differs from the content at `offset`, or `None` if all are
+    /// equal.
     pub(crate) fn first_wrong(&self, offset: u64, bytes: &[u8]) -> Option<u64> {
         let end = offset + bytes.len() as u64;
         let ends = self.parts.iter().skip(1).map(|part| part.0).chain([u64::MAX]);
@@ -27,7 +28,7 @@ impl Content {
     }
 }
 
-/// The word of eight bytes with this number. The first one is the generation itself.
+/// Returns word `index` of a file, of eight bytes. Word 0 is the generation itself.
 fn word(generation: u64, mixed: u64, index: u64) -> [u8; 8] {
     if index == 0 { generation } else { mix(mixed ^ index) }.to_le_bytes()
 }
@@ -72,7 +73,7 @@ impl Random {
         mix(self.0)
     }
 
-    /// A number below `end`; 0 if there is none.
+    /// Returns a number below `end`, or 0 if `end` is 0.
     pub(crate) fn below(&mut self, end: u64) -> u64 {
         self.next() % end.max(1)
     }
@@ -89,14 +90,15 @@ impl Random {
         self.below(chances) == 0
     }
 
-    /// At most so many bytes of a file of `len`, anywhere, often where windows meet or the file ends.
+    /// Returns a range of at most `longest` bytes in a file of `len`. The range often starts near a window boundary or
+    /// the end.
     pub(crate) fn range(&mut self, len: u64, longest: u64) -> Range<u64> {
         let start = match self.below(4) {
             0 => (self.below(len / WINDOW + 1) * WINDOW).saturating_sub(self.below(64)),
             1 => len.saturating_sub(self.below(4 * KIB)),
             _ => self.below(len + 1),
         };
-        // Short ones more often than long ones.
+        // Short ranges are more frequent than long ones.
         let longest = longest >> self.below(longest.ilog2().into());
         start..(start + self.below(longest + 1)).min(len).max(start)
     }

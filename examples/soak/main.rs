@@ -1,32 +1,35 @@
-//! Endurance: `cargo run --release --example soak [-- --minutes 30]`.
+//! Endurance test: `cargo run --release --example soak [-- --minutes 30]`.
 //!
-//! Threads do at random what programs do to a cache in months: they open, read in every way, keep leases and hand them to
-//! each other, prefetch, collect, close, refresh and change the limits, while files are appended to, replaced by rename,
-//! deleted, made anew, touched and cut.
+//! Threads use a cache at random, as programs would over months. They open files, read in every way, and keep leases
+//! and pass them to other threads. They prefetch, collect, close, refresh and change the limits. Meanwhile they append
+//! to files, replace them by rename, delete, recreate, touch and truncate them.
 //!
-//! *Every byte is checked.* A file's bytes are a function of its generation (each file that is made has a new one, which
-//! is its first word) and of their offset, so a reader knows which file it has, and two files in one read are noticed. So
-//! is each error: those that the moment explains are counted (over the budget, where a call has to map; a file that was
-//! replaced while its descriptor was given up), all others are failures.
+//! *Every byte is checked.* The bytes of a file are a function of their offset and the file's generation. Each new file
+//! has a new generation, which is its first word. So a reader knows which file it has, and detects bytes of two files
+//! in one read.
 //!
-//! There are sets of files:
+//! *Every error is checked.* The soak counts errors that the current state explains: the budget is exceeded and the
+//! call has to map; or a file was replaced, and its descriptor had been closed to stay within the limit. Any other
+//! error is a failure.
 //!
-//! - *named* ones are never made shorter, and nobody looks out for anybody;
-//! - *cut* ones are, which [`build`](smmap::MapManagerBuilder::build) allows while nobody reads or holds them, and if they
-//!   are refreshed before they are read again: each has a lock of the soak's own for that;
-//! - with the feature `fault-guard`, *torn* ones are cut under their readers, without a lock.
+//! There are three sets of files:
 //!
-//! In the end everything is dropped, and nothing may be left: no mapping in the kernel's list, no descriptor, no thread.
-//! Memory of the process's own (RssAnon) is looked at each second; its trend after a warm-up has to stay below what a leak
-//! would be (`Trend`, in `watch.rs`).
+//! - *Named* files are never truncated, and no lock coordinates their readers and writers.
+//! - *Locked* files are truncated. [`build`](smmap::MapManagerBuilder::build) allows that if no thread reads the file
+//!   or holds a mapping, and if it is refreshed before the next read. A lock of the soak enforces this for each file.
+//! - *Racing* files (feature `fault-guard`) are truncated while threads read them, without a lock.
+//!
+//! At the end the soak drops everything, and checks that nothing is left: no mapping in the kernel's list, no
+//! descriptor, no thread. It samples the process's own memory (RssAnon) every second. After a warm-up, the trend must
+//! stay below that of a leak (`Trend`, in `watch.rs`).
 
-#![allow(unsafe_code, reason = "`build`, where the caller makes a promise, and an option of the allocator")]
+#![allow(unsafe_code, reason = "`build` needs the caller's promise, and `mallopt` is a foreign function")]
 
 mod changes;
 mod content;
 mod process;
 #[cfg(feature = "fault-guard")]
-mod torn;
+mod racing;
 mod watch;
 mod worker;
 mod world;
@@ -42,46 +45,47 @@ use std::{env, thread};
 use smmap::{Limits, Overcommit};
 
 use process::Held;
-use watch::give_memory_back;
+use watch::configure_allocator;
 use worker::Worker;
 use world::{Failed, World};
 
 const HELP: &str = "\
-Endurance of smmap: random work on changing files by many threads, every byte checked.
+Endurance test of smmap: random work on changing files by many threads, with every byte checked.
 
 Usage: cargo run --release --example soak [-- OPTIONS]
 
-  --minutes N, --seconds N   how long [default: 60 seconds]
-  --threads N                threads that work [default: twice as many as the machine runs at once, and two]
-  --seed N                   of the random choices [default: the time of day]
+  --minutes N, --seconds N   duration [default: 60 seconds]
+  --threads N                working threads [default: twice the number of hardware threads, plus two]
+  --seed N                   seed of the random choices [default: the time of day]
   --budget MIB               most MiB to keep mapped [default: 16]
   --help                     this text
 
-Exit code: 0 all was as it should be, 1 it was not, 2 the arguments were wrong.";
+Exit code: 0 success, 1 failure, 2 wrong arguments.";
 
 const KIB: u64 = 1 << 10;
 const MIB: u64 = 1 << 20;
-/// Small, so that there are many of them, and a granule on every system.
+/// The length of a window. Small, so that there are many windows, and a multiple of the mapping granularity of every
+/// OS.
 const WINDOW: u64 = 64 * KIB;
-/// A range up to this may be copied, and then never fails for the budget.
+/// The longest range that may be copied instead of mapped, and so never fails because of the budget.
 const SMALL: u64 = 256 * KIB;
-/// Ranges that are always mapped, by themselves where windows meet.
+/// The lengths of ranges that are always mapped, as a detached region if they cross a window boundary.
 const LONG: Range<u64> = SMALL + 1..SMALL + 512 * KIB;
-/// A file is replaced or cut rather than let grow beyond this.
+/// The longest file. A file that would grow beyond this is left alone until it is replaced or truncated.
 const LONGEST: u64 = 4 * MIB;
 
 const NAMED: usize = 16;
-const CUT: usize = 4;
-/// What one thread keeps at a time, and how many leases are on their way from one thread to another.
+const LOCKED: usize = 4;
+/// The limits on readers and leases that a thread keeps, and on leases that wait in the exchange between threads.
 const READERS: usize = 4;
 const LEASES: usize = 8;
-const POST: usize = 32;
-/// What a manager that comes and goes may map.
+const EXCHANGED: usize = 32;
+/// The budget of a short-lived manager.
 const OWN_BUDGET: u64 = 4 * WINDOW;
 
-/// So long may pass without a single step before that is taken for a deadlock.
+/// The time without any step after which the soak reports a deadlock.
 const PATIENCE: Duration = Duration::from_secs(120);
-/// Between two lines of progress.
+/// The number of seconds between two lines of progress.
 const LINE: u64 = 10;
 
 fn main() -> ExitCode {
@@ -109,7 +113,7 @@ fn main() -> ExitCode {
 }
 
 fn soak(plan: &Plan) -> Result<String, Failed> {
-    give_memory_back();
+    configure_allocator();
     #[cfg(feature = "fault-guard")]
     smmap::fault_guard::install()?;
     let before = Held::of_process();
@@ -130,7 +134,7 @@ fn soak(plan: &Plan) -> Result<String, Failed> {
             let world = &world;
             scope.spawn(move || {
                 let work = || Worker::new(world, number).work();
-                // The message of a panic is out already; the others are to end, too.
+                // The panic message is already printed. The other threads must end too.
                 if let Err(failed) =
                     catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|_| Err(Failed("a thread panicked".to_owned())))
                 {
@@ -153,7 +157,7 @@ struct Plan {
 }
 
 impl Plan {
-    /// `None` when only help is asked for.
+    /// Parses the command line. Returns `None` if it asks for help.
     fn from_arguments() -> Result<Option<Self>, Box<dyn Error>> {
         use lexopt::prelude::*;
         let cores = thread::available_parallelism().map_or(1, usize::from) as u64;
@@ -178,17 +182,17 @@ impl Plan {
         Limits {
             max_mapped_bytes: self.budget,
             max_regions: 1000,
-            // One for each thread that may not be given up, and fewer than there are files.
+            // More than the descriptors that cannot be closed (one for each thread), but fewer than there are files.
             max_open_files: (self.threads + 16) as usize,
         }
     }
 
-    /// Never more than the budget, with and without patience.
+    /// Returns one of the two policies that never exceed the budget. An odd seed chooses the one that waits.
     fn overcommit(&self) -> Overcommit {
         if self.seed % 2 == 0 { Overcommit::Fail } else { Overcommit::Wait(Duration::from_millis(5)) }
     }
 }
 
 fn positive(number: u64) -> Result<u64, &'static str> {
-    if number > 0 && number <= 1 << 20 { Ok(number) } else { Err("a number from 1 to 1048576 is needed") }
+    if number > 0 && number <= 1 << 20 { Ok(number) } else { Err("expected a number from 1 to 1048576") }
 }

@@ -1,4 +1,4 @@
-//! What the system holds for this process, by its own lists.
+//! The resources that the OS holds for this process, from the OS's own lists.
 
 use std::fs;
 use std::ops::Range;
@@ -6,7 +6,7 @@ use std::path::Path;
 
 use crate::world::Failed;
 
-/// Descriptors and threads of this process. None where there is no /proc.
+/// The numbers of descriptors and threads of this process. `None` on a system without /proc.
 #[derive(Debug)]
 pub(crate) struct Held {
     descriptors: Option<usize>,
@@ -23,12 +23,12 @@ impl Held {
         self.descriptors.is_none() || self.threads.is_none()
     }
 
-    /// What is more than before.
+    /// Returns a failure if bytes are still mapped, or if the numbers differ from those before.
     pub(crate) fn left_behind(&self, mapped: Option<u64>, before: &Self) -> Option<Failed> {
         let is_clean = mapped.is_none_or(|bytes| bytes == 0)
             && self.descriptors == before.descriptors
             && self.threads == before.threads;
-        let what = || format!("left behind: {mapped:?} bytes mapped, {self:?}, and before there were {before:?}");
+        let what = || format!("not released: {mapped:?} bytes mapped, {self:?} after the run, {before:?} before it");
         (!is_clean).then(|| Failed(what()))
     }
 }
@@ -38,7 +38,7 @@ pub(crate) fn resident_kib() -> Option<f64> {
     status.lines().find_map(|line| line.strip_prefix("RssAnon:")?.trim().strip_suffix(" kB")?.parse().ok())
 }
 
-/// A part of a file that the kernel lists as mapped: the file, where its first byte would be in memory, and the addresses.
+/// A mapped part of a file: the file, the address that its first byte would have, and the addresses of the part.
 type Area = (String, u64, Range<u64>);
 
 fn areas_below(dir: &Path) -> Option<Vec<Area>> {
@@ -61,7 +61,8 @@ pub(crate) fn mapped_below(dir: &Path) -> Option<u64> {
     Some(areas_below(dir)?.iter().map(|(.., area)| area.end - area.start).sum())
 }
 
-/// Bytes that were mapped at one moment. The kernel's list is not of one: what is in two of them was there between.
+/// Returns the bytes that were certainly mapped at one moment. A list of the kernel is no snapshot, but an area in two
+/// consecutive lists was mapped between them.
 pub(crate) fn surely_mapped_below(dir: &Path) -> Option<u64> {
     let (first, second) = (areas_below(dir)?, areas_below(dir)?);
     let shared = first.iter().flat_map(|(file, base, area)| {

@@ -1,4 +1,4 @@
-//! What is seen from outside while the threads work, and what is left when they are done.
+//! Observation of the run from outside, and of the resources left at its end.
 
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
@@ -9,21 +9,21 @@ use crate::worker::{STEPS, check_kept};
 use crate::world::{Failed, World, unpoisoned};
 use crate::{KIB, LINE, MIB, OWN_BUDGET, PATIENCE};
 
-/// What was seen from outside, each second.
+/// The observations of every second.
 #[derive(Default)]
 pub(crate) struct Watched {
-    /// Seconds, and KiB of RssAnon.
+    /// Samples: seconds since the start, and KiB of RssAnon.
     memory: Vec<(f64, f64)>,
-    /// The most that the kernel had mapped of the files.
+    /// The most bytes of the files that the kernel had mapped.
     most_mapped: u64,
 }
 
 impl World<'_> {
-    /// Until the time is over, or something fails.
+    /// Observes the run until its time is over or a thread fails.
     pub(crate) fn watch(&self) -> Watched {
         let began = Instant::now();
         let (mut watched, mut last_steps, mut last_step) = (Watched::default(), 0, began);
-        // Each thread may be using a manager of its own.
+        // Each thread may currently use a manager of its own.
         let allowed = self.plan.budget + self.plan.threads * OWN_BUDGET;
         for second in 1_u64.. {
             let next = Duration::from_secs(second).min(self.plan.time);
@@ -33,7 +33,7 @@ impl World<'_> {
             if let Some(mapped) = surely_mapped_below(&self.dir) {
                 watched.most_mapped = watched.most_mapped.max(mapped);
                 if mapped > allowed {
-                    self.fail(Failed(format!("{mapped} bytes are mapped, and {allowed} may be")));
+                    self.fail(Failed(format!("{mapped} bytes are mapped; the limit is {allowed}")));
                 }
             }
             watched.memory.extend(resident_kib().map(|kib| (began.elapsed().as_secs_f64(), kib)));
@@ -41,12 +41,12 @@ impl World<'_> {
             if steps > last_steps {
                 (last_steps, last_step) = (steps, Instant::now());
             } else if last_step.elapsed() > PATIENCE {
-                // The threads would never be joined.
-                println!("soak: FAILED no thread has done a step for {} s", PATIENCE.as_secs());
+                // Exit, because the threads can never be joined.
+                println!("soak: FAILED no thread completed a step for {} s", PATIENCE.as_secs());
                 std::process::exit(1);
             }
             if second % LINE == 0 {
-                self.tell(second, &watched);
+                self.report(second, &watched);
             }
             if self.stop.load(Relaxed) || began.elapsed() >= self.plan.time {
                 break;
@@ -55,12 +55,13 @@ impl World<'_> {
         watched
     }
 
-    fn tell(&self, second: u64, watched: &Watched) {
+    fn report(&self, second: u64, watched: &Watched) {
         let stats = self.maps.stats();
         let memory = watched.memory.last().map_or("n/a".to_owned(), |(_, kib)| format!("{:.1} MiB", kib / 1024.0));
         let errors: u64 = self.tally.errors().iter().map(|(_, count)| count).sum();
         println!(
-            "  {second:>5} s  {} steps, {} MiB checked, {} errors expected; {} KiB mapped, peak {}, {} files; RssAnon {memory}",
+            "  {second:>5} s  {} steps, {} MiB checked, {} expected errors; {} KiB mapped, peak {}, {} files; \
+             RssAnon {memory}",
             self.tally.steps(),
             self.tally.bytes.load(Relaxed) / MIB,
             errors,
@@ -70,20 +71,20 @@ impl World<'_> {
         );
     }
 
-    /// Drops everything, and looks at what is left.
+    /// Drops everything, and checks that nothing is left.
     pub(crate) fn end(self, watched: Watched, before: &Held) -> Result<String, Failed> {
         let mut failures: Vec<Failed> = unpoisoned(&self.failed).take().into_iter().collect();
-        for kept in unpoisoned(&self.post).drain(..) {
+        for kept in unpoisoned(&self.exchange).drain(..) {
             failures.extend(check_kept(&self, &kept).err());
         }
-        let Self { plan, dir, maps, cut, tally, .. } = self;
-        drop(cut);
+        let Self { plan, dir, maps, locked, tally, .. } = self;
+        drop(locked);
         maps.collect();
-        // The collector may be unmapping what it has won.
+        // The collector may still be unmapping regions that it owns.
         settles(|| maps.stats().regions == 0);
         let stats = maps.stats();
         if (stats.regions, stats.mapped_bytes, stats.pinned_regions, stats.maps - stats.unmaps) != (0, 0, 0, 0) {
-            failures.push(Failed(format!("with nothing held, something stays mapped: {stats:?}")));
+            failures.push(Failed(format!("regions stay mapped although nothing holds them: {stats:?}")));
         }
         if stats.peak_mapped_bytes > plan.budget || stats.peak_regions > plan.limits().max_regions {
             failures.push(Failed(format!("the budget of {} was exceeded: {stats:?}", plan.budget)));
@@ -103,41 +104,44 @@ impl World<'_> {
         }
         let trend = Trend::of(&watched.memory);
         println!("\n  bytes checked     {}", tally.bytes.load(Relaxed));
-        println!("  mapped at most    {} of {} bytes, by our count", stats.peak_mapped_bytes, plan.budget);
-        println!("  mapped at most    {}, by the kernel's, with managers that came and went", watched.most_mapped);
+        println!("  peak mapped       {} of {} bytes, by smmap's count", stats.peak_mapped_bytes, plan.budget);
+        println!("  peak mapped       {} bytes, by the kernel's lists, with short-lived managers", watched.most_mapped);
         println!("  maps, evictions   {}, {}; copies {}", stats.maps, stats.evictions, stats.copies);
         match &trend {
             Some(trend) => println!("  memory            {trend}"),
-            None => println!("  memory            not judged: too few samples after the warm-up"),
+            None => println!("  memory            not checked: too few samples after the warm-up"),
         }
         if before.is_unknown() {
-            println!("  NOT CHECKED, there is no /proc here: mappings, descriptors, threads and memory of the process");
+            println!(
+                "  NOT CHECKED: mappings, descriptors, threads and memory of the process, because there is no /proc"
+            );
         }
         failures.extend(trend.and_then(|trend| trend.judge().err()));
         if failures.is_empty() {
             let (steps, bytes) = (tally.steps(), tally.bytes.load(Relaxed));
-            return Ok(format!("{steps} steps, {bytes} bytes checked, nothing left behind"));
+            return Ok(format!("{steps} steps, {bytes} bytes checked, no resource left"));
         }
         let failures: Vec<String> = failures.into_iter().map(|failed| failed.to_string()).collect();
         Err(Failed(failures.join("; ")))
     }
 }
 
-/// Tells the allocator to give large blocks back to the system when they are freed, and to have one heap for all threads:
-/// else the holes that it keeps for later grow for an hour, with the same 3 MiB in use.
+/// Configures the allocator to return large freed blocks to the OS, and to use one heap for all threads.
+///
+/// Otherwise fragmentation of its heaps grows for an hour at a constant 3 MiB in use, which would look like a leak.
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
-pub(crate) fn give_memory_back() {
+pub(crate) fn configure_allocator() {
     for (option, value) in [(libc::M_MMAP_THRESHOLD, 64 << 10), (libc::M_ARENA_MAX, 1)] {
-        // SAFETY: sets a number of the allocator's; no other thread runs yet.
+        // SAFETY: the call sets a parameter of the allocator, and no other thread runs yet.
         let done = unsafe { libc::mallopt(option, value) };
-        assert_eq!(done, 1, "the allocator knows this option");
+        assert_eq!(done, 1, "the allocator does not know this option");
     }
 }
 
 #[cfg(not(all(target_os = "linux", target_env = "gnu")))]
-pub(crate) fn give_memory_back() {}
+pub(crate) fn configure_allocator() {}
 
-/// Waits for what other threads do in their own time, but not for ever.
+/// Waits until `done` returns `true`, but at most ten seconds. Other threads work on it.
 fn settles(done: impl Fn() -> bool) {
     let began = Instant::now();
     while !done() && began.elapsed() < Duration::from_secs(10) {
@@ -145,13 +149,14 @@ fn settles(done: impl Fn() -> bool) {
     }
 }
 
-/// How memory goes on after the warm-up: a straight line through the samples.
+/// The trend of memory after the warm-up: a straight line through the samples.
 ///
-/// A third of the run is warm-up, up to five minutes: caches of the allocator fill, and each thread's. After that 64 KiB a
-/// minute may be noise, in runs of less than two minutes 4 MiB; and four times what the samples' own scatter leaves open.
+/// The first third of the run, but at most five minutes, is warm-up, in which caches of the allocator and of the
+/// threads fill. After that, a growth of 64 KiB a minute (in runs shorter than two minutes, 4 MiB) plus four standard
+/// errors of the slope is accepted as noise.
 struct Trend {
     minutes: f64,
-    /// KiB each minute, and its standard error.
+    /// The slope in KiB per minute, and its standard error.
     slope: f64,
     error: f64,
     mean: f64,
@@ -176,7 +181,7 @@ impl Trend {
     }
 
     fn allowed(&self) -> f64 {
-        // Of the whole run, two minutes leave 80 seconds.
+        // Of a run of two minutes, 80 seconds remain after the warm-up.
         let noise = if self.minutes < 80.0 / 60.0 { 4096.0 } else { 64.0 };
         noise + 4.0 * self.error
     }
@@ -189,7 +194,7 @@ impl Trend {
 impl fmt::Display for Trend {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { minutes, slope, error, mean } = self;
-        write!(f, "{slope:+.1} KiB a minute (± {error:.1}; {:.0} are allowed) ", self.allowed())?;
+        write!(f, "{slope:+.1} KiB a minute (± {error:.1}; limit {:.0}) ", self.allowed())?;
         write!(f, "over {minutes:.1} minutes, around {:.1} MiB", mean / 1024.0)
     }
 }

@@ -1,4 +1,4 @@
-//! What a thread does: one random step after the other.
+//! The worker threads: each does one random step after the other.
 
 use std::error::Error as _;
 use std::fs::File;
@@ -11,9 +11,9 @@ use smmap::{Buffer, Change, Cursor, Error, ErrorKind, MapManager, MappedFile, Ov
 use crate::changes;
 use crate::content::{Content, Random, bytes_of, mix};
 use crate::world::{Failed, Kept, Named, Now, Trouble, World, manager, unpoisoned};
-use crate::{LEASES, LONG, LONGEST, NAMED, OWN_BUDGET, POST, READERS, SMALL, WINDOW};
+use crate::{EXCHANGED, LEASES, LONG, LONGEST, NAMED, OWN_BUDGET, READERS, SMALL, WINDOW};
 
-/// Name, how often, whether it may be refused for the budget, and what it does.
+/// A step: its name, its relative frequency, whether the budget may refuse it, and its function.
 pub(crate) type Step = (&'static str, u64, bool, fn(&mut Worker<'_>) -> Result<(), Trouble>);
 
 pub(crate) const STEPS: &[Step] = &[
@@ -32,7 +32,7 @@ pub(crate) const STEPS: &[Step] = &[
     ("slice a lease", 10, false, |worker| worker.slice_lease()),
     ("check a lease", 30, false, |worker| worker.check_lease()),
     ("drop a lease", 40, false, |worker| worker.drop_lease()),
-    ("hand a lease on", 20, false, |worker| worker.hand_on()),
+    ("pass a lease on", 20, false, |worker| worker.pass_on()),
     ("read_at", 80, false, |worker| worker.read_at()),
     ("read_exact_at", 40, false, |worker| worker.read_exact_at()),
     ("windows", 6, true, |worker| worker.windows()),
@@ -51,13 +51,13 @@ pub(crate) const STEPS: &[Step] = &[
     ("replace", 4, false, |worker| worker.replace()),
     ("delete", 1, false, |worker| worker.delete()),
     ("touch", 4, false, |worker| worker.touch()),
-    ("read a cut file", 60, true, |worker| worker.read_cut()),
-    ("cut", 4, false, |worker| worker.cut()),
+    ("read a locked file", 60, true, |worker| worker.read_locked()),
+    ("truncate a locked file", 4, false, |worker| worker.truncate_locked()),
     #[cfg(feature = "fault-guard")]
-    ("read a torn file", 60, true, |worker| worker.read_torn()),
+    ("read a racing file", 60, true, |worker| worker.read_racing()),
     #[cfg(feature = "fault-guard")]
-    ("tear", 6, false, |worker| worker.tear()),
-    ("append to a cut file", 6, false, |worker| worker.append_to_cut()),
+    ("truncate a racing file", 6, false, |worker| worker.truncate_racing()),
+    ("append to a locked file", 6, false, |worker| worker.append_to_locked()),
 ];
 
 pub(crate) struct Worker<'a> {
@@ -65,19 +65,20 @@ pub(crate) struct Worker<'a> {
     pub(crate) random: Random,
     readers: Vec<Reader>,
     leases: Vec<Kept>,
-    /// Of each cut file; they hold nothing while its lock is not held.
-    pub(crate) cut_cursors: Vec<Cursor>,
+    /// One cursor for each locked file. A cursor holds no window while the file's lock is not held.
+    pub(crate) locked_cursors: Vec<Cursor>,
     pub(crate) buffer: Vec<u8>,
     step: Step,
-    /// One of a torn file.
+    /// A lease of a racing file.
     #[cfg(feature = "fault-guard")]
-    pub(crate) torn_lease: Option<Kept>,
+    pub(crate) racing_lease: Option<Kept>,
 }
 
-/// A file that is open, and everything it is read through.
+/// An open file, and the objects that read it.
 struct Reader {
+    /// The index of the named file.
     named: usize,
-    /// Whether it was opened by its path.
+    /// `true` if the file was opened by its path.
     by_path: bool,
     content: Content,
     file: MappedFile,
@@ -87,17 +88,17 @@ struct Reader {
 
 impl<'a> Worker<'a> {
     pub(crate) fn new(world: &'a World<'a>, number: u64) -> Self {
-        let cut_cursors = world.cut.iter().map(|cut| changes::read(cut).file.cursor()).collect();
+        let locked_cursors = world.locked.iter().map(|locked| changes::read(locked).file.cursor()).collect();
         Self {
             world,
             random: Random(mix(world.plan.seed ^ mix(number))),
             readers: Vec::new(),
             leases: Vec::new(),
-            cut_cursors,
+            locked_cursors,
             buffer: vec![0; SMALL as usize],
             step: STEPS[0],
             #[cfg(feature = "fault-guard")]
-            torn_lease: None,
+            racing_lease: None,
         }
     }
 
@@ -119,11 +120,11 @@ impl<'a> Worker<'a> {
             }
             self.world.tally.steps[index].fetch_add(1, Relaxed);
         }
-        // What is kept to the last has to be right to the last.
+        // Leases that were kept until the end must still have the right bytes.
         self.leases.iter().try_for_each(|kept| check_kept(self.world, kept))
     }
 
-    /// An error that the step may meet is counted.
+    /// Counts the error if the step may meet it. Otherwise returns a failure.
     fn judge(&mut self, trouble: Trouble) -> Result<(), Failed> {
         let (name, _, may_be_refused, _) = self.step;
         match trouble {
@@ -174,7 +175,7 @@ impl<'a> Worker<'a> {
         if self.readers.len() == READERS {
             self.drop_reader()?;
         }
-        // One without a name keeps its descriptor, so no thread has more than one.
+        // A file opened without a name keeps its descriptor, so each thread keeps at most one of them.
         if !by_path {
             self.readers.retain(|reader| reader.by_path);
         }
@@ -182,7 +183,8 @@ impl<'a> Worker<'a> {
         Ok(())
     }
 
-    /// What a file that was just opened is by its first word: one that was there meanwhile, as long as it was at least.
+    /// Returns the content of a file that was just opened, by its first word. Fails unless the file was at the path
+    /// between `before` and now, and is at least as long as it was.
     pub(crate) fn identify(&self, named: &Named, before: Now, file: &MappedFile) -> Result<Content, Trouble> {
         let (mut first, len) = ([0; 8], file.len());
         file.read_exact_at(&mut first, 0)?;
@@ -201,17 +203,18 @@ impl<'a> Worker<'a> {
         Ok(Content::of(generation))
     }
 
-    /// There was no file at the path: there has to have been a moment without.
+    /// Counts that there was no file at the path. Fails if the file was there all the time.
     fn deleted(&self, named: &Named, before: Now) -> Result<(), Trouble> {
         let after = *unpoisoned(&named.now);
         if before.is_there && after.is_there && before.generation == after.generation {
-            return Err(Failed(format!("{} is there, and was not found", named.path.display())).into());
+            return Err(Failed(format!("{} exists, but was not found", named.path.display())).into());
         }
         self.world.tally.not_found.fetch_add(1, Relaxed);
         Ok(())
     }
 
-    /// An error of a file whose descriptor was given up, which it can only be as long as its path leads there.
+    /// Counts an error of a file whose descriptor was closed. Fails if its path still leads to the file, so that smmap
+    /// could have opened it again.
     fn outdated(&self, named: &Named, of: Now, error: Error) -> Result<(), Trouble> {
         if error.kind() != ErrorKind::Replaced && !is_not_found(&error) {
             return Err(error.into());
@@ -236,7 +239,7 @@ impl<'a> Worker<'a> {
     // Reading
     // -----------------------------------------------------------------------------------------------------------------
 
-    /// Does something with one of the readers. One whose file is gone for good is dropped.
+    /// Calls `work` with one of the readers. Drops the reader if its file is gone for good.
     fn with_reader(
         &mut self,
         work: impl FnOnce(&World<'_>, &mut Random, &mut Reader, &mut Vec<u8>) -> Result<(), Trouble>,
@@ -279,7 +282,7 @@ impl<'a> Worker<'a> {
             let (offset, len) = (random.range(reader.file.len(), 1).start, reader.file.len());
             let bytes = reader.cursor.window_at(offset)?;
             let end = (offset / WINDOW + 1) * WINDOW;
-            // It may have grown meanwhile, through another thread's handle.
+            // The file may have grown since, noticed through another thread's handle.
             if (bytes.len() as u64) < end.min(len) - offset || bytes.len() as u64 > end - offset {
                 return Err(Failed(format!("{} bytes from {offset} of {len}", bytes.len())).into());
             }
@@ -387,14 +390,14 @@ impl<'a> Worker<'a> {
         Ok(())
     }
 
-    /// Leaves one where others find it, and takes one that another thread has left.
-    fn hand_on(&mut self) -> Result<(), Trouble> {
+    /// Puts a lease into the exchange between threads, and takes another thread's lease out.
+    fn pass_on(&mut self) -> Result<(), Trouble> {
         let mine = self.leases.pop();
         let theirs = {
-            let mut post = unpoisoned(&self.world.post);
-            let any = self.random.index(post.len());
-            let theirs = (post.len() > POST / 2).then(|| post.swap_remove(any));
-            post.extend(mine);
+            let mut exchange = unpoisoned(&self.world.exchange);
+            let any = self.random.index(exchange.len());
+            let theirs = (exchange.len() > EXCHANGED / 2).then(|| exchange.swap_remove(any));
+            exchange.extend(mine);
             theirs
         };
         if let Some(kept) = &theirs {
@@ -408,7 +411,7 @@ impl<'a> Worker<'a> {
         self.with_reader(|world, random, reader, buffer| {
             let len = reader.file.len();
             let range = random.range(len, SMALL);
-            // Also beyond the end.
+            // Sometimes longer than the rest of the file.
             let wanted = (range.end - range.start + random.below(100)).min(SMALL) as usize;
             let read = reader.file.read_at(&mut buffer[..wanted], range.start)?;
             if (read as u64) < (range.end - range.start).min(wanted as u64) {
@@ -459,7 +462,7 @@ impl<'a> Worker<'a> {
         })
     }
 
-    /// The first place of some bytes of the file is no later than where they were taken from.
+    /// Searches bytes that were taken from the file. The first match must not lie after their offset.
     fn find(&mut self) -> Result<(), Trouble> {
         self.with_reader(|world, random, reader, _| {
             let len = reader.file.len();
@@ -539,14 +542,14 @@ impl<'a> Worker<'a> {
             0 => self.world.dir.clone(),
             1 | 2 => self.world.dir.join("some"),
             3 => self.world.dir.join("of no file"),
-            4 => self.world.dir.join("cut 0"),
+            4 => self.world.dir.join("locked 0"),
             _ => self.world.named[self.random.index(NAMED)].path.clone(),
         };
         self.world.maps.close(path);
         Ok(())
     }
 
-    /// Lowered and raised, never above the plan's.
+    /// Changes the limits; they never exceed the plan's.
     fn set_limits(&mut self) -> Result<(), Trouble> {
         let most = self.world.plan.limits();
         let mut limits = most;
@@ -567,7 +570,7 @@ impl<'a> Worker<'a> {
         Ok(())
     }
 
-    /// Another manager on the same files, which goes before what was leased from it.
+    /// Reads through another manager of the same files, and drops it before its leases.
     fn own_manager(&mut self) -> Result<(), Trouble> {
         let named = &self.world.named[self.random.index(NAMED)];
         let before = *unpoisoned(&named.now);
@@ -583,9 +586,9 @@ impl<'a> Worker<'a> {
         let lease = file.lease(range.clone())?;
         let window = file.windows().next_back().transpose()?;
         drop((maps, file));
-        self.world.check_lease("a lease of a manager that is gone", &content, range, &lease)?;
+        self.world.check_lease("a lease of a dropped manager", &content, range, &lease)?;
         if let Some(lease) = window {
-            self.world.check("a window of a manager that is gone", &content, lease.offset(), &lease)?;
+            self.world.check("a window of a dropped manager", &content, lease.offset(), &lease)?;
         }
         Ok(())
     }
@@ -602,7 +605,7 @@ pub(crate) fn check_kept(world: &World<'_>, kept: &Kept) -> Result<(), Failed> {
 }
 
 pub(crate) fn exactly(found: u64, expected: u64) -> Result<(), Failed> {
-    if found == expected { Ok(()) } else { Err(Failed(format!("{found} in place of {expected}"))) }
+    if found == expected { Ok(()) } else { Err(Failed(format!("{found} instead of {expected}"))) }
 }
 
 fn is_not_found(error: &Error) -> bool {

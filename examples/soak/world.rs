@@ -1,4 +1,4 @@
-//! The files, what is known of them, and what may not be.
+//! The files and the expectations about them.
 
 use std::fs;
 use std::io;
@@ -12,32 +12,33 @@ use smmap::{Error, Lease, MapManager, MapManagerBuilder, MappedFile, Window};
 
 use crate::content::{Content, Random, bytes_of};
 use crate::worker::STEPS;
-use crate::{CUT, LONGEST, NAMED, Plan, WINDOW};
+use crate::{LOCKED, LONGEST, NAMED, Plan, WINDOW};
 
 pub(crate) struct World<'a> {
     pub(crate) plan: &'a Plan,
     pub(crate) dir: PathBuf,
     pub(crate) maps: MapManager,
     pub(crate) named: Vec<Named>,
-    pub(crate) cut: Vec<RwLock<Cut>>,
+    pub(crate) locked: Vec<RwLock<Locked>>,
     #[cfg(feature = "fault-guard")]
-    pub(crate) torn: Vec<Named>,
-    /// Leases that any thread may take.
-    pub(crate) post: Mutex<Vec<Kept>>,
+    pub(crate) racing: Vec<Named>,
+    /// The exchange: leases that any thread may take.
+    pub(crate) exchange: Mutex<Vec<Kept>>,
     pub(crate) generations: AtomicU64,
     pub(crate) tally: Tally,
     pub(crate) stop: AtomicBool,
     pub(crate) failed: Mutex<Option<Failed>>,
 }
 
-/// A path, and the file that it leads to, which is never made shorter.
+/// A path, and the state of the file at it. A named file is never truncated.
 pub(crate) struct Named {
     pub(crate) path: PathBuf,
-    /// Held while the file is changed, so what it says is true whenever it can be had.
+    /// The state of the file. The lock is held while the file is changed, so the state is true whenever the lock is
+    /// free.
     pub(crate) now: Mutex<Now>,
 }
 
-/// The file at a path: the newest that was there, whether it is, and bytes that it has at least.
+/// The state of the file at a path: the newest generation, whether it still exists, and its least length.
 #[derive(Clone, Copy)]
 pub(crate) struct Now {
     pub(crate) generation: u64,
@@ -45,8 +46,8 @@ pub(crate) struct Now {
     pub(crate) len: u64,
 }
 
-/// A file that is made shorter, and its one handle.
-pub(crate) struct Cut {
+/// A file that is truncated under a lock, and its only handle.
+pub(crate) struct Locked {
     pub(crate) path: PathBuf,
     pub(crate) file: MappedFile,
     pub(crate) content: Content,
@@ -65,10 +66,10 @@ impl<'a> World<'a> {
             plan,
             maps: manager(builder.overcommit(plan.overcommit()))?,
             named: Vec::new(),
-            cut: Vec::new(),
+            locked: Vec::new(),
             #[cfg(feature = "fault-guard")]
-            torn: Vec::new(),
-            post: Mutex::default(),
+            racing: Vec::new(),
+            exchange: Mutex::default(),
             generations: AtomicU64::new((plan.seed << 32) + 1),
             tally: Tally::default(),
             stop: AtomicBool::new(false),
@@ -77,25 +78,25 @@ impl<'a> World<'a> {
         };
         let mut random = Random(plan.seed);
         for number in 0..NAMED {
-            // Some of them lie in a directory of their own, which can be closed as one.
+            // Some files lie in a directory of their own, so that one `close` covers all of them.
             let directory = world.dir.join(if number % 4 == 0 { "some" } else { "" });
             fs::create_dir_all(&directory)?;
             let path = directory.join(format!("named {number}"));
             let now = world.make(&path, random.within(8..LONGEST / 2))?;
             world.named.push(Named { path, now: Mutex::new(now) });
         }
-        for number in 0..CUT {
-            let path = world.dir.join(format!("cut {number}"));
+        for number in 0..LOCKED {
+            let path = world.dir.join(format!("locked {number}"));
             let Now { generation, len, .. } = world.make(&path, random.within(8..LONGEST))?;
             let file = world.maps.open(&path)?;
-            world.cut.push(RwLock::new(Cut { path, file, content: Content::of(generation), len }));
+            world.locked.push(RwLock::new(Locked { path, file, content: Content::of(generation), len }));
         }
         #[cfg(feature = "fault-guard")]
-        for number in 0..crate::torn::TORN {
+        for number in 0..crate::racing::RACING {
             let now = Mutex::new(Now { generation: 0, is_there: false, len: 0 });
-            let named = Named { path: world.dir.join(format!("torn {number}")), now };
-            world.make_torn(&named, random.below(LONGEST))?;
-            world.torn.push(named);
+            let named = Named { path: world.dir.join(format!("racing {number}")), now };
+            world.make_racing(&named, random.below(LONGEST))?;
+            world.racing.push(named);
         }
         Ok(world)
     }
@@ -104,7 +105,7 @@ impl<'a> World<'a> {
         self.generations.fetch_add(1, Relaxed)
     }
 
-    /// Puts a new file of `len` bytes where `path` leads, all at once.
+    /// Replaces the file at `path` by a new one of `len` bytes, in one step.
     pub(crate) fn make(&self, path: &Path, len: u64) -> io::Result<Now> {
         let generation = self.generation();
         let new = self.dir.join(format!("new {generation}"));
@@ -114,13 +115,13 @@ impl<'a> World<'a> {
     }
 
     pub(crate) fn fail(&self, failed: Failed) {
-        // At once: what follows may be a signal.
+        // Print at once: the process may be killed by a signal next.
         println!("soak: FAILED {failed}");
         unpoisoned(&self.failed).get_or_insert(failed);
         self.stop.store(true, Relaxed);
     }
 
-    /// Each byte, against what has to be at `offset`.
+    /// Compares each byte with the content at `offset`.
     pub(crate) fn check(&self, what: &str, content: &Content, offset: u64, bytes: &[u8]) -> Result<(), Failed> {
         self.tally.bytes.fetch_add(bytes.len() as u64, Relaxed);
         match content.first_wrong(offset, bytes) {
@@ -144,25 +145,28 @@ impl<'a> World<'a> {
     ) -> Result<(), Failed> {
         let found = lease.offset()..lease.offset() + lease.len() as u64;
         if found != range {
-            return Err(Failed(format!("{what}: {found:?} in place of {range:?}")));
+            return Err(Failed(format!("{what}: range {found:?}, expected {range:?}")));
         }
         self.check(what, content, range.start, lease)
     }
 }
 
 pub(crate) fn manager(builder: MapManagerBuilder) -> smmap::Result<MapManager> {
-    // SAFETY: the files lie in a temporary directory of this run, and nobody else changes them. Named ones are appended
-    // to, and replaced and deleted as a whole. One that is cut is written under its lock, which all that is read or held of
-    // it is read and held under, and refreshed before the lock goes.
+    // SAFETY: the files lie in a temporary directory of this run, and no other process changes them. Named files are
+    // only appended to, replaced and deleted. A locked file is truncated under the write lock, and refreshed before the
+    // lock is released; every read, and everything that holds a mapping of the file, ends before its read lock is
+    // released. Racing files break the promise on purpose: the fault guard turns a read past the end into zeros, and a
+    // worker uses no bytes before `check` has confirmed them.
     unsafe { builder.build() }
 }
 
-/// What these locks protect is right at every moment, also where somebody panicked (and then the run has failed anyway).
+/// Locks the mutex, also after a panic. The protected values are consistent at every moment, and a panic fails the run
+/// anyway.
 pub(crate) fn unpoisoned<T>(lock: &Mutex<T>) -> MutexGuard<'_, T> {
     lock.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// What must not be.
+/// A violated expectation.
 #[derive(Debug)]
 pub(crate) struct Failed(pub(crate) String);
 
@@ -184,7 +188,7 @@ impl From<Error> for Failed {
     }
 }
 
-/// What a step ended with: an error of the library, to be judged, or something that must not be.
+/// The error of a step: an error of the library, which may be expected, or a violated expectation.
 pub(crate) enum Trouble {
     Refused(Error),
     Failed(Failed),
@@ -196,7 +200,7 @@ impl From<Error> for Trouble {
     }
 }
 
-/// Also an error that came by way of a trait of `std::io`.
+/// Recovers an error of the library that came through a trait of `std::io`.
 impl From<io::Error> for Trouble {
     fn from(error: io::Error) -> Self {
         error.downcast().map_or_else(|error| Trouble::Failed(error.into()), Trouble::Refused)

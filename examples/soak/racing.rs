@@ -1,8 +1,8 @@
-//! Files that are made shorter under their readers, without a lock: what the feature `fault-guard` is for.
+//! Racing files: truncated while other threads read them, without a lock (feature `fault-guard`).
 //!
-//! Who copies gets the right bytes, or an error that says that they are gone. Who looks at mapped bytes asks `check`
-//! afterwards, and takes them for bytes of the file only if that has nothing to say. A torn file never grows again, since
-//! bytes that came and went could not be told from others; a new one takes its place.
+//! A call that copies returns the right bytes, or an error that says that they are gone. After reading mapped bytes,
+//! the reader calls `check`; only if that returns no error are they bytes of the file. A truncated file never grows
+//! again: a reader could not tell bytes from before and after that apart. Instead, a new file replaces it.
 
 use std::fs::{self, OpenOptions};
 use std::io::{self, Read};
@@ -14,13 +14,13 @@ use crate::worker::Worker;
 use crate::world::{Failed, Kept, Named, Trouble, World, unpoisoned};
 use crate::{LONGEST, SMALL};
 
-pub(crate) const TORN: usize = 4;
-/// The first word tells which file it is.
+pub(crate) const RACING: usize = 4;
+/// The shortest length of a file: its first word identifies it.
 const SHORTEST: u64 = 8;
 
 impl World<'_> {
-    /// Puts a new file where the path leads. Of its length nothing is known but that it has a first word.
-    pub(crate) fn make_torn(&self, named: &Named, len: u64) -> Result<(), Failed> {
+    /// Replaces the file at the path by a new one. Readers may only rely on its first word.
+    pub(crate) fn make_racing(&self, named: &Named, len: u64) -> Result<(), Failed> {
         let mut now = unpoisoned(&named.now);
         *now = self.make(&named.path, len.max(SHORTEST))?;
         now.len = SHORTEST;
@@ -29,9 +29,9 @@ impl World<'_> {
 }
 
 impl Worker<'_> {
-    pub(crate) fn read_torn(&mut self) -> Result<(), Trouble> {
+    pub(crate) fn read_racing(&mut self) -> Result<(), Trouble> {
         let tally = &self.world.tally;
-        match self.read_one_torn() {
+        match self.read_one_racing() {
             Err(Trouble::Refused(error)) => match error.kind() {
                 ErrorKind::Truncated | ErrorKind::OutOfBounds => tally.truncated.fetch_add(1, Relaxed),
                 ErrorKind::Replaced => tally.replaced.fetch_add(1, Relaxed),
@@ -42,12 +42,12 @@ impl Worker<'_> {
         Ok(())
     }
 
-    fn read_one_torn(&mut self) -> Result<(), Trouble> {
-        let named = &self.world.torn[self.random.index(TORN)];
+    fn read_one_racing(&mut self) -> Result<(), Trouble> {
+        let named = &self.world.racing[self.random.index(RACING)];
         let before = *unpoisoned(&named.now);
         let file = self.world.maps.open(&named.path)?;
         let content = self.identify(named, before, &file)?;
-        let Self { world, random, buffer, torn_lease, .. } = self;
+        let Self { world, random, buffer, racing_lease, .. } = self;
         let mut cursor = file.cursor();
         for _ in 0..random.below(8) {
             let range = random.range(file.len(), SMALL);
@@ -57,7 +57,7 @@ impl Worker<'_> {
                 1 => {
                     cursor.set_position(range.start);
                     match cursor.read_exact(buffer) {
-                        // `Truncated`; or another thread has taken notice, and the file ends here.
+                        // `Truncated`; or another thread has noticed the truncation, and the file ends here.
                         Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
                             world.tally.truncated.fetch_add(1, Relaxed);
                             return Ok(());
@@ -73,35 +73,35 @@ impl Worker<'_> {
                     let lease = file.lease(range.clone())?;
                     buffer.copy_from_slice(&lease);
                     lease.check()?;
-                    *torn_lease = Some(Kept { content: content.clone(), lease });
+                    *racing_lease = Some(Kept { content: content.clone(), lease });
                 }
                 _ => {
                     file.verify(range)?;
                     continue;
                 }
             }
-            world.check("a torn file", &content, range.start, buffer)?;
+            world.check("a racing file", &content, range.start, buffer)?;
         }
-        self.check_torn_lease()
+        self.check_racing_lease()
     }
 
-    /// One that was taken earlier: it has all its bytes, or says that it has not.
-    fn check_torn_lease(&mut self) -> Result<(), Trouble> {
-        let Some(Kept { content, lease }) = &self.torn_lease else { return Ok(()) };
+    /// Checks the lease of an earlier step: it still has all its bytes, or its `check` returns an error.
+    fn check_racing_lease(&mut self) -> Result<(), Trouble> {
+        let Some(Kept { content, lease }) = &self.racing_lease else { return Ok(()) };
         let bytes = &mut self.buffer[..lease.len()];
         bytes.copy_from_slice(lease);
         if let Err(error) = lease.check() {
-            self.torn_lease = None;
+            self.racing_lease = None;
             return Err(error.into());
         }
-        Ok(self.world.check("a lease of a torn file", content, lease.offset(), bytes)?)
+        Ok(self.world.check("a lease of a racing file", content, lease.offset(), bytes)?)
     }
 
-    /// Makes it shorter, whoever reads it; or puts a new one in its place.
-    pub(crate) fn tear(&mut self) -> Result<(), Trouble> {
-        let named = &self.world.torn[self.random.index(TORN)];
+    /// Truncates a racing file while other threads read it, or replaces it by a new one.
+    pub(crate) fn truncate_racing(&mut self) -> Result<(), Trouble> {
+        let named = &self.world.racing[self.random.index(RACING)];
         if self.random.one_in(3) {
-            return Ok(self.world.make_torn(named, self.random.below(LONGEST))?);
+            return Ok(self.world.make_racing(named, self.random.below(LONGEST))?);
         }
         let _now = unpoisoned(&named.now);
         let len = self.random.within(SHORTEST..fs::metadata(&named.path)?.len() + 1);
