@@ -1,6 +1,8 @@
-//! What nobody should pass, through every public function: each has an answer, an error of the right kind or what a slice would
-//! give, and never a panic but where the docs say so (`Lease::slice`, which is only asked for what it may be asked), never a
-//! hang, and nothing leaks. Not passed is an endless [`Overcommit::Wait`]: who asks for that gets it.
+//! Invalid and extreme arguments to every public function.
+//!
+//! Each call must return what a slice would return, or an error of the right kind. It must not panic (except
+//! `Lease::slice`, which is only called with valid ranges, because it is documented to panic), not hang, and not leak.
+//! The target does not use an endless [`Overcommit::Wait`], which waits without end as requested.
 
 #![no_main]
 
@@ -20,22 +22,22 @@ use arbitrary::Arbitrary;
 use libfuzzer_sys::fuzz_target;
 use rayon::iter::{IndexedParallelIterator, ParallelIterator};
 use smmap::{Admission, Buffer, Cursor, Error, ErrorKind, Lease, Limits, MapManager, MappedFile, Overcommit, Window};
-use smmap_fuzz::{Script, assert_same, bytes_of, directory, keep, manager, pick, run};
+use smmap_fuzz::{Steps, assert_same, bytes_of, directory, keep, manager, pick, run};
 use tempfile::TempDir;
 
 const PAGE: u64 = 4096;
-/// Of the file that is read: three pages and a bit.
+/// The length of the good file: three pages and a bit.
 const LEN: u64 = 3 * PAGE + 100;
 
 #[derive(Arbitrary, Debug)]
 struct Input {
     setup: Setup,
-    calls: Script<Call, 60>,
+    calls: Steps<Call, 60>,
 }
 
 #[derive(Arbitrary, Debug)]
 struct Setup {
-    /// None for whole files.
+    /// The window in bytes; `None` for whole files.
     window: Option<Number>,
     bytes: Option<Number>,
     regions: Option<Number>,
@@ -53,16 +55,16 @@ enum Wait {
     Microseconds(u8),
 }
 
-/// A number that somebody gets wrong.
+/// A number at or near a value of interest.
 #[derive(Arbitrary, Clone, Copy, Debug)]
 enum Number {
     Small(u8),
     Any(u64),
     AroundPages(u8, i8),
     AroundLen(i8),
-    /// So many below the largest.
+    /// At most 2 less than the largest number.
     Largest(u8),
-    /// So many below, or above, the largest that has a sign.
+    /// At most 2 less or more than the largest signed number.
     Signed(i8),
 }
 
@@ -79,7 +81,7 @@ type Ends = (End, End);
 enum Place {
     Good,
     Link,
-    Roundabout,
+    Indirect,
     Empty,
     Proc,
     Nothing,
@@ -95,7 +97,7 @@ enum Place {
     Nul,
     Long(u16),
     LongName,
-    /// Whatever a name may be made of, and what not.
+    /// A name of arbitrary bytes, also of bytes that no name may contain.
     Bytes(Vec<u8>),
 }
 
@@ -121,7 +123,7 @@ enum Call {
     Close(Place),
     SetLimits([Number; 3]),
     Collect,
-    Look,
+    Observe,
 
     Lease(Pick, Ends),
     ReadAt(Pick, u16, Number),
@@ -160,7 +162,7 @@ enum Call {
     Split(Pick, u8, Number),
 }
 
-/// What to look for: of the file, longer than the file, nothing, anything.
+/// A needle to search for: a part of the file, more than the file, or arbitrary bytes (also none).
 #[derive(Arbitrary, Debug)]
 enum Needle {
     Part(u16, u16),
@@ -195,7 +197,7 @@ impl End {
     }
 }
 
-/// What the bounds mean for something of this length: none if it is no part of it.
+/// Returns the range that the bounds mean for `len` bytes, or `None` if it is not inside them.
 fn resolve((start, end): Ends, len: u64) -> Option<Range<u64>> {
     let start = match start.get() {
         Bound::Included(start) => start,
@@ -224,13 +226,13 @@ impl Needle {
     }
 }
 
-/// The bytes of the good file.
+/// Returns the content of the good file.
 fn content() -> &'static [u8] {
     static CONTENT: OnceLock<Vec<u8>> = OnceLock::new();
     CONTENT.get_or_init(|| bytes_of(1, 0..LEN))
 }
 
-/// Puts one of everything into the directory.
+/// Creates one file of each kind in the directory.
 fn fill(dir: &Path) -> io::Result<()> {
     fs::create_dir(dir.join("directory"))?;
     fs::write(dir.join("good"), content())?;
@@ -238,10 +240,10 @@ fn fill(dir: &Path) -> io::Result<()> {
     for (to, link) in [("good", "link"), ("nowhere", "dangling"), ("loop", "loop")] {
         symlink(to, dir.join(link))?;
     }
-    // The socket's name stays when nobody listens any more.
+    // The name stays when the listener is dropped.
     UnixListener::bind(dir.join("socket"))?;
     let fifo = CString::new(dir.join("fifo").into_os_string().into_encoded_bytes())?;
-    // SAFETY: a name that ends with a zero, and lives as long as the call.
+    // SAFETY: `fifo` is a zero-terminated string, which lives until the call returns.
     match unsafe { libc::mkfifo(fifo.as_ptr(), 0o600) } {
         0 => Ok(()),
         _ => Err(io::Error::last_os_error()),
@@ -251,14 +253,15 @@ fn fill(dir: &Path) -> io::Result<()> {
 struct World {
     dir: TempDir,
     maps: MapManager,
-    /// And whether they are of the good file, not of one that is empty.
+    /// The files. The flag is `true` for the good file, and `false` for the empty one.
     files: Vec<(bool, MappedFile)>,
     cursors: Vec<(bool, Cursor)>,
     buffers: Vec<(bool, Buffer)>,
     leases: Vec<Lease>,
 }
 
-/// Nobody made anything shorter, nobody replaced anything, and the system has enough of everything: there is one excuse.
+/// Panics unless the budget refused the call, and may do so. No other error is possible: the files do not change, and
+/// the OS has enough of all resources.
 fn assert_excused(what: &str, error: &Error, may_be_refused: bool) {
     assert!(may_be_refused && error.kind() == ErrorKind::OverBudget, "{what}: {error} ({:?})", error.kind());
     assert!(!error.to_string().is_empty() && !format!("{error:?}").is_empty());
@@ -269,7 +272,7 @@ fn expect_range(what: &str, is_good: bool, ends: Ends, may_be_refused: bool, res
     match (resolve(ends, content.len() as u64), result) {
         (Some(range), Ok(found)) => assert_same(found, &content[range.start as usize..range.end as usize], what),
         (Some(_), Err(error)) => assert_excused(what, &error, may_be_refused),
-        (None, Ok(found)) => panic!("{what}: {} bytes of {ends:?}", found.len()),
+        (None, Ok(found)) => panic!("{what}: {} bytes for {ends:?}", found.len()),
         (None, Err(error)) => {
             assert_eq!(error.kind(), ErrorKind::OutOfBounds, "{what} of {ends:?}: {error}");
             assert!(error.range().is_some(), "{error}");
@@ -280,7 +283,7 @@ fn expect_range(what: &str, is_good: bool, ends: Ends, may_be_refused: bool, res
 }
 
 impl World {
-    /// None if the settings are none, which has to be said.
+    /// Builds the manager. Returns `None` if the settings are invalid, after it has checked the error.
     fn new(setup: &Setup) -> Option<Self> {
         let limits = setup.limits.map(|limits| {
             let [max_mapped_bytes, max_regions, max_open_files] = limits;
@@ -337,7 +340,7 @@ impl World {
         assert!(maps.window_bytes().is_none_or(|window| window >= PAGE && window % PAGE == 0 && window <= bytes));
 
         let dir = directory();
-        fill(dir.path()).expect("files of all kinds");
+        fill(dir.path()).expect("the files are created");
         Some(Self { dir, maps, files: Vec::new(), cursors: Vec::new(), buffers: Vec::new(), leases: Vec::new() })
     }
 
@@ -345,13 +348,14 @@ impl World {
         self.dir.path().join(name)
     }
 
-    /// The path, and what opening it gives: whether it is the good file, or an error.
+    /// Returns the path, and the result of opening it: `true` for the good file, `false` for the empty one, or an
+    /// error.
     fn path(&self, place: &Place) -> (PathBuf, Result<bool, ErrorKind>) {
         use ErrorKind::{Io, NotAFile};
         match place {
             Place::Good => (self.at("good"), Ok(true)),
             Place::Link => (self.at("link"), Ok(true)),
-            Place::Roundabout => (self.at("./directory/../good"), Ok(true)),
+            Place::Indirect => (self.at("./directory/../good"), Ok(true)),
             Place::Empty => (self.at("empty"), Ok(false)),
             Place::Proc => ("/proc/self/status".into(), Err(NotAFile)),
             Place::Nothing => (self.at("nothing"), Err(Io)),
@@ -368,7 +372,7 @@ impl World {
             Place::Long(len) => (self.at("d/".repeat(2048 + usize::from(*len))), Err(Io)),
             Place::LongName => (self.at("n".repeat(256)), Err(Io)),
             Place::Bytes(bytes) => {
-                // A name of this directory, and no way out of it.
+                // A name in this directory, which does not lead out of it.
                 let name: Vec<u8> = bytes.iter().map(|&byte| if byte == b'/' { b'_' } else { byte }).collect();
                 let path = self.at(OsStr::from_bytes(&name));
                 match fs::metadata(&path) {
@@ -384,30 +388,30 @@ impl World {
     fn descriptor(&self, descriptor: Descriptor) -> (File, Result<bool, ErrorKind>) {
         use ErrorKind::{Io, NotAFile};
         let good = self.at("good");
-        let open = |path: &Path| File::open(path).expect("it can be opened");
+        let open = |path: &Path| File::open(path).expect("the file opens");
         match descriptor {
             Descriptor::Good => (open(&good), Ok(true)),
             Descriptor::ReadWrite => {
-                (OpenOptions::new().read(true).write(true).open(good).expect("it can be opened"), Ok(true))
+                (OpenOptions::new().read(true).write(true).open(good).expect("the file opens"), Ok(true))
             }
-            Descriptor::WriteOnly => (OpenOptions::new().write(true).open(good).expect("it can be opened"), Err(Io)),
+            Descriptor::WriteOnly => (OpenOptions::new().write(true).open(good).expect("the file opens"), Err(Io)),
             Descriptor::Directory => (open(self.dir.path()), Err(NotAFile)),
             Descriptor::Zero => (open(Path::new("/dev/zero")), Err(NotAFile)),
-            // For reading and writing, so that it does not wait for the other end.
+            // Open for reading and writing, which does not wait for the other end.
             Descriptor::Fifo => {
                 let fifo = OpenOptions::new().read(true).write(true).open(self.at("fifo"));
-                (fifo.expect("it can be opened"), Err(NotAFile))
+                (fifo.expect("the FIFO opens"), Err(NotAFile))
             }
             Descriptor::Proc => (open(Path::new("/proc/self/status")), Err(NotAFile)),
             Descriptor::Deleted => {
                 let path = self.at("deleted");
-                fs::write(&path, content()).expect("a file");
+                fs::write(&path, content()).expect("the file is written");
                 let file = open(&path);
-                fs::remove_file(path).expect("it was there");
+                fs::remove_file(path).expect("the file is deleted");
                 (file, Ok(true))
             }
             Descriptor::Pipe => {
-                let (reader, _) = io::pipe().expect("a pipe");
+                let (reader, _) = io::pipe().expect("the pipe is created");
                 (std::os::fd::OwnedFd::from(reader).into(), Err(NotAFile))
             }
         }
@@ -422,11 +426,11 @@ impl World {
             }
             (Err(kind), Err(error)) => assert!(
                 error.kind() == kind || error.kind() == ErrorKind::OverBudget,
-                "{what}: {error} ({:?} in place of {kind:?})",
+                "{what}: {error} ({:?}, expected {kind:?})",
                 error.kind()
             ),
             (Ok(_), Err(error)) => assert_excused(what, &error, true),
-            (Err(kind), Ok(file)) => panic!("{what}: {file:?} in place of {kind:?}"),
+            (Err(kind), Ok(file)) => panic!("{what}: {file:?}, expected {kind:?}"),
         }
     }
 
@@ -462,11 +466,11 @@ impl World {
                 }
             }
             Call::Collect => drop(self.maps.collect()),
-            Call::Look => {
+            Call::Observe => {
                 let stats = self.maps.stats();
                 assert!((0.0..=1.0).contains(&stats.hit_ratio()) && stats.unmaps <= stats.maps, "{stats:?}");
-                let told = format!("{:?}{:?}{:?}{:?}", self.maps, self.files, self.cursors, self.buffers);
-                assert!(told.len() > 40, "{told}");
+                let text = format!("{:?}{:?}{:?}{:?}", self.maps, self.files, self.cursors, self.buffers);
+                assert!(text.len() > 40, "{text}");
             }
 
             Call::Lease(which, ends) => {
@@ -488,9 +492,9 @@ impl World {
                 let expected =
                     usize::try_from(offset).ok().and_then(|offset| content.get(offset..)).unwrap_or_default();
                 let expected = &expected[..expected.len().min(buf.len())];
-                let read = file.read_at(&mut buf, offset).expect("a copy needs no room");
+                let read = file.read_at(&mut buf, offset).expect("the budget does not refuse a copy");
                 assert_same(&buf[..read], expected, "read_at");
-                assert!(buf[read..].iter().all(|&byte| byte == 7), "it wrote beyond what it read");
+                assert!(buf[read..].iter().all(|&byte| byte == 7), "read_at wrote beyond the returned length");
             }),
             Call::ReadExactAt(which, len, offset) => self.with_file(which, |content, file| {
                 let (mut buf, offset) = (vec![7; usize::from(len)], offset.get());
@@ -547,7 +551,7 @@ impl World {
             Call::SliceLease(which, ends) => {
                 if let Some(index) = pick(&self.leases, which) {
                     let lease = &self.leases[index];
-                    // The only call that panics, as slices do.
+                    // `Lease::slice` panics on other ranges, as slices do.
                     if let Some(range) = resolve(ends, lease.len() as u64) {
                         let bound = |end: End| match end.get() {
                             Bound::Included(number) => Bound::Included(number as usize),
@@ -558,7 +562,7 @@ impl World {
                         assert_same(&part, &lease[range.start as usize..range.end as usize], "a part of a lease");
                         assert_eq!(part.offset(), lease.offset() + range.start);
                         assert!(part.is_empty() || part.is_mapped() == lease.is_mapped());
-                        part.check().expect("nobody cuts the files");
+                        part.check().expect("no file is truncated");
                         keep(&mut self.leases, part);
                     }
                 }
@@ -601,7 +605,7 @@ impl World {
             Call::Slice(which, ends) => self.with_cursor(which, |content, cursor| {
                 let result = cursor.slice((ends.0.get(), ends.1.get()));
                 expect_range("slice", !content.is_empty(), ends, false, result);
-                cursor.check((ends.0.get(), ends.1.get())).expect("nobody cuts the files");
+                cursor.check((ends.0.get(), ends.1.get())).expect("no file is truncated");
             }),
             Call::Release(which) => self.with_cursor(which, |_, cursor| {
                 cursor.release();
@@ -624,14 +628,14 @@ impl World {
             Call::Read(which, len) => self.with_cursor(which, |content, cursor| {
                 let (mut buf, at) = (vec![7; usize::from(len)], cursor.position());
                 let rest = usize::try_from(at).ok().and_then(|at| content.get(at..)).unwrap_or_default();
-                let read = cursor.read(&mut buf).expect("a copy needs no room");
+                let read = cursor.read(&mut buf).expect("the budget does not refuse a copy");
                 assert!(rest.starts_with(&buf[..read]) && (read == 0) == (rest.is_empty() || len == 0));
                 assert_eq!(cursor.position(), at + read as u64);
             }),
             Call::ReadToEnd(which) => self.with_cursor(which, |content, cursor| {
                 let (mut bytes, at) = (Vec::new(), cursor.position());
                 let rest = usize::try_from(at).ok().and_then(|at| content.get(at..)).unwrap_or_default();
-                let read = cursor.read_to_end(&mut bytes).expect("a copy needs no room");
+                let read = cursor.read_to_end(&mut bytes).expect("the budget does not refuse a copy");
                 assert_eq!(read, rest.len());
                 assert_same(&bytes, rest, "read_to_end");
             }),
@@ -642,7 +646,7 @@ impl World {
                     assert!(rest.starts_with(found) && found.is_empty() == rest.is_empty());
                 }
             }),
-            // More than there is: it goes on at the end of the world.
+            // May exceed the file's length: the position then saturates.
             Call::Consume(which, amount) => self.with_cursor(which, |_, cursor| {
                 let expected = cursor.position().saturating_add(amount.as_usize() as u64);
                 cursor.consume(amount.as_usize());
@@ -654,7 +658,7 @@ impl World {
                 let result = cursor.read_until(byte, &mut bytes);
                 assert!(rest.starts_with(&bytes));
                 let is_all = bytes.last() == Some(&byte) || bytes.len() == rest.len();
-                assert!(result.is_err() || is_all, "it stopped in the middle");
+                assert!(result.is_err() || is_all, "read_until stopped before the separator and the end");
             }),
 
             Call::NewBuffer(which) => {
@@ -668,16 +672,16 @@ impl World {
             }
             Call::Get(which, index) => self.with_buffer(which, |content, buffer| {
                 let expected = content.get(index.as_usize()).copied();
-                assert_eq!(buffer.get(index.get()).expect("a copy needs no room"), expected);
+                assert_eq!(buffer.get(index.get()).expect("the budget does not refuse a copy"), expected);
             }),
             Call::GetBack(which, index) => self.with_buffer(which, |content, buffer| {
                 let expected = content.iter().nth_back(index.as_usize()).copied();
-                assert_eq!(buffer.get_back(index.get()).expect("a copy needs no room"), expected);
+                assert_eq!(buffer.get_back(index.get()).expect("the budget does not refuse a copy"), expected);
             }),
             Call::BufferSlice(which, ends) => self.with_buffer(which, |content, buffer| {
                 let result = buffer.slice((ends.0.get(), ends.1.get()));
                 expect_range("slice of a buffer", !content.is_empty(), ends, false, result);
-                buffer.check((ends.0.get(), ends.1.get())).expect("nobody cuts the files");
+                buffer.check((ends.0.get(), ends.1.get())).expect("no file is truncated");
                 buffer.release();
             }),
             Call::Find(which, ref needle) => self.with_buffer(which, |content, buffer| {
@@ -693,7 +697,7 @@ impl World {
                 let mut found = buffer.find_iter(&needle);
                 assert!(!format!("{found:?}").is_empty());
                 match found.nth(skipped).transpose() {
-                    // It ends with the first error.
+                    // The iterator ends after its first error.
                     Ok(None) | Err(_) => {}
                     found => expect("find_iter", expected, found),
                 }
@@ -709,7 +713,8 @@ impl World {
                 let mut lines = buffer.lines();
                 assert!(!format!("{lines:?}").is_empty());
                 if let Some(Ok(line)) = lines.nth(skipped.as_usize()) {
-                    let expected = content.split(|&byte| byte == b'\n').nth(skipped.as_usize()).expect("there is one");
+                    let expected =
+                        content.split(|&byte| byte == b'\n').nth(skipped.as_usize()).expect("the line exists");
                     assert_same(&line, expected.strip_suffix(b"\r").unwrap_or(expected), "a line");
                 }
             }),
@@ -718,7 +723,7 @@ impl World {
                 assert!(!format!("{pieces:?}").is_empty());
                 if let Some(Ok(piece)) = pieces.nth(skipped.as_usize()) {
                     let expected = content.split(|&byte| byte == separator).nth(skipped.as_usize());
-                    assert_same(&piece, expected.expect("there is one"), "a piece");
+                    assert_same(&piece, expected.expect("the piece exists"), "a piece");
                 }
             }),
         }
@@ -760,14 +765,14 @@ fn expect_seek(cursor: &mut Cursor, to: SeekFrom, expected: Option<u64>) {
         (Err(error), None) => {
             assert_eq!((error.kind(), cursor.position()), (io::ErrorKind::InvalidInput, before), "{to:?}");
         }
-        (found, expected) => panic!("{to:?} from {before}: {found:?} in place of {expected:?}"),
+        (found, expected) => panic!("{to:?} from {before}: {found:?}, expected {expected:?}"),
     }
 }
 
 fuzz_target!(|input: Input| {
     run(|| {
         let Some(mut world) = World::new(&input.setup) else { return };
-        // Something to begin with.
+        // Start with some objects.
         for call in [Call::Open(Place::Good), Call::NewCursor(0), Call::NewBuffer(0)].iter().chain(&input.calls.0) {
             world.run(call);
         }
@@ -775,7 +780,7 @@ fuzz_target!(|input: Input| {
         drop((files, cursors, buffers, leases));
         maps.collect();
         let began = std::time::Instant::now();
-        // The collector may be unmapping what it has won.
+        // The collector may still be unmapping regions that it owns.
         while maps.stats().mapped_bytes > 0 && began.elapsed() < Duration::from_secs(5) {
             std::thread::yield_now();
         }

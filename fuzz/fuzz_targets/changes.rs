@@ -1,6 +1,9 @@
-//! Files that change while they are read: appended to, replaced, deleted, touched by one thread, while two others read them.
-//! Every byte that is read belongs to a state that the file had. A file is made shorter as `MapManagerBuilder::build` allows
-//! it, while nobody reads or holds it, and refreshed then; what it gets afterwards are other bytes than it had there.
+//! Files that change while they are read: one thread appends to, replaces, deletes and touches them, two others read
+//! them.
+//!
+//! Every byte read must belong to a state that the file had. Between the phases, files are truncated as
+//! `MapManagerBuilder::build` allows it: no thread reads or holds the file, and it is refreshed. Bytes that are
+//! appended after a truncation differ from those before it.
 
 #![no_main]
 
@@ -15,25 +18,25 @@ use std::time::{Duration, Instant, SystemTime};
 use arbitrary::Arbitrary;
 use libfuzzer_sys::fuzz_target;
 use smmap::{Admission, Buffer, Change, Cursor, ErrorKind, Lease, MapManager, MappedFile, Overcommit, Window};
-use smmap_fuzz::{Script, assert_same, bytes_of, directory, is_not_found, keep, manager, of_io, pick, run};
+use smmap_fuzz::{Steps, assert_same, bytes_of, directory, is_not_found, keep, manager, of_io, pick, run};
 
 const PAGE: u64 = 4096;
-/// The first word of a file says which one it is, so no file is shorter.
+/// The length of the first word, which identifies the file. No file is shorter.
 const SHORTEST: u64 = 8;
-/// When it is made; it may grow to twice that.
+/// The longest length of a new file. A file may grow to twice that length.
 const LONGEST: u64 = 16 * PAGE;
 
 #[derive(Arbitrary, Debug)]
 struct Input {
     setup: Setup,
-    phases: Script<Phase, 4>,
+    phases: Steps<Phase, 4>,
 }
 
 #[derive(Arbitrary, Debug)]
 struct Setup {
-    /// Pages; 0 for whole files.
+    /// The window in pages; 0 for whole files.
     window: u8,
-    /// In windows.
+    /// The budget in windows.
     budget: u8,
     open_files: u8,
     may_exceed: bool,
@@ -41,11 +44,11 @@ struct Setup {
     lengths: [u16; 2],
 }
 
-/// What happens at once; and then, when the threads are done, which files are made shorter.
+/// The concurrent steps of the three threads, and then the truncations of the files.
 #[derive(Arbitrary, Debug)]
 struct Phase {
-    changes: Script<Action, 16>,
-    reads: [Script<Step, 16>; 2],
+    changes: Steps<Action, 16>,
+    reads: [Steps<Step, 16>; 2],
     cuts: [Option<u16>; 2],
 }
 
@@ -84,11 +87,11 @@ enum Step {
     Yield,
 }
 
-/// A file, from when it was made.
+/// A file, from its creation on.
 #[derive(Debug)]
-struct Life {
+struct Inode {
     number: u64,
-    /// From where on the bytes are of which seed: one more, each time it was cut.
+    /// The parts `(start, seed)` of the content. Each truncation adds a part with a new seed.
     parts: Mutex<Vec<(u64, u64)>>,
 }
 
@@ -97,10 +100,10 @@ struct Place {
     now: Mutex<Now>,
 }
 
-/// Where the path leads, if anywhere, and how long that file is. True whenever it can be had.
+/// The file at a path, if there is one, and its length. True whenever the lock is free.
 #[derive(Clone)]
 struct Now {
-    life: Option<Arc<Life>>,
+    inode: Option<Arc<Inode>>,
     len: u64,
 }
 
@@ -108,21 +111,21 @@ struct World {
     _dir: tempfile::TempDir,
     maps: MapManager,
     places: Vec<Place>,
-    lives: Mutex<Vec<Arc<Life>>>,
+    inodes: Mutex<Vec<Arc<Inode>>>,
     may_refuse: bool,
 }
 
-/// What a thread has, from one phase to the next.
+/// The objects that a thread keeps from one phase to the next.
 #[derive(Default)]
 struct Thread {
     readers: Vec<Reader>,
-    leases: Vec<(Arc<Life>, Lease)>,
+    leases: Vec<(Arc<Inode>, Lease)>,
 }
 
 struct Reader {
     place: usize,
     is_named: bool,
-    life: Arc<Life>,
+    inode: Arc<Inode>,
     file: MappedFile,
     cursor: Cursor,
     buffer: Buffer,
@@ -132,7 +135,7 @@ fn locked<T>(lock: &Mutex<T>) -> MutexGuard<'_, T> {
     lock.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-impl Life {
+impl Inode {
     fn new(number: u64) -> Self {
         Self { number, parts: Mutex::new(vec![(0, number)]) }
     }
@@ -158,7 +161,7 @@ impl Life {
     }
 }
 
-/// Of whole pages, or nearly, or not.
+/// Maps the fuzzer's choice to a length: often whole pages, or one byte more or less.
 fn length(of: u16) -> u64 {
     let len = match of % 3 {
         0 => u64::from(of / 3) % LONGEST,
@@ -171,7 +174,7 @@ impl World {
     fn new(setup: &Setup) -> Self {
         let dir = directory();
         let window = u64::from(setup.window % 4) * PAGE;
-        // A mapping larger than the whole budget is always refused: there is none.
+        // The budget must hold the largest mapping; otherwise every call that has to map would fail.
         let unit = if window == 0 { 2 * LONGEST } else { window };
         let builder = MapManager::builder()
             .window(if window == 0 { Window::WholeFile } else { Window::Sliding { bytes: window } })
@@ -181,13 +184,13 @@ impl World {
             .admission(if setup.always { Admission::Always } else { Admission::Adaptive });
         let place = |number| Place {
             path: dir.path().join(format!("file {number}")),
-            now: Mutex::new(Now { life: None, len: 0 }),
+            now: Mutex::new(Now { inode: None, len: 0 }),
         };
         let world = Self {
             places: (0..setup.lengths.len()).map(place).collect(),
             _dir: dir,
             maps: manager(builder).expect("these settings are valid"),
-            lives: Mutex::default(),
+            inodes: Mutex::default(),
             may_refuse: !setup.may_exceed,
         };
         for (place, &len) in world.places.iter().zip(&setup.lengths) {
@@ -196,19 +199,19 @@ impl World {
         world
     }
 
-    /// A new file where the path leads, all at once.
+    /// Replaces the file at the path by a new one, in one step.
     fn make(&self, place: &Place, len: u64) {
         let mut now = locked(&place.now);
-        let life = {
-            let mut lives = locked(&self.lives);
-            let life = Arc::new(Life::new(lives.len() as u64));
-            lives.push(Arc::clone(&life));
-            life
+        let inode = {
+            let mut inodes = locked(&self.inodes);
+            let inode = Arc::new(Inode::new(inodes.len() as u64));
+            inodes.push(Arc::clone(&inode));
+            inode
         };
         let new = place.path.with_extension("new");
-        fs::write(&new, life.bytes(0..len)).expect("a file");
-        fs::rename(&new, &place.path).expect("it can take the place");
-        *now = Now { life: Some(life), len };
+        fs::write(&new, inode.bytes(0..len)).expect("the file is written");
+        fs::rename(&new, &place.path).expect("the file is renamed");
+        *now = Now { inode: Some(inode), len };
     }
 
     fn change(&self, action: &Action) {
@@ -218,9 +221,9 @@ impl World {
                 let place = place(which);
                 let mut now = locked(&place.now);
                 let len = now.len + u64::from(more) % (3 * PAGE);
-                if let Some(life) = now.life.as_ref().filter(|_| len <= 2 * LONGEST) {
-                    let mut file = OpenOptions::new().append(true).open(&place.path).expect("it is there");
-                    file.write_all(&life.bytes(now.len..len)).expect("it can be appended to");
+                if let Some(inode) = now.inode.as_ref().filter(|_| len <= 2 * LONGEST) {
+                    let mut file = OpenOptions::new().append(true).open(&place.path).expect("the file opens");
+                    file.write_all(&inode.bytes(now.len..len)).expect("the file is appended to");
                     now.len = len;
                 }
             }
@@ -228,16 +231,16 @@ impl World {
             Action::Delete(which) => {
                 let place = place(which);
                 let mut now = locked(&place.now);
-                if now.life.take().is_some() {
-                    fs::remove_file(&place.path).expect("it was there");
+                if now.inode.take().is_some() {
+                    fs::remove_file(&place.path).expect("the file is deleted");
                 }
             }
             Action::Touch(which) => {
                 let place = place(which);
                 let now = locked(&place.now);
-                if now.life.is_some() {
-                    let file = OpenOptions::new().write(true).open(&place.path).expect("it is there");
-                    file.set_modified(SystemTime::now()).expect("it can be touched");
+                if now.inode.is_some() {
+                    let file = OpenOptions::new().write(true).open(&place.path).expect("the file opens");
+                    file.set_modified(SystemTime::now()).expect("the file's time is set");
                 }
             }
             Action::Collect => drop(self.maps.collect()),
@@ -246,35 +249,36 @@ impl World {
         }
     }
 
-    /// Makes the file shorter. None of the threads runs, and none of them holds anything of it any more.
+    /// Truncates the file. No thread runs; first releases everything that the threads hold of the file.
     fn cut(&self, place: &Place, len: u16, threads: &mut [Thread]) {
         let mut now = locked(&place.now);
-        let Now { life: Some(life), len: before } = &*now else { return };
+        let Now { inode: Some(inode), len: before } = &*now else { return };
         let (before, len) = (*before, u64::from(len) % (now.len + 1));
         if len < SHORTEST || len == before {
             return;
         }
         for thread in threads {
-            thread.leases.retain(|(of, _)| !Arc::ptr_eq(of, life));
-            for reader in thread.readers.iter_mut().filter(|reader| Arc::ptr_eq(&reader.life, life)) {
+            thread.leases.retain(|(of, _)| !Arc::ptr_eq(of, inode));
+            for reader in thread.readers.iter_mut().filter(|reader| Arc::ptr_eq(&reader.inode, inode)) {
                 reader.cursor.release();
                 reader.buffer.release();
             }
         }
-        OpenOptions::new().write(true).open(&place.path).and_then(|file| file.set_len(len)).expect("it can be cut");
-        // Through any handle: what all of them know is one.
+        let file = OpenOptions::new().write(true).open(&place.path);
+        file.and_then(|file| file.set_len(len)).expect("the file is truncated");
+        // Opening refreshes the file for all of its handles.
         let file = loop {
             match self.maps.open(&place.path) {
                 Ok(file) => break file,
                 Err(error) => assert_eq!(error.kind(), ErrorKind::OverBudget, "{error}"),
             }
-            // All descriptors that there may be are of files without a name, and stay.
+            // Files without a name keep their descriptors, and have used up the limit. Raise it.
             let limits = self.maps.limits();
             let more = smmap::Limits { max_open_files: limits.max_open_files + 1, ..limits };
-            self.maps.set_limits(more).expect("a limit");
+            self.maps.set_limits(more).expect("the limits are valid");
         };
         assert_eq!(file.len(), len);
-        let mut parts = locked(&life.parts);
+        let mut parts = locked(&inode.parts);
         parts.retain(|&(start, _)| start < len);
         let seed = parts.last().map_or(0, |part| part.1) + 1000;
         parts.push((len, seed));
@@ -282,7 +286,8 @@ impl World {
         now.len = len;
     }
 
-    /// What a call gave, unless it failed for a reason that it may have.
+    /// Returns the value of a call, or `None` if it failed with an error that the current state explains. Panics
+    /// otherwise.
     fn judge<T>(&self, what: &str, reader: &Reader, maps: bool, result: smmap::Result<T>) -> Option<T> {
         let error = match result {
             Ok(value) => return Some(value),
@@ -290,7 +295,7 @@ impl World {
         };
         let is_gone = || {
             let now = locked(&self.places[reader.place].now);
-            now.life.as_ref().is_none_or(|life| !Arc::ptr_eq(life, &reader.life))
+            now.inode.as_ref().is_none_or(|inode| !Arc::ptr_eq(inode, &reader.inode))
         };
         let is_excused = match error.kind() {
             ErrorKind::OverBudget => maps && self.may_refuse,
@@ -305,7 +310,7 @@ impl World {
     fn open(&self, which: Pick, is_named: bool) -> Option<Reader> {
         let index = usize::from(which) % self.places.len();
         let place = &self.places[index];
-        let before = locked(&place.now).life.clone();
+        let before = locked(&place.now).inode.clone();
         let opened = match is_named {
             true => self.maps.open(&place.path),
             false => self.maps.open_file(fs::File::open(&place.path).ok()?),
@@ -313,7 +318,7 @@ impl World {
         let file = match opened {
             Ok(file) => file,
             Err(error) => {
-                let after = locked(&place.now).life.clone();
+                let after = locked(&place.now).inode.clone();
                 let is_there = before.zip(after).is_some_and(|(before, after)| Arc::ptr_eq(&before, &after));
                 let is_refused = error.kind() == ErrorKind::OverBudget && self.may_refuse;
                 assert!(is_refused || (is_not_found(&error) && !is_there), "open: {error}");
@@ -322,17 +327,18 @@ impl World {
         };
         let mut number = [0; SHORTEST as usize];
         if let Err(error) = file.read_exact_at(&mut number, 0) {
-            // Its descriptor was given up, and meanwhile its name.
+            // The descriptor was closed to stay within the limit, and the path then led to another file or none.
             assert!(error.kind() == ErrorKind::Replaced || is_not_found(&error), "{error}");
             return None;
         }
         let number = u64::from_le_bytes(number);
-        let after = locked(&place.now).life.clone();
-        let is_before = before.as_ref().is_none_or(|life| life.number <= number);
-        assert!(is_before && after.is_none_or(|life| number <= life.number), "{number} was opened, after {before:?}");
-        let life = Arc::clone(locked(&self.lives).get(number as usize).expect("a file that was made"));
+        let after = locked(&place.now).inode.clone();
+        let is_before = before.as_ref().is_none_or(|inode| inode.number <= number);
+        assert!(is_before && after.is_none_or(|inode| number <= inode.number), "{number} was opened after {before:?}");
+        let inode =
+            Arc::clone(locked(&self.inodes).get(number as usize).expect("the first word is that of a known file"));
         let (cursor, buffer) = (file.cursor(), file.buffer());
-        Some(Reader { place: index, is_named, life, file, cursor, buffer })
+        Some(Reader { place: index, is_named, inode, file, cursor, buffer })
     }
 
     fn step(&self, thread: &mut Thread, step: &Step) {
@@ -363,7 +369,7 @@ impl World {
                 let result = reader.cursor.slice(range.clone()).map(<[u8]>::to_vec);
                 if let Some(found) = self.judge("slice", reader, false, result) {
                     assert_eq!(found.len() as u64, range.end - range.start);
-                    reader.life.check("slice", range.start, &found);
+                    reader.inode.check("slice", range.start, &found);
                 }
             }
             Step::WindowAt(which, at) => {
@@ -371,18 +377,18 @@ impl World {
                 let (at, len) = (range(reader, at, 0).start, reader.file.len());
                 let result = reader.cursor.window_at(at).map(<[u8]>::to_vec);
                 if let Some(found) = self.judge("window_at", reader, true, result) {
-                    assert!(!found.is_empty() || at >= len, "nothing at {at} of {len}");
-                    reader.life.check("window_at", at, &found);
+                    assert!(!found.is_empty() || at >= len, "no bytes at {at} of {len}");
+                    reader.inode.check("window_at", at, &found);
                 }
             }
             Step::Read(which, at, len) => {
                 let Some(reader) = chosen(readers, which) else { return };
                 let range = range(reader, at, len);
                 let mut bytes = vec![0; (range.end - range.start) as usize];
-                reader.cursor.seek(SeekFrom::Start(range.start)).expect("any place will do");
+                reader.cursor.seek(SeekFrom::Start(range.start)).expect("a cursor may seek to any offset");
                 let result = reader.cursor.read_exact(&mut bytes).map_err(of_io);
                 if self.judge("read", reader, false, result).is_some() {
-                    reader.life.check("read", range.start, &bytes);
+                    reader.inode.check("read", range.start, &bytes);
                 }
             }
             Step::FillBuf(which, amount) => {
@@ -390,7 +396,7 @@ impl World {
                 let at = reader.cursor.position();
                 let result = reader.cursor.fill_buf().map(<[u8]>::to_vec).map_err(of_io);
                 if let Some(found) = self.judge("fill_buf", reader, true, result) {
-                    reader.life.check("fill_buf", at, &found);
+                    reader.inode.check("fill_buf", at, &found);
                     reader.cursor.consume(usize::from(amount).min(found.len()));
                 }
             }
@@ -400,8 +406,8 @@ impl World {
                 let result = reader.file.lease(range.clone());
                 if let Some(lease) = self.judge("lease", reader, false, result) {
                     assert_eq!((lease.offset(), lease.len() as u64), (range.start, range.end - range.start));
-                    reader.life.check("lease", range.start, &lease);
-                    keep(leases, (Arc::clone(&reader.life), lease));
+                    reader.inode.check("lease", range.start, &lease);
+                    keep(leases, (Arc::clone(&reader.inode), lease));
                 }
             }
             Step::CheckLeases => leases.iter().for_each(check),
@@ -417,7 +423,7 @@ impl World {
                 let result = reader.file.read_at(&mut bytes, range.start);
                 if let Some(count) = self.judge("read_at", reader, false, result) {
                     assert_eq!(count, bytes.len());
-                    reader.life.check("read_at", range.start, &bytes);
+                    reader.inode.check("read_at", range.start, &bytes);
                 }
             }
             Step::Windows(which) => {
@@ -426,17 +432,18 @@ impl World {
                 for window in reader.file.windows() {
                     let Some(lease) = self.judge("windows", reader, true, window) else { return };
                     assert_eq!(lease.offset(), next);
-                    reader.life.check("windows", next, &lease);
+                    reader.inode.check("windows", next, &lease);
                     next += lease.len() as u64;
                 }
             }
             Step::LastWindow(which) => {
                 let Some(reader) = chosen(readers, which) else { return };
-                let (len, last) = (reader.file.len(), reader.file.windows().next_back().expect("it is not empty"));
+                let (len, last) =
+                    (reader.file.len(), reader.file.windows().next_back().expect("the file is not empty"));
                 if let Some(lease) = self.judge("the last window", reader, true, last) {
                     assert!(lease.offset() + lease.len() as u64 >= len);
-                    reader.life.check("the last window", lease.offset(), &lease);
-                    keep(leases, (Arc::clone(&reader.life), lease));
+                    reader.inode.check("the last window", lease.offset(), &lease);
+                    keep(leases, (Arc::clone(&reader.inode), lease));
                 }
             }
             Step::Get(which, at) => {
@@ -444,18 +451,18 @@ impl World {
                 let at = range(reader, at, 0).start;
                 let result = reader.buffer.get(at);
                 if let Some(found) = self.judge("get", reader, false, result) {
-                    reader.life.check("get", at, found.as_slice());
+                    reader.inode.check("get", at, found.as_slice());
                 }
             }
             Step::Find(which, at) => {
                 let Some(reader) = chosen(readers, which) else { return };
                 let range = range(reader, at, 20);
-                let needle = reader.life.bytes(range.clone());
+                let needle = reader.inode.bytes(range.clone());
                 let result = reader.buffer.rfind(&needle);
                 if let Some(found) = self.judge("rfind", reader, true, result) {
-                    let at = found.expect("what is in the file is found");
+                    let at = found.expect("bytes of the file are found");
                     assert!(at >= range.start);
-                    reader.life.check("rfind", at, &needle);
+                    reader.inode.check("rfind", at, &needle);
                 }
             }
             Step::Prefetch(which) => {
@@ -472,7 +479,7 @@ impl World {
         let before = locked(&place.now).clone();
         let Some(change) = self.judge("refresh", reader, true, reader.file.refresh()) else { return };
         let after = locked(&place.now).clone();
-        let is_it = |now: &Now| now.life.as_ref().is_some_and(|life| Arc::ptr_eq(life, &reader.life));
+        let is_it = |now: &Now| now.inode.as_ref().is_some_and(|inode| Arc::ptr_eq(inode, &reader.inode));
         let is_right = match change {
             Change::Unchanged | Change::Grown | Change::Modified => is_it(&before) || !reader.is_named,
             Change::Replaced | Change::Deleted => !is_it(&after),
@@ -481,9 +488,9 @@ impl World {
         assert!(
             is_right,
             "{change:?}: {before:?}, {after:?}, {:?}",
-            reader.life,
-            before = before.life,
-            after = after.life
+            reader.inode,
+            before = before.inode,
+            after = after.inode
         );
         assert!(!is_it(&before) || reader.file.len() >= before.len, "{} of {}", reader.file.len(), before.len);
     }
@@ -493,15 +500,15 @@ fn chosen(readers: &mut [Reader], which: Pick) -> Option<&mut Reader> {
     pick(readers, which).map(|index| &mut readers[index])
 }
 
-/// A range inside of the file.
+/// Returns a range inside the file.
 fn range(reader: &Reader, at: u16, len: u16) -> Range<u64> {
     let file_len = reader.file.len();
     let start = u64::from(at) * 2 % (file_len + 1);
     start..(start + u64::from(len)).min(file_len)
 }
 
-fn check((life, lease): &(Arc<Life>, Lease)) {
-    life.check("a lease that was kept", lease.offset(), lease);
+fn check((inode, lease): &(Arc<Inode>, Lease)) {
+    inode.check("a kept lease", lease.offset(), lease);
 }
 
 fuzz_target!(|input: Input| {
@@ -531,7 +538,7 @@ fuzz_target!(|input: Input| {
         drop(threads);
         world.maps.collect();
         let began = Instant::now();
-        // The collector may be unmapping what it has won.
+        // The collector may still be unmapping regions that it owns.
         while world.maps.stats().mapped_bytes > 0 && began.elapsed() < Duration::from_secs(5) {
             thread::yield_now();
         }

@@ -1,7 +1,10 @@
-//! Any sequence of calls on a few files, against a `String` for each: whatever is opened, read, kept, limited, closed,
-//! collected, appended to and replaced, each byte is the file's, no error comes that should not, and in the end nothing is
-//! mapped. (The property test `tests/it/model.rs` knows more precisely when the budget may refuse; here are files that change,
-//! and a fuzzer that looks where the calls lead.)
+//! Random sequences of calls on a few files, compared with a `String` for each file.
+//!
+//! The calls open, read, keep leases, change limits, close, collect, append and replace. Each byte must be the file's,
+//! each error must have a reason, and at the end nothing may be mapped.
+//!
+//! The property test `tests/it/model.rs` predicts more precisely when the budget may refuse a call. This target adds
+//! files that change, and a fuzzer that follows the coverage.
 
 #![no_main]
 
@@ -16,46 +19,47 @@ use std::{path::PathBuf, thread};
 use arbitrary::Arbitrary;
 use libfuzzer_sys::fuzz_target;
 use smmap::{Admission, Buffer, Change, Cursor, ErrorKind, Lease, Limits, MapManager, MappedFile, Overcommit, Window};
-use smmap_fuzz::{Script, assert_same, directory, is_not_found, keep, manager, mix, nameless, of_io, pick, run};
+use smmap_fuzz::{Steps, assert_same, directory, is_not_found, keep, manager, mix, nameless, of_io, pick, run};
 
 const PAGE: u64 = 4096;
-/// A range up to this may be read instead of mapped.
+/// The longest range that may be copied instead of mapped.
 const SMALL: u64 = 256 << 10;
-/// Enough for ranges that get a mapping of their own. It is not searched, which would take most of the time.
+/// The length of the large file: enough for ranges that are mapped as detached regions. It is not searched, which would
+/// take most of the time.
 const LARGE: usize = 3 * SMALL as usize / 2;
 
 #[derive(Arbitrary, Debug)]
 struct Input {
     setup: Setup,
-    ops: Script<Op, 100>,
+    ops: Steps<Op, 100>,
 }
 
 #[derive(Arbitrary, Debug)]
 struct Setup {
-    /// Pages; 0 for whole files.
+    /// The window in pages; 0 for whole files.
     window: u8,
     budget: u8,
     regions: u8,
     open_files: u8,
-    overcommit: Patience,
+    overcommit: OnOverBudget,
     always: bool,
     lengths: [u16; 3],
-    /// What goes first in the end.
+    /// The order in which objects are dropped at the end.
     leases_first: bool,
     manager_first: bool,
 }
 
 #[derive(Arbitrary, Clone, Copy, Debug)]
-enum Patience {
+enum OnOverBudget {
     Allow,
     Fail,
     Wait,
 }
 
-/// Chooses one of those that are there, however many they are.
+/// Chooses one of the existing objects, whatever their number.
 type Pick = u8;
 
-/// An offset, by what is special about it; it may be past the end.
+/// An offset relative to a position of interest. It may lie past the end.
 #[derive(Arbitrary, Clone, Copy, Debug)]
 enum Spot {
     Anywhere(u16),
@@ -114,7 +118,7 @@ enum Op {
     Windows(Pick, u32, u8),
     Refresh(Pick),
 
-    /// And whether that is noticed at once.
+    /// Appends bytes. If the flag is set, the handle is refreshed at once.
     Append(Pick, u16, bool),
     Replace(Pick, u16),
     Delete(Pick),
@@ -127,33 +131,34 @@ enum Op {
     Stats,
 }
 
-/// A file from when it was made until nobody knows of it.
-struct Life {
+/// A file, from its creation until no object refers to it.
+struct Inode {
     text: Cow<'static, str>,
-    /// How much of it was noticed, by anyone.
-    noticed: u64,
-    /// Whether it was ever opened by its path: only then can its descriptor be given up.
+    /// The length that smmap knows, through any handle.
+    known_len: u64,
+    /// `true` if the file was ever opened by its path. Only then may smmap close its descriptor to stay within the
+    /// limit.
     named: bool,
 }
 
-/// Something of the file `life`.
+/// An object of the file with the index `inode`.
 struct Of<T> {
-    life: usize,
+    inode: usize,
     value: T,
 }
 
 struct Kept {
-    life: usize,
+    inode: usize,
     start: u64,
     lease: Lease,
 }
 
 struct World {
     _dir: tempfile::TempDir,
-    /// Where each leads, if anywhere.
+    /// The paths, and for each the index of its file, if it has one.
     paths: Vec<(PathBuf, Option<usize>)>,
-    /// The first is the large one, which has no name and does not change.
-    lives: Vec<Life>,
+    /// All files. The first is the large one, which has no name and does not change.
+    inodes: Vec<Inode>,
     window: Option<u64>,
     overcommit: Overcommit,
     highest: Limits,
@@ -166,7 +171,8 @@ struct World {
     leases: Vec<Kept>,
 }
 
-/// Few letters, so that searches find something, and line ends: pieces of one random text, put together at random.
+/// Returns a text of few different letters and line ends, so that searches find something. The text consists of random
+/// pieces of one random source.
 fn letters(seed: u64, len: usize) -> String {
     const LETTERS: &[u8] = b"aaab\r\nabcdabcdefghefghefghijklmnopqrstuvw";
     const PIECE: usize = 64;
@@ -187,17 +193,17 @@ fn large() -> &'static (fs::File, String) {
     static LARGE_FILE: OnceLock<(fs::File, String)> = OnceLock::new();
     LARGE_FILE.get_or_init(|| {
         let (mut file, text) = (nameless(), letters(7, LARGE));
-        file.write_all(text.as_bytes()).expect("the file can be written");
+        file.write_all(text.as_bytes()).expect("the file is written");
         (file, text)
     })
 }
 
-/// In half windows; or enough for anything.
+/// Maps the fuzzer's choice to a budget: a number of half windows, or enough for all files.
 fn budget(half_windows: u8, window: u64) -> u64 {
     if half_windows % 4 == 0 { 8 * SMALL } else { u64::from(half_windows / 4) * window / 2 }
 }
 
-/// Puts one more in, in the place of another if there are too many.
+/// Rounds up to whole pages.
 fn pages(bytes: u64) -> u64 {
     bytes.div_ceil(PAGE) * PAGE
 }
@@ -213,9 +219,9 @@ impl World {
             max_open_files: if setup.open_files % 4 == 0 { usize::from(setup.open_files / 4) + 1 } else { 1000 },
         };
         let overcommit = match setup.overcommit {
-            Patience::Allow => Overcommit::Allow,
-            Patience::Fail => Overcommit::Fail,
-            Patience::Wait => Overcommit::Wait(Duration::from_micros(50)),
+            OnOverBudget::Allow => Overcommit::Allow,
+            OnOverBudget::Fail => Overcommit::Fail,
+            OnOverBudget::Wait => Overcommit::Wait(Duration::from_micros(50)),
         };
         let builder = MapManager::builder()
             .window(if window == 0 { Window::WholeFile } else { Window::Sliding { bytes: window } })
@@ -226,7 +232,7 @@ impl World {
         let mut world = Self {
             paths: (0..3).map(|number| (dir.path().join(format!("file {number}")), None)).collect(),
             _dir: dir,
-            lives: vec![Life { text: Cow::Borrowed(&large().1), noticed: 0, named: false }],
+            inodes: vec![Inode { text: Cow::Borrowed(&large().1), known_len: 0, named: false }],
             window: maps.window_bytes(),
             overcommit,
             highest: limits,
@@ -243,27 +249,28 @@ impl World {
         world
     }
 
-    /// A new file where the path leads. Often of whole pages, or nearly.
+    /// Replaces the file at the path by a new one. Its length is often a whole number of pages, or one byte more or
+    /// less.
     fn make(&mut self, path: usize, len: u16) {
         let len = match len % 4 {
             0 => usize::from(len / 4) % 40_000,
             1 => 0,
             by => usize::from(len / 4) % 10 * PAGE as usize + usize::from(by) - 2,
         };
-        let text = letters(self.lives.len() as u64, len);
+        let text = letters(self.inodes.len() as u64, len);
         let new = self.paths[path].0.with_extension("new");
-        fs::write(&new, &text).expect("the file can be written");
-        fs::rename(&new, &self.paths[path].0).expect("it can take the place");
-        self.paths[path].1 = Some(self.lives.len());
-        self.lives.push(Life { text: text.into(), noticed: 0, named: false });
+        fs::write(&new, &text).expect("the file is written");
+        fs::rename(&new, &self.paths[path].0).expect("the file is renamed");
+        self.paths[path].1 = Some(self.inodes.len());
+        self.inodes.push(Inode { text: text.into(), known_len: 0, named: false });
     }
 
     fn border(&self) -> u64 {
         self.window.unwrap_or(4 * PAGE)
     }
 
-    fn offset(&self, life: usize, spot: Spot) -> u64 {
-        let len = self.lives[life].noticed;
+    fn offset(&self, inode: usize, spot: Spot) -> u64 {
+        let len = self.inodes[inode].known_len;
         match spot {
             Spot::Anywhere(part) => len * u64::from(part) / (1 << 16),
             Spot::AtBorder(border, by) => {
@@ -274,54 +281,57 @@ impl World {
         }
     }
 
-    /// From the spot on, inside the file; if the spot is past the end, so is the range.
-    fn range(&self, life: usize, spot: Spot, size: Size) -> Range<u64> {
-        let (start, len) = (self.offset(life, spot), self.lives[life].noticed);
-        let end = start + self.size(life, size);
+    /// Returns a range from `spot` on. It lies inside the file, unless `spot` is past the end.
+    fn range(&self, inode: usize, spot: Spot, size: Size) -> Range<u64> {
+        let (start, len) = (self.offset(inode, spot), self.inodes[inode].known_len);
+        let end = start + self.size(inode, size);
         start..if start <= len { end.min(len) } else { end }
     }
 
-    fn size(&self, life: usize, size: Size) -> u64 {
+    fn size(&self, inode: usize, size: Size) -> u64 {
         match size {
             Size::Few(bytes) => u64::from(bytes),
             Size::QuarterWindows(quarters) => u64::from(quarters % 20) * self.border() / 4,
-            Size::Large(part) => self.lives[life].noticed * u64::from(part) / (1 << 16),
+            Size::Large(part) => self.inodes[inode].known_len * u64::from(part) / (1 << 16),
         }
     }
 
-    fn is_inside(&self, life: usize, range: &Range<u64>) -> bool {
-        range.end <= self.lives[life].noticed
+    fn is_inside(&self, inode: usize, range: &Range<u64>) -> bool {
+        range.end <= self.inodes[inode].known_len
     }
 
-    fn bytes(&self, life: usize, range: Range<u64>) -> &[u8] {
-        &self.lives[life].text.as_bytes()[range.start as usize..range.end as usize]
+    fn bytes(&self, inode: usize, range: Range<u64>) -> &[u8] {
+        &self.inodes[inode].text.as_bytes()[range.start as usize..range.end as usize]
     }
 
-    /// The text as far as it was noticed.
-    fn text(&self, life: usize) -> &str {
-        &self.lives[life].text[..self.lives[life].noticed as usize]
+    /// Returns the text up to the length that smmap knows.
+    fn text(&self, inode: usize) -> &str {
+        &self.inodes[inode].text[..self.inodes[inode].known_len as usize]
     }
 
-    fn window_from(&self, life: usize, at: u64) -> Range<u64> {
-        let len = self.lives[life].noticed;
+    fn window_from(&self, inode: usize, at: u64) -> Range<u64> {
+        let len = self.inodes[inode].known_len;
         let end = self.window.map_or(len, |window| ((at / window + 1) * window).min(len));
         at..end.max(at)
     }
 
-    /// What is mapped at a time for this range, at most.
-    fn need(&self, life: usize, range: &Range<u64>) -> u64 {
-        let len = self.lives[life].noticed;
+    /// Returns the most bytes that a call for this range may have to map at a time.
+    fn need(&self, inode: usize, range: &Range<u64>) -> u64 {
+        let len = self.inodes[inode].known_len;
         let window = pages(self.window.unwrap_or(len).min(len));
         if range.end - range.start > SMALL { window.max(range.end - range.start + 2 * PAGE) } else { window }
     }
 
-    /// What a call gave, unless it failed for a reason that it may have. One that copies needs no room.
-    fn judge<T>(&self, what: &str, life: usize, need: Option<u64>, result: smmap::Result<T>) -> Option<T> {
+    /// Returns the value of a call, or `None` if it failed with an error that the current state explains. Panics
+    /// otherwise.
+    ///
+    /// `need` is the number of bytes that the call has to map, or `None` for a call that copies instead.
+    fn judge<T>(&self, what: &str, inode: usize, need: Option<u64>, result: smmap::Result<T>) -> Option<T> {
         let error = match result {
             Ok(value) => return Some(value),
             Err(error) => error,
         };
-        let is_gone = || self.lives[life].named && !self.paths.iter().any(|(_, leads_to)| *leads_to == Some(life));
+        let is_gone = || self.inodes[inode].named && !self.paths.iter().any(|(_, leads_to)| *leads_to == Some(inode));
         let is_excused = match error.kind() {
             ErrorKind::OverBudget => need.is_some_and(|need| {
                 let too_large = need > self.limits.max_mapped_bytes || self.window > Some(self.limits.max_mapped_bytes);
@@ -342,50 +352,50 @@ impl World {
                 let path = usize::from(which) % self.paths.len();
                 let (path, leads_to) = (&self.paths[path].0, self.paths[path].1);
                 match (maps.open(path), leads_to) {
-                    (Ok(file), Some(life)) => self.opened(Some(usize::from(which) % self.paths.len()), life, file),
+                    (Ok(file), Some(inode)) => self.opened(Some(usize::from(which) % self.paths.len()), inode, file),
                     (Err(error), None) => {
                         let is_right = is_not_found(&error) || error.kind() == ErrorKind::OverBudget;
-                        assert!(is_right, "open of nothing: {error}");
+                        assert!(is_right, "open of a missing file: {error}");
                     }
-                    (Err(error), Some(life)) => drop(self.judge::<()>("open", life, Some(0), Err(error))),
-                    (Ok(file), None) => panic!("{file:?} was opened where there is none"),
+                    (Err(error), Some(inode)) => drop(self.judge::<()>("open", inode, Some(0), Err(error))),
+                    (Ok(file), None) => panic!("{file:?} was opened, but its path has no file"),
                 }
             }
             Op::OpenDescriptor(which) => {
                 let Some(maps) = self.managers.last() else { return };
-                let (descriptor, life) = match self.paths.get(usize::from(which) % (self.paths.len() + 1)) {
-                    None => (large().0.try_clone().expect("another descriptor"), 0),
-                    Some((path, Some(life))) => (fs::File::open(path).expect("it is there"), *life),
+                let (descriptor, inode) = match self.paths.get(usize::from(which) % (self.paths.len() + 1)) {
+                    None => (large().0.try_clone().expect("the descriptor is cloned"), 0),
+                    Some((path, Some(inode))) => (fs::File::open(path).expect("the file opens"), *inode),
                     Some((_, None)) => return,
                 };
                 let opened = maps.open_file(descriptor);
-                if let Some(file) = self.judge("open_file", life, Some(0), opened) {
-                    self.opened(None, life, file);
+                if let Some(file) = self.judge("open_file", inode, Some(0), opened) {
+                    self.opened(None, inode, file);
                 }
             }
             Op::CloneHandle(which) => {
                 if let Some(index) = pick(&self.handles, which) {
-                    let (path, Of { life, value }) = &self.handles[index];
-                    let twin = (*path, Of { life: *life, value: value.clone() });
+                    let (path, Of { inode, value }) = &self.handles[index];
+                    let twin = (*path, Of { inode: *inode, value: value.clone() });
                     keep(&mut self.handles, twin);
                 }
             }
             Op::DropHandle(which) => remove(&mut self.handles, which),
             Op::CloneManager => self.managers.extend(self.managers.last().cloned().filter(|_| self.managers.len() < 3)),
-            // Also the last one: then what is open goes on alone.
+            // May drop the last manager. Open files then keep working without it.
             Op::DropManager => drop(self.managers.pop()),
 
             Op::NewCursor(which) => {
                 if let Some(index) = pick(&self.handles, which) {
-                    let Of { life, value } = &self.handles[index].1;
-                    let cursor = Of { life: *life, value: value.cursor() };
+                    let Of { inode, value } = &self.handles[index].1;
+                    let cursor = Of { inode: *inode, value: value.cursor() };
                     keep(&mut self.cursors, cursor);
                 }
             }
             Op::CloneCursor(which) => {
                 if let Some(index) = pick(&self.cursors, which) {
-                    let Of { life, value } = &self.cursors[index];
-                    let twin = Of { life: *life, value: value.clone() };
+                    let Of { inode, value } = &self.cursors[index];
+                    let twin = Of { inode: *inode, value: value.clone() };
                     assert_eq!(twin.value.position(), value.position());
                     keep(&mut self.cursors, twin);
                 }
@@ -399,31 +409,31 @@ impl World {
                     self.buffers[index].value.release();
                 }
             }
-            Op::Slice(which, spot, size) => self.with_cursor(which, |world, Of { life, value }| {
-                let range = world.range(*life, spot, size);
+            Op::Slice(which, spot, size) => self.with_cursor(which, |world, Of { inode, value }| {
+                let range = world.range(*inode, spot, size);
                 let result = value.slice(range.clone());
-                world.check_range("slice", *life, range, result);
+                world.check_range("slice", *inode, range, result);
             }),
-            Op::WindowAt(which, spot) => self.with_cursor(which, |world, Of { life, value }| {
-                let range = world.window_from(*life, world.offset(*life, spot));
-                let need = world.need(*life, &(0..0));
-                if let Some(found) = world.judge("window_at", *life, Some(need), value.window_at(range.start)) {
+            Op::WindowAt(which, spot) => self.with_cursor(which, |world, Of { inode, value }| {
+                let range = world.window_from(*inode, world.offset(*inode, spot));
+                let need = world.need(*inode, &(0..0));
+                if let Some(found) = world.judge("window_at", *inode, Some(need), value.window_at(range.start)) {
                     let is_empty = range.is_empty();
-                    assert_same(found, if is_empty { &[] } else { world.bytes(*life, range) }, "window_at");
+                    assert_same(found, if is_empty { &[] } else { world.bytes(*inode, range) }, "window_at");
                 }
             }),
             Op::SeekRead(which, spot, size) => {
                 self.with_cursor(which, |world, cursor| world.seek_read(cursor, spot, size))
             }
             Op::ReadUntil(which, byte) => self.with_cursor(which, |world, cursor| world.read_until(cursor, byte)),
-            Op::FillConsume(which, part) => self.with_cursor(which, |world, Of { life, value }| {
+            Op::FillConsume(which, part) => self.with_cursor(which, |world, Of { inode, value }| {
                 let at = value.position();
-                let range = world.window_from(*life, at);
-                let need = world.need(*life, &(0..0));
+                let range = world.window_from(*inode, at);
+                let need = world.need(*inode, &(0..0));
                 let filled = value.fill_buf().map_err(of_io);
-                if let Some(found) = world.judge("fill_buf", *life, Some(need), filled) {
+                if let Some(found) = world.judge("fill_buf", *inode, Some(need), filled) {
                     let is_empty = range.is_empty();
-                    assert_same(found, if is_empty { &[] } else { world.bytes(*life, range) }, "fill_buf");
+                    assert_same(found, if is_empty { &[] } else { world.bytes(*inode, range) }, "fill_buf");
                     let amount = found.len() * usize::from(part) / usize::from(u16::MAX);
                     value.consume(amount);
                     assert_eq!(value.position(), at + amount as u64);
@@ -432,79 +442,80 @@ impl World {
 
             Op::Lease(which, spot, size) => {
                 let Some(index) = pick(&self.handles, which) else { return };
-                let Of { life, value } = &self.handles[index].1;
-                let (life, range) = (*life, self.range(*life, spot, size));
+                let Of { inode, value } = &self.handles[index].1;
+                let (inode, range) = (*inode, self.range(*inode, spot, size));
                 match value.lease(range.clone()) {
-                    Err(error) => self.check_range("lease", life, range, Err(error)),
+                    Err(error) => self.check_range("lease", inode, range, Err(error)),
                     Ok(lease) => {
-                        self.check_range("lease", life, range.clone(), Ok(&lease));
+                        self.check_range("lease", inode, range.clone(), Ok(&lease));
                         assert_eq!(lease.offset(), range.start);
-                        keep(&mut self.leases, Kept { life, start: range.start, lease });
+                        keep(&mut self.leases, Kept { inode, start: range.start, lease });
                     }
                 }
             }
             Op::CloneLease(which) => {
                 if let Some(index) = pick(&self.leases, which) {
-                    let Kept { life, start, ref lease } = self.leases[index];
-                    let twin = Kept { life, start, lease: lease.clone() };
+                    let Kept { inode, start, ref lease } = self.leases[index];
+                    let twin = Kept { inode, start, lease: lease.clone() };
                     assert_eq!(twin.lease.as_ptr(), lease.as_ptr());
                     keep(&mut self.leases, twin);
                 }
             }
             Op::SliceLease(which, from, to) => {
                 if let Some(index) = pick(&self.leases, which) {
-                    let Kept { life, start, ref lease } = self.leases[index];
+                    let Kept { inode, start, ref lease } = self.leases[index];
                     let part = |of: u16| lease.len() * usize::from(of) / usize::from(u16::MAX);
                     let (from, to) = (part(from.min(to)), part(from.max(to)));
                     let lease = lease.slice(from..to);
                     assert_eq!((lease.len(), lease.offset()), (to - from, start + from as u64));
-                    keep(&mut self.leases, Kept { life, start: start + from as u64, lease });
+                    keep(&mut self.leases, Kept { inode, start: start + from as u64, lease });
                 }
             }
             Op::DropLease(which) => remove(&mut self.leases, which),
             Op::DropLeaseElsewhere(which) => {
                 if let Some(index) = pick(&self.leases, which) {
-                    let Kept { life, start, lease } = self.leases.swap_remove(index);
-                    let expected = self.bytes(life, start..start + lease.len() as u64).to_vec();
-                    let thread = thread::spawn(move || assert_same(&lease, &expected, "a lease that was sent"));
-                    thread.join().expect("it does not panic");
+                    let Kept { inode, start, lease } = self.leases.swap_remove(index);
+                    let expected = self.bytes(inode, start..start + lease.len() as u64).to_vec();
+                    let thread =
+                        thread::spawn(move || assert_same(&lease, &expected, "a lease sent to another thread"));
+                    thread.join().expect("the thread does not panic");
                 }
             }
-            Op::CheckLeases => self.check_leases("meanwhile"),
+            Op::CheckLeases => self.check_leases("between other calls"),
 
             Op::NewBuffer(which) => {
                 if let Some(index) = pick(&self.handles, which) {
-                    let Of { life, value } = &self.handles[index].1;
-                    let buffer = Of { life: *life, value: value.buffer() };
-                    assert_eq!(buffer.value.len(), self.lives[*life].noticed);
+                    let Of { inode, value } = &self.handles[index].1;
+                    let buffer = Of { inode: *inode, value: value.buffer() };
+                    assert_eq!(buffer.value.len(), self.inodes[*inode].known_len);
                     keep(&mut self.buffers, buffer);
                 }
             }
             Op::CloneBuffer(which) => {
                 if let Some(index) = pick(&self.buffers, which) {
-                    let Of { life, value } = &self.buffers[index];
-                    let twin = Of { life: *life, value: value.clone() };
+                    let Of { inode, value } = &self.buffers[index];
+                    let twin = Of { inode: *inode, value: value.clone() };
                     keep(&mut self.buffers, twin);
                 }
             }
             Op::DropBuffer(which) => remove(&mut self.buffers, which),
-            Op::Get(which, spot) => self.with_buffer(which, |world, Of { life, value }| {
-                let at = world.offset(*life, spot);
-                if let Some(found) = world.judge("get", *life, None, value.get(at)) {
-                    assert_eq!(found, world.text(*life).as_bytes().get(at as usize).copied(), "byte {at}");
+            Op::Get(which, spot) => self.with_buffer(which, |world, Of { inode, value }| {
+                let at = world.offset(*inode, spot);
+                if let Some(found) = world.judge("get", *inode, None, value.get(at)) {
+                    assert_eq!(found, world.text(*inode).as_bytes().get(at as usize).copied(), "byte {at}");
                 }
             }),
-            Op::GetBack(which, part) => self.with_buffer(which, |world, Of { life, value }| {
-                let text = world.text(*life);
+            Op::GetBack(which, part) => self.with_buffer(which, |world, Of { inode, value }| {
+                let text = world.text(*inode);
                 let at = (text.len() + 3) * usize::from(part) / usize::from(u16::MAX);
-                if let Some(found) = world.judge("get_back", *life, None, value.get_back(at as u64)) {
+                if let Some(found) = world.judge("get_back", *inode, None, value.get_back(at as u64)) {
                     assert_eq!(found, text.as_bytes().iter().nth_back(at).copied(), "byte {at} from the end");
                 }
             }),
-            Op::BufferSlice(which, spot, size) => self.with_buffer(which, |world, Of { life, value }| {
-                let range = world.range(*life, spot, size);
+            Op::BufferSlice(which, spot, size) => self.with_buffer(which, |world, Of { inode, value }| {
+                let range = world.range(*inode, spot, size);
                 let result = value.slice(range.clone());
-                world.check_range("slice of a buffer", *life, range, result);
+                world.check_range("slice of a buffer", *inode, range, result);
             }),
             Op::Find(which, spot, count, changed) => {
                 self.searching(which, |world, buffer| world.find(buffer, spot, count, changed));
@@ -515,46 +526,48 @@ impl World {
             Op::Compare(which, size, changed) => {
                 self.with_buffer(which, |world, buffer| world.compare(buffer, size, changed))
             }
-            Op::Lines(which, count) => self.searching(which, |world, Of { life, value }| {
-                let need = world.need(*life, &(0..world.lives[*life].noticed));
-                let text = world.text(*life);
+            Op::Lines(which, count) => self.searching(which, |world, Of { inode, value }| {
+                let need = world.need(*inode, &(0..world.inodes[*inode].known_len));
+                let text = world.text(*inode);
                 let mut expected = text.lines().take(count.into());
                 for line in value.lines().take(count.into()) {
-                    let Some(line) = world.judge("lines", *life, Some(need), line) else { return };
-                    assert_same(&line, expected.next().expect("not one more").as_bytes(), "a line");
+                    let Some(line) = world.judge("lines", *inode, Some(need), line) else { return };
+                    assert_same(&line, expected.next().expect("no surplus line").as_bytes(), "a line");
                 }
-                assert!(expected.next().is_none(), "not one less");
+                assert!(expected.next().is_none(), "a line is missing");
             }),
-            Op::Split(which, letter, count) => self.searching(which, |world, Of { life, value }| {
-                let need = world.need(*life, &(0..world.lives[*life].noticed));
-                let (text, letter) = (world.text(*life), b'a' + letter % 26);
+            Op::Split(which, letter, count) => self.searching(which, |world, Of { inode, value }| {
+                let need = world.need(*inode, &(0..world.inodes[*inode].known_len));
+                let (text, letter) = (world.text(*inode), b'a' + letter % 26);
                 let mut expected = text.split(char::from(letter)).take(count.into());
                 for piece in value.split(letter).take(count.into()) {
-                    let Some(piece) = world.judge("split", *life, Some(need), piece) else { return };
-                    assert_same(&piece, expected.next().expect("not one more").as_bytes(), "a piece");
+                    let Some(piece) = world.judge("split", *inode, Some(need), piece) else { return };
+                    assert_same(&piece, expected.next().expect("no surplus piece").as_bytes(), "a piece");
                 }
-                assert!(expected.next().is_none(), "not one less");
+                assert!(expected.next().is_none(), "a piece is missing");
             }),
 
-            Op::ReadAt(which, spot, size) => self.with_handle(which, |world, Of { life, value }| {
-                let (start, len) = (world.offset(*life, spot), world.lives[*life].noticed);
-                let mut bytes = vec![0; world.size(*life, size) as usize];
-                let Some(count) = world.judge("read_at", *life, None, value.read_at(&mut bytes, start)) else { return };
+            Op::ReadAt(which, spot, size) => self.with_handle(which, |world, Of { inode, value }| {
+                let (start, len) = (world.offset(*inode, spot), world.inodes[*inode].known_len);
+                let mut bytes = vec![0; world.size(*inode, size) as usize];
+                let Some(count) = world.judge("read_at", *inode, None, value.read_at(&mut bytes, start)) else {
+                    return;
+                };
                 assert_eq!(count as u64, len.saturating_sub(start).min(bytes.len() as u64));
-                let expected = if count == 0 { &[] } else { world.bytes(*life, start..start + count as u64) };
+                let expected = if count == 0 { &[] } else { world.bytes(*inode, start..start + count as u64) };
                 assert_same(&bytes[..count], expected, "read_at");
             }),
-            Op::ReadExactAt(which, spot, size) => self.with_handle(which, |world, Of { life, value }| {
-                let range = world.range(*life, spot, size);
+            Op::ReadExactAt(which, spot, size) => self.with_handle(which, |world, Of { inode, value }| {
+                let range = world.range(*inode, spot, size);
                 let mut bytes = vec![0; (range.end - range.start) as usize];
                 let result = value.read_exact_at(&mut bytes, range.start).map(|()| &bytes[..]);
-                world.check_copy("read_exact_at", *life, range, result);
+                world.check_copy("read_exact_at", *inode, range, result);
             }),
-            Op::Prefetch(which, spot, size) => self.with_handle(which, |world, Of { life, value }| {
-                let range = world.range(*life, spot, size);
+            Op::Prefetch(which, spot, size) => self.with_handle(which, |world, Of { inode, value }| {
+                let range = world.range(*inode, spot, size);
                 let result = value.prefetch(range.clone());
-                if world.is_inside(*life, &range) {
-                    world.judge("prefetch", *life, Some(world.need(*life, &(0..0))), result);
+                if world.is_inside(*inode, &range) {
+                    world.judge("prefetch", *inode, Some(world.need(*inode, &(0..0))), result);
                 } else {
                     assert_eq!(result.map_err(|error| error.kind()), Err(ErrorKind::OutOfBounds), "prefetch {range:?}");
                 }
@@ -562,32 +575,32 @@ impl World {
             Op::Windows(which, ends, kept) => self.windows(which, ends, kept),
             Op::Refresh(which) => self.refresh(which),
 
-            Op::Append(which, more, is_noticed) => {
-                let (path, Some(life)) = self.paths[usize::from(which) % self.paths.len()].clone() else { return };
+            Op::Append(which, more, is_refreshed) => {
+                let (path, Some(inode)) = self.paths[usize::from(which) % self.paths.len()].clone() else { return };
                 let more = letters(more.into(), usize::from(more) % 20_000);
-                let mut file = OpenOptions::new().append(true).open(path).expect("it is there");
-                file.write_all(more.as_bytes()).expect("it can be appended to");
-                self.lives[life].text.to_mut().push_str(&more);
-                if is_noticed {
-                    let known = self.handles.iter().position(|(_, handle)| handle.life == life);
+                let mut file = OpenOptions::new().append(true).open(path).expect("the file opens");
+                file.write_all(more.as_bytes()).expect("the file is appended to");
+                self.inodes[inode].text.to_mut().push_str(&more);
+                if is_refreshed {
+                    let known = self.handles.iter().position(|(_, handle)| handle.inode == inode);
                     known.inspect(|&index| self.refresh(index as u8));
                 }
-                self.check_leases("after a file has grown");
+                self.check_leases("after an append");
             }
             Op::Replace(which, len) => {
                 self.make(usize::from(which) % self.paths.len(), len);
-                self.check_leases("after a file was replaced");
+                self.check_leases("after a replacement");
             }
             Op::Delete(which) => {
                 let (path, leads_to) = &mut self.paths[usize::from(which) % 3];
                 if leads_to.take().is_some() {
-                    fs::remove_file(path).expect("it is there");
+                    fs::remove_file(path).expect("the file is deleted");
                 }
             }
             Op::Touch(which) => {
                 if let (path, Some(_)) = &self.paths[usize::from(which) % self.paths.len()] {
-                    let file = OpenOptions::new().write(true).open(path).expect("it is there");
-                    file.set_modified(SystemTime::now()).expect("it can be touched");
+                    let file = OpenOptions::new().write(true).open(path).expect("the file opens");
+                    file.set_modified(SystemTime::now()).expect("the file's time is set");
                 }
             }
 
@@ -605,7 +618,7 @@ impl World {
             }
             Op::CloseAll => {
                 if let Some(maps) = self.managers.last() {
-                    maps.close(self.paths[0].0.parent().expect("a directory"));
+                    maps.close(self.paths[0].0.parent().expect("every path has a parent"));
                     self.check_leases("after close");
                 }
             }
@@ -626,17 +639,17 @@ impl World {
         }
     }
 
-    fn opened(&mut self, path: Option<usize>, life: usize, file: MappedFile) {
-        self.lives[life].noticed = self.lives[life].text.len() as u64;
-        self.lives[life].named |= path.is_some();
-        assert_eq!((file.len(), file.path().is_some()), (self.lives[life].noticed, path.is_some()));
-        keep(&mut self.handles, (path, Of { life, value: file }));
+    fn opened(&mut self, path: Option<usize>, inode: usize, file: MappedFile) {
+        self.inodes[inode].known_len = self.inodes[inode].text.len() as u64;
+        self.inodes[inode].named |= path.is_some();
+        assert_eq!((file.len(), file.path().is_some()), (self.inodes[inode].known_len, path.is_some()));
+        keep(&mut self.handles, (path, Of { inode, value: file }));
     }
 
     fn with_handle(&mut self, which: Pick, work: impl FnOnce(&World, &Of<MappedFile>)) {
         if let Some(index) = pick(&self.handles, which) {
             let handle = &self.handles[index].1;
-            assert_eq!(handle.value.len(), self.lives[handle.life].noticed);
+            assert_eq!(handle.value.len(), self.inodes[handle.inode].known_len);
             work(self, handle);
         }
     }
@@ -649,10 +662,10 @@ impl World {
         }
     }
 
-    /// With one of a file that is not large.
+    /// Calls `work` with a buffer, unless it is one of the large file.
     fn searching(&mut self, which: Pick, work: impl FnOnce(&World, &mut Of<Buffer>)) {
         self.with_buffer(which, |world, buffer| {
-            if buffer.life != 0 {
+            if buffer.inode != 0 {
                 work(world, buffer);
             }
         });
@@ -666,28 +679,28 @@ impl World {
         }
     }
 
-    /// What exactly this range gave: its bytes, or an error if it is none, or one that it may have. Small ranges are copied
-    /// rather than refused.
-    fn check_range(&self, what: &str, life: usize, range: Range<u64>, result: smmap::Result<&[u8]>) {
+    /// Checks the result for a range: it must be the file's bytes, an out-of-bounds error if the range is not inside
+    /// the file, or an error that the current state explains. Small ranges are copied rather than refused.
+    fn check_range(&self, what: &str, inode: usize, range: Range<u64>, result: smmap::Result<&[u8]>) {
         let is_small = range.end.saturating_sub(range.start) <= SMALL;
-        self.check(what, life, range.clone(), (!is_small).then(|| self.need(life, &range)), result);
+        self.check(what, inode, range.clone(), (!is_small).then(|| self.need(inode, &range)), result);
     }
 
-    fn check_copy(&self, what: &str, life: usize, range: Range<u64>, result: smmap::Result<&[u8]>) {
-        self.check(what, life, range, None, result);
+    fn check_copy(&self, what: &str, inode: usize, range: Range<u64>, result: smmap::Result<&[u8]>) {
+        self.check(what, inode, range, None, result);
     }
 
-    fn check(&self, what: &str, life: usize, range: Range<u64>, need: Option<u64>, result: smmap::Result<&[u8]>) {
-        if !self.is_inside(life, &range) {
+    fn check(&self, what: &str, inode: usize, range: Range<u64>, need: Option<u64>, result: smmap::Result<&[u8]>) {
+        if !self.is_inside(inode, &range) {
             assert_eq!(result.map_err(|error| error.kind()), Err(ErrorKind::OutOfBounds), "{what} {range:?}");
-        } else if let Some(found) = self.judge(what, life, need, result) {
-            assert_same(found, self.bytes(life, range), what);
+        } else if let Some(found) = self.judge(what, inode, need, result) {
+            assert_same(found, self.bytes(inode, range), what);
         }
     }
 
     fn check_leases(&self, when: &str) {
-        for Kept { life, start, lease } in &self.leases {
-            assert_same(lease, self.bytes(*life, *start..*start + lease.len() as u64), when);
+        for Kept { inode, start, lease } in &self.leases {
+            assert_same(lease, self.bytes(*inode, *start..*start + lease.len() as u64), when);
         }
     }
 
@@ -703,47 +716,47 @@ impl World {
         assert!(is_within || (self.overcommit == Overcommit::Allow && stats.overcommits > 0), "{most:?}, {stats:?}");
     }
 
-    fn seek_read(&self, Of { life, value: cursor }: &mut Of<Cursor>, spot: Spot, size: Size) {
-        let (at, len) = (self.offset(*life, spot), self.lives[*life].noticed);
+    fn seek_read(&self, Of { inode, value: cursor }: &mut Of<Cursor>, spot: Spot, size: Size) {
+        let (at, len) = (self.offset(*inode, spot), self.inodes[*inode].known_len);
         let to = match spot {
             Spot::Anywhere(_) => SeekFrom::Start(at),
             Spot::AtBorder(..) => SeekFrom::Current((at as i64).wrapping_sub(cursor.position() as i64)),
             Spot::AtEnd(_) => SeekFrom::End((at as i64).wrapping_sub(len as i64)),
         };
-        assert_eq!(cursor.seek(to).expect("a place in the file, or behind it"), at, "{to:?}");
-        let mut bytes = vec![0; self.size(*life, size) as usize];
-        let Some(count) = self.judge("read", *life, None, cursor.read(&mut bytes).map_err(of_io)) else { return };
+        assert_eq!(cursor.seek(to).expect("the offset is in the file or behind it"), at, "{to:?}");
+        let mut bytes = vec![0; self.size(*inode, size) as usize];
+        let Some(count) = self.judge("read", *inode, None, cursor.read(&mut bytes).map_err(of_io)) else { return };
         let left = len.saturating_sub(at).min(bytes.len() as u64);
         assert!(count as u64 <= left && (count > 0) == (left > 0), "{count} of {left} at {at}");
         assert_eq!(cursor.position(), at + count as u64);
         if count > 0 {
-            assert_same(&bytes[..count], self.bytes(*life, at..at + count as u64), "read");
+            assert_same(&bytes[..count], self.bytes(*inode, at..at + count as u64), "read");
         }
     }
 
-    fn read_until(&self, Of { life, value: cursor }: &mut Of<Cursor>, byte: u8) {
-        let (start, text) = (cursor.position(), self.text(*life));
+    fn read_until(&self, Of { inode, value: cursor }: &mut Of<Cursor>, byte: u8) {
+        let (start, text) = (cursor.position(), self.text(*inode));
         let rest = text.as_bytes().get(start as usize..).unwrap_or_default();
         let byte = b'a' + byte % 26;
         let expected = rest.iter().position(|&other| other == byte).map_or(rest, |at| &rest[..=at]);
         let mut found = Vec::new();
         let result = cursor.read_until(byte, &mut found).map_err(of_io);
-        assert_eq!(cursor.position(), start + found.len() as u64, "what was consumed was given");
-        let need = self.need(*life, &(0..0));
-        match self.judge("read_until", *life, Some(need), result) {
+        assert_eq!(cursor.position(), start + found.len() as u64, "every consumed byte is returned");
+        let need = self.need(*inode, &(0..0));
+        match self.judge("read_until", *inode, Some(need), result) {
             Some(count) => {
                 assert_eq!(count, found.len());
                 assert_same(&found, expected, "read_until");
             }
-            None => assert!(expected.starts_with(&found), "read_until, in part"),
+            None => assert!(expected.starts_with(&found), "read_until, partial result"),
         }
     }
 
-    /// Some letters of the file, or nearly, to be looked for.
-    fn needle(&self, life: usize, spot: Spot, count: u8, changed: bool) -> String {
-        let (start, text) = ((self.offset(life, spot) as usize), self.text(life));
+    /// Returns letters of the file to search for. If `changed` is set, they do not occur in it.
+    fn needle(&self, inode: usize, spot: Spot, count: u8, changed: bool) -> String {
+        let (start, text) = ((self.offset(inode, spot) as usize), self.text(inode));
         let start = start.min(text.len());
-        // Short ones are found often, long ones go over borders.
+        // Short needles have many matches; long ones cross window boundaries.
         let count = if count < 128 { usize::from(count) % 8 } else { usize::from(count) * 40 };
         let mut needle = text[start..(start + count).min(text.len())].to_owned();
         if changed && needle.pop().is_some() {
@@ -752,70 +765,70 @@ impl World {
         needle
     }
 
-    fn find(&self, Of { life, value }: &mut Of<Buffer>, spot: Spot, count: u8, changed: bool) {
+    fn find(&self, Of { inode, value }: &mut Of<Buffer>, spot: Spot, count: u8, changed: bool) {
         let (needle, text, need) =
-            (self.needle(*life, spot, count, changed), self.text(*life), self.need(*life, &(0..0)));
-        if let Some(found) = self.judge("find", *life, Some(need), value.find(needle.as_bytes())) {
+            (self.needle(*inode, spot, count, changed), self.text(*inode), self.need(*inode, &(0..0)));
+        if let Some(found) = self.judge("find", *inode, Some(need), value.find(needle.as_bytes())) {
             assert_eq!(found, text.find(&needle).map(|at| at as u64), "find {needle:?}");
         }
-        if let Some(found) = self.judge("rfind", *life, Some(need), value.rfind(needle.as_bytes())) {
+        if let Some(found) = self.judge("rfind", *inode, Some(need), value.rfind(needle.as_bytes())) {
             assert_eq!(found, text.rfind(&needle).map(|at| at as u64), "rfind {needle:?}");
         }
     }
 
-    fn find_all(&self, Of { life, value }: &mut Of<Buffer>, spot: Spot, count: u8) {
-        const ENOUGH: usize = 100;
+    fn find_all(&self, Of { inode, value }: &mut Of<Buffer>, spot: Spot, count: u8) {
+        const MOST: usize = 100;
         let (needle, text, need) =
-            (self.needle(*life, spot, count, false), self.text(*life), self.need(*life, &(0..0)));
-        let expected: Vec<u64> = text.match_indices(&needle).take(ENOUGH).map(|(at, _)| at as u64).collect();
-        let found = value.find_iter(needle.as_bytes()).take(ENOUGH).collect::<smmap::Result<Vec<_>>>();
-        if let Some(found) = self.judge("find_iter", *life, Some(need), found) {
-            assert!(found == expected, "find_iter {needle:?}: {found:?} in place of {expected:?}");
+            (self.needle(*inode, spot, count, false), self.text(*inode), self.need(*inode, &(0..0)));
+        let expected: Vec<u64> = text.match_indices(&needle).take(MOST).map(|(at, _)| at as u64).collect();
+        let found = value.find_iter(needle.as_bytes()).take(MOST).collect::<smmap::Result<Vec<_>>>();
+        if let Some(found) = self.judge("find_iter", *inode, Some(need), found) {
+            assert!(found == expected, "find_iter {needle:?}: {found:?}, expected {expected:?}");
         }
     }
 
-    fn compare(&self, Of { life, value }: &mut Of<Buffer>, size: Size, changed: bool) {
-        let (text, need) = (self.text(*life), self.need(*life, &(0..0)));
+    fn compare(&self, Of { inode, value }: &mut Of<Buffer>, size: Size, changed: bool) {
+        let (text, need) = (self.text(*inode), self.need(*inode, &(0..0)));
         let all = text.as_bytes();
-        let size = (self.size(*life, size) as usize).min(all.len());
+        let size = (self.size(*inode, size) as usize).min(all.len());
         let (mut head, mut tail) = (all[..size].to_vec(), all[all.len() - size..].to_vec());
         if let (true, Some(last), Some(first)) = (changed, head.last_mut(), tail.first_mut()) {
             (*last, *first) = (b'!', b'~');
         }
-        if let Some(found) = self.judge("starts_with", *life, Some(need), value.starts_with(&head)) {
+        if let Some(found) = self.judge("starts_with", *inode, Some(need), value.starts_with(&head)) {
             assert_eq!(found, all.starts_with(&head));
         }
-        if let Some(found) = self.judge("ends_with", *life, Some(need), value.ends_with(&tail)) {
+        if let Some(found) = self.judge("ends_with", *inode, Some(need), value.ends_with(&tail)) {
             assert_eq!(found, all.ends_with(&tail));
         }
-        if let Some(found) = self.judge("equals", *life, Some(need), value.equals(&head)) {
+        if let Some(found) = self.judge("equals", *inode, Some(need), value.equals(&head)) {
             assert_eq!(found, head == all);
         }
-        if let Some(found) = self.judge("compare", *life, Some(need), value.compare(&head)) {
+        if let Some(found) = self.judge("compare", *inode, Some(need), value.compare(&head)) {
             assert_eq!(found, all.cmp(&head[..]));
         }
     }
 
-    /// Some of the windows, from both ends in turns, and one of them kept.
+    /// Reads some of the windows from both ends by turns, and keeps one of them.
     fn windows(&mut self, which: Pick, ends: u32, kept: u8) {
         let Some(index) = pick(&self.handles, which) else { return };
-        let Of { life, value } = &self.handles[index].1;
-        let (life, mut windows) = (*life, value.windows());
-        let len = self.lives[life].noticed;
+        let Of { inode, value } = &self.handles[index].1;
+        let (inode, mut windows) = (*inode, value.windows());
+        let len = self.inodes[inode].known_len;
         let expected = if len == 0 { 0 } else { self.window.map_or(1, |window| len.div_ceil(window)) };
         assert_eq!(windows.len() as u64, expected);
         let mut rest = 0..len;
         for step in 0..expected.min(32) {
             let is_back = ends.rotate_right(step as u32) & 1 == 1;
-            let next = if is_back { windows.next_back() } else { windows.next() }.expect("not one less");
-            let Some(lease) = self.judge("windows", life, Some(self.need(life, &(0..0))), next) else { return };
+            let next = if is_back { windows.next_back() } else { windows.next() }.expect("no window is missing");
+            let Some(lease) = self.judge("windows", inode, Some(self.need(inode, &(0..0))), next) else { return };
             let size = lease.len() as u64;
             let range = if is_back { rest.end - size..rest.end } else { rest.start..rest.start + size };
             rest = if is_back { rest.start..range.start } else { range.end..rest.end };
             assert_eq!(lease.offset(), range.start);
-            assert_same(&lease, self.bytes(life, range.clone()), "a window");
+            assert_same(&lease, self.bytes(inode, range.clone()), "a window");
             if step == u64::from(kept) {
-                keep(&mut self.leases, Kept { life, start: range.start, lease });
+                keep(&mut self.leases, Kept { inode, start: range.start, lease });
                 return;
             }
         }
@@ -824,25 +837,25 @@ impl World {
 
     fn refresh(&mut self, which: Pick) {
         let Some(index) = pick(&self.handles, which) else { return };
-        let (path, Of { life, value }) = &self.handles[index];
-        let life = *life;
-        let Some(change) = self.judge("refresh", life, Some(0), value.refresh()) else { return };
-        let old = self.lives[life].noticed;
-        self.lives[life].noticed = self.lives[life].text.len() as u64;
+        let (path, Of { inode, value }) = &self.handles[index];
+        let inode = *inode;
+        let Some(change) = self.judge("refresh", inode, Some(0), value.refresh()) else { return };
+        let old = self.inodes[inode].known_len;
+        self.inodes[inode].known_len = self.inodes[inode].text.len() as u64;
         let leads_to = path.map(|path| self.paths[path].1);
-        let has_name = self.paths.iter().any(|(_, leads_to)| *leads_to == Some(life));
+        let has_name = self.paths.iter().any(|(_, leads_to)| *leads_to == Some(inode));
         match change {
-            Change::Replaced => assert!(leads_to.is_some_and(|leads_to| leads_to.is_some_and(|other| other != life))),
+            Change::Replaced => assert!(leads_to.is_some_and(|leads_to| leads_to.is_some_and(|other| other != inode))),
             Change::Deleted => assert!(leads_to == Some(None) || (leads_to.is_none() && !has_name)),
-            Change::Grown => assert!(old < self.lives[life].noticed),
-            Change::Unchanged | Change::Modified => assert_eq!(old, self.lives[life].noticed),
-            other => panic!("{other:?}: no file was made shorter"),
+            Change::Grown => assert!(old < self.inodes[inode].known_len),
+            Change::Unchanged | Change::Modified => assert_eq!(old, self.inodes[inode].known_len),
+            other => panic!("{other:?}, but no file was truncated"),
         }
     }
 
-    /// Everything goes, in one order or another, and nothing is left.
+    /// Drops everything in the order of `setup`, and checks that nothing stays mapped.
     fn end(mut self, setup: &Setup) {
-        self.check_leases("in the end");
+        self.check_leases("at the end");
         self.check_stats();
         if setup.manager_first {
             self.managers.clear();
@@ -853,13 +866,13 @@ impl World {
         self.handles.clear();
         self.cursors.clear();
         self.buffers.clear();
-        self.check_leases("alone");
+        self.check_leases("after everything else was dropped");
         self.leases.clear();
         if let Some(maps) = self.managers.pop() {
             maps.collect();
             let began = Instant::now();
             let is_left = || maps.stats().mapped_bytes > 0 || maps.stats().regions > 0;
-            // The collector may be unmapping what it has won.
+            // The collector may still be unmapping regions that it owns.
             while is_left() && began.elapsed() < Duration::from_secs(5) {
                 thread::yield_now();
             }
@@ -875,11 +888,11 @@ fn remove<T>(from: &mut Vec<T>, which: Pick) {
 }
 
 fuzz_target!(|input: Input| {
-    // It stays open for all runs.
+    // Created before the first run, because it stays open for all runs.
     large();
     run(|| {
         let mut world = World::new(&input.setup);
-        // Something to begin with.
+        // Start with some objects.
         let first = [Op::Open(0), Op::OpenDescriptor(3), Op::NewCursor(0), Op::NewBuffer(1)];
         for op in first.iter().chain(&input.ops.0) {
             world.run(op);

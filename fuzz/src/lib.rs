@@ -1,5 +1,5 @@
-//! What the fuzz targets share: the one `unsafe` call, a place for files that costs no disk, bytes that tell where they
-//! come from, and a look at what the system holds for us when a run is over.
+//! Shared by the fuzz targets: the only `unsafe` call, temporary files (in memory if possible), file content that
+//! identifies its file and offset, and a check that a run releases all resources.
 
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -11,34 +11,35 @@ use memchr::memmem;
 use smmap::{Error, MapManager, MapManagerBuilder};
 use tempfile::TempDir;
 
-/// A manager of these settings, or why there is none.
+/// Builds a manager with these settings. Returns the library's error if it rejects them.
 pub fn manager(builder: MapManagerBuilder) -> smmap::Result<MapManager> {
-    // SAFETY: the targets read files of their own, in directories that nobody else knows. They append to them, and replace
-    // and delete them as a whole; one that is made shorter is so while nobody reads or holds it, and refreshed then.
+    // SAFETY: the targets read files of their own, in directories that no other process uses. They only append to the
+    // files, and replace and delete them. They truncate a file only while no thread reads or holds it, and then refresh
+    // it.
     unsafe { builder.build() }
 }
 
-/// Where the files are: in memory, if the system has a place for that.
-fn ground() -> &'static Path {
-    static GROUND: OnceLock<PathBuf> = OnceLock::new();
-    GROUND.get_or_init(|| {
+/// Returns the parent of all runs' directories: in memory, if the OS has such a file system.
+fn base_directory() -> &'static Path {
+    static BASE: OnceLock<PathBuf> = OnceLock::new();
+    BASE.get_or_init(|| {
         let memory = Path::new("/dev/shm");
-        let ground = if memory.is_dir() { memory.to_path_buf() } else { env::temp_dir() };
-        ground.canonicalize().expect("a directory for temporary files")
+        let base = if memory.is_dir() { memory.to_path_buf() } else { env::temp_dir() };
+        base.canonicalize().expect("a directory for temporary files")
     })
 }
 
-/// The directory of one run.
+/// Creates the directory of one run.
 pub fn directory() -> TempDir {
-    tempfile::Builder::new().prefix("smmap-fuzz-").tempdir_in(ground()).expect("a temporary directory")
+    tempfile::Builder::new().prefix("smmap-fuzz-").tempdir_in(base_directory()).expect("a temporary directory")
 }
 
-/// A file without a name, for all runs.
+/// Creates a file without a name, for all runs.
 pub fn nameless() -> fs::File {
-    tempfile::tempfile_in(ground()).expect("a temporary file")
+    tempfile::tempfile_in(base_directory()).expect("a temporary file")
 }
 
-/// What the process holds of the files of all runs: areas of memory, and descriptors. Nothing, where there is no /proc.
+/// The mappings and descriptors of the runs' files that the process holds. Both are 0 on a system without /proc.
 #[derive(Debug, PartialEq, Eq)]
 struct Held {
     mapped: usize,
@@ -47,46 +48,47 @@ struct Held {
 
 impl Held {
     fn now() -> Self {
-        let ground = ground().as_os_str().as_encoded_bytes();
+        let base = base_directory().as_os_str().as_encoded_bytes();
         let maps = fs::read("/proc/self/maps").unwrap_or_default();
         let links = fs::read_dir("/proc/self/fd").into_iter().flatten();
         let links = links.filter_map(|entry| fs::read_link(entry.ok()?.path()).ok());
         Self {
-            mapped: memmem::find_iter(&maps, ground).count(),
-            descriptors: links.filter(|link| link.as_os_str().as_encoded_bytes().starts_with(ground)).count(),
+            mapped: memmem::find_iter(&maps, base).count(),
+            descriptors: links.filter(|link| link.as_os_str().as_encoded_bytes().starts_with(base)).count(),
         }
     }
 }
 
-/// One run; after it, nothing may be held that was not held before the first one.
+/// Runs `work` once. Panics if the process then holds more or less than before the first run.
 pub fn run(work: impl FnOnce()) {
     static BEFORE: OnceLock<Held> = OnceLock::new();
     let before = BEFORE.get_or_init(Held::now);
     work();
-    assert_eq!(Held::now(), *before, "something is left behind");
+    assert_eq!(Held::now(), *before, "the run did not release all mappings and descriptors");
 }
 
-/// What is done, one after the other, `MAX` at most: with all the bytes that the fuzzer gives, if it comes last. (A `Vec` asks
-/// before each element whether there is one more, and is told not in half of the cases.)
+/// A list of at most `MAX` steps. As the last field of the input, it uses all the remaining bytes of the fuzzer.
+///
+/// (A `Vec` draws a bit before each element, and ends as soon as one is 0, so its lists are short.)
 #[derive(Debug)]
-pub struct Script<T, const MAX: usize>(pub Vec<T>);
+pub struct Steps<T, const MAX: usize>(pub Vec<T>);
 
-impl<'a, T: Arbitrary<'a>, const MAX: usize> Arbitrary<'a> for Script<T, MAX> {
+impl<'a, T: Arbitrary<'a>, const MAX: usize> Arbitrary<'a> for Steps<T, MAX> {
     fn arbitrary(bytes: &mut Unstructured<'a>) -> arbitrary::Result<Self> {
         let count = bytes.int_in_range(0..=MAX)?;
-        (0..count).map(|_| T::arbitrary(bytes)).collect::<Result<_, _>>().map(Script)
+        (0..count).map(|_| T::arbitrary(bytes)).collect::<Result<_, _>>().map(Steps)
     }
 
     fn arbitrary_take_rest(mut bytes: Unstructured<'a>) -> arbitrary::Result<Self> {
-        let mut script = Vec::new();
-        while !bytes.is_empty() && script.len() < MAX {
-            script.push(T::arbitrary(&mut bytes)?);
+        let mut steps = Vec::new();
+        while !bytes.is_empty() && steps.len() < MAX {
+            steps.push(T::arbitrary(&mut bytes)?);
         }
-        Ok(Script(script))
+        Ok(Steps(steps))
     }
 }
 
-/// Bytes in `range` of the file of this generation: each file has others, and each place in it.
+/// Returns the bytes in `range` of the file of this generation. Each generation, and each offset, has other bytes.
 pub fn bytes_of(generation: u64, range: Range<u64>) -> Vec<u8> {
     let mixed = mix(generation);
     let mut bytes: Vec<u8> =
@@ -96,7 +98,7 @@ pub fn bytes_of(generation: u64, range: Range<u64>) -> Vec<u8> {
     bytes
 }
 
-/// The finalizer of splitmix64.
+/// Mixes the bits of `value` (the finalizer of splitmix64).
 pub fn mix(value: u64) -> u64 {
     let value = value.wrapping_add(0x9e37_79b9_7f4a_7c15);
     let value = (value ^ (value >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -104,19 +106,19 @@ pub fn mix(value: u64) -> u64 {
     value ^ (value >> 31)
 }
 
-/// Panics where two runs of bytes differ, and says at which byte instead of printing them all.
+/// Panics if `found` differs from `expected`, with the index of the first difference instead of all bytes.
 #[track_caller]
 pub fn assert_same(found: &[u8], expected: &[u8], what: &str) {
     if found != expected {
         let first = found.iter().zip(expected).position(|(found, expected)| found != expected);
-        panic!("{what}: {} bytes in place of {}, the first that differs: {first:?}", found.len(), expected.len());
+        panic!("{what}: {} bytes, expected {}; first difference at {first:?}", found.len(), expected.len());
     }
 }
 
-/// How many of each kind a run keeps at a time.
+/// The number of objects of each kind that a run keeps at most.
 pub const KEPT: usize = 6;
 
-/// Keeps `value`; in the place of another one, if there are so many.
+/// Adds `value`, and drops another one if `into` has [`KEPT`] values already.
 pub fn keep<T>(into: &mut Vec<T>, value: T) {
     if into.len() == KEPT {
         into.swap_remove(0);
@@ -124,18 +126,18 @@ pub fn keep<T>(into: &mut Vec<T>, value: T) {
     into.push(value);
 }
 
-/// Whether nothing was there under that name.
+/// Returns `true` if the error says that no file had the name.
 pub fn is_not_found(error: &Error) -> bool {
     let source = std::error::Error::source(error).and_then(|source| source.downcast_ref::<io::Error>());
     source.is_some_and(|source| source.kind() == io::ErrorKind::NotFound)
 }
 
-/// The error that came through a trait of `std::io`.
+/// Returns the library's error inside an error that came through a trait of `std::io`.
 pub fn of_io(error: io::Error) -> Error {
-    error.downcast().expect("an error of the library")
+    error.downcast().expect("the I/O error contains an error of the library")
 }
 
-/// The one that is chosen, of those that are there.
-pub fn pick<T>(of: &[T], pick: u8) -> Option<usize> {
-    (!of.is_empty()).then(|| usize::from(pick) % of.len())
+/// Maps the fuzzer's `choice` to an index of `values`. Returns `None` if there are no values.
+pub fn pick<T>(values: &[T], choice: u8) -> Option<usize> {
+    (!values.is_empty()).then(|| usize::from(choice) % values.len())
 }
