@@ -1,6 +1,7 @@
 //! [`Mapping`]: a span of a file, mapped for reading.
 //!
 //! I/O without concurrency. No other module uses memmap2.
+#![allow(clippy::disallowed_types, reason = "the one module that maps files")]
 #![allow(unsafe_code, reason = "unmapping and advice by address")]
 
 use std::fs::File;

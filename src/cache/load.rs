@@ -287,7 +287,7 @@ mod tests {
     }
 
     impl Opened {
-        /// A cache of so many windows, and a file of `len` bytes in it.
+        /// Makes a cache with room for `windows`, and opens a file of `len` bytes in it.
         fn new(windows: u64, len: u64) -> Self {
             let limits = Limits { max_mapped_bytes: windows * WINDOW, max_regions: 1_000, max_open_files: 10 };
             let config = Config {
@@ -331,9 +331,9 @@ mod tests {
             let loading = opened.slot(0).begin_load().expect("vacant");
             scope.spawn(|| done.send(opened.map()));
             let early = is_done.recv_timeout(6 * DRAIN_MAX);
-            assert!(early.is_err(), "somebody else is loading, and it is mapped beside that");
+            assert!(early.is_err(), "the window was mapped beside another loader");
             drop(loading);
-            let _region = is_done.recv_timeout(LONG).expect("nobody is loading any more");
+            let _region = is_done.recv_timeout(LONG).expect("the other loader has abandoned its load");
             assert_eq!((opened.cache.stats().maps, opened.file.detached.count()), (1, 0));
         });
     }
@@ -349,7 +349,7 @@ mod tests {
             scope.spawn(|| done.send(opened.map()));
             let region = is_done.recv_timeout(LONG);
             drop(loading);
-            assert!(region.is_ok(), "what is loaded now is not for who comes later");
+            assert!(region.is_ok(), "the thread waited for a loader whose region is draining already");
             assert_eq!(opened.file.detached.count(), 1);
         });
     }
@@ -357,7 +357,7 @@ mod tests {
     #[test]
     fn load_waits_a_moment_for_a_draining_slot() {
         let opened = Opened::new(8, WINDOW);
-        // Where the client is slow to go, the window may well be mapped beside it: so more than one try.
+        // If the client is slow, the window is rightly mapped detached. So the test tries more than once.
         let has_waited = (0..200).any(|_| {
             let older = opened.map();
             assert!(token_of(opened.slot(0).drain()).is_none());
@@ -376,7 +376,7 @@ mod tests {
             drop(newer);
             has_waited
         });
-        assert!(has_waited, "always mapped beside what was just going");
+        assert!(has_waited, "each try mapped a detached window");
     }
 
     #[test]
@@ -394,13 +394,13 @@ mod tests {
         let opened = Opened::new(64, 2 * WINDOW);
         let other = opened.slot(1);
         (0..8).for_each(|_| opened.cache.regions.record_access(other));
-        let cold = |touch| assert_eq!(opened.cache.admit(&opened.file, opened.slot(0), 0, touch), None);
+        let miss = |access| assert_eq!(opened.cache.admit(&opened.file, opened.slot(0), 0, access), None);
         let period = u64::from(policy::clock_period(64, true));
-        // The first miss brings its stride with it.
-        (0..period - TICKS).for_each(|_| cold(Access::Counted));
-        (0..period).for_each(|_| cold(Access::Repeat));
+        // The first miss advances the clock by all its ticks at once.
+        (0..period - TICKS).for_each(|_| miss(Access::Counted));
+        (0..period).for_each(|_| miss(Access::Repeat));
         assert_eq!(opened.cache.regions.frequency(other), 8);
-        cold(Access::Counted);
+        miss(Access::Counted);
         assert_eq!(opened.cache.regions.frequency(other), 4);
         let stats = opened.cache.stats();
         assert_eq!((stats.misses, stats.copies), (2 * period - TICKS + 1, stats.misses));
@@ -419,9 +419,9 @@ mod tests {
     fn window_is_admitted_with_room_after_some_accesses() {
         let opened = Opened::new(64, WINDOW);
         let slot = opened.slot(0);
-        for touches in 1..policy::ADMIT_AFTER {
+        for accesses in 1..policy::ADMIT_AFTER {
             opened.cache.regions.record_access(slot);
-            assert_eq!(opened.cache.admit(&opened.file, slot, 0, Access::Counted), None, "{touches}");
+            assert_eq!(opened.cache.admit(&opened.file, slot, 0, Access::Counted), None, "{accesses}");
         }
         assert_eq!(opened.cache.admit(&opened.file, slot, 0, Access::Sustained), Some(RoomPolicy::Free));
         opened.cache.regions.record_access(slot);

@@ -3,7 +3,7 @@
 //! | file | task |
 //! |---|---|
 //! | `mod` | [`Cache::lookup`], the hit, and [`Cache::acquire`], the one decision between mapping and reading |
-//! | [`file`] | a file with its identity, length, names, windows and descriptor |
+//! | [`mod@file`] | a file with its identity, length, names, windows and descriptor |
 //! | [`open`] | opening, refreshing and closing files |
 //! | [`descriptors`] | the pool of open descriptors |
 //! | [`load`] | mapping a window or a range |
@@ -72,7 +72,7 @@ pub(crate) struct Cache {
     process: Process,
 }
 
-/// What a caller needs when [`Cache::lookup`] found no region.
+/// The need of a caller for which [`Cache::lookup`] found no region.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Need {
     /// A mapped window.

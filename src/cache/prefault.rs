@@ -32,28 +32,28 @@ mod tests {
 
     const WINDOW: usize = 1 << 20;
 
-    /// Also a small read maps.
+    /// A small read maps its window as well.
     fn builder() -> MapManagerBuilder {
         MapManager::builder().window(Window::Sliding { bytes: WINDOW as u64 }).admission(Admission::Always)
     }
 
-    /// A file of three windows and a bit, of which nothing is in memory.
+    /// Returns a file of three windows and one byte, none of it in memory, or `None` if the OS keeps its pages.
     fn cold(path: &Path) -> Option<MappedFile> {
         fs::write(path, vec![7; 3 * WINDOW + 1]).unwrap();
-        #[allow(unsafe_code, reason = "the promise is kept: nobody changes the file")]
-        // SAFETY: nobody changes the file.
+        #[allow(unsafe_code, reason = "the promise is kept: no process changes the file")]
+        // SAFETY: no process changes the file.
         let maps = unsafe { builder().build() }.unwrap();
         page_cache::drop_pages(&os::open(path).unwrap()).then(|| maps.open(path).unwrap())
     }
 
-    /// Which of the four windows are all there.
-    fn windows_there(path: &Path) -> Vec<bool> {
+    /// Returns for each of the four windows whether all of it is in memory.
+    fn windows_in_memory(path: &Path) -> Vec<bool> {
         let pages = page_cache::pages(&os::open(path).unwrap());
         pages.chunks(WINDOW / os::page_size()).map(|window| !window.contains(&false)).collect()
     }
 
     #[test]
-    fn who_goes_on_finds_all_of_the_next_window() {
+    fn sequential_cursor_prefaults_the_next_window() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("file");
         let at = WINDOW as u64;
@@ -70,34 +70,34 @@ mod tests {
             let mut cursor = file.cursor();
             touch(&mut cursor, 0);
             touch(&mut cursor, at);
-            assert!(windows_there(&path)[1], "{:?}", windows_there(&path));
+            assert!(windows_in_memory(&path)[1], "{:?}", windows_in_memory(&path));
         }
     }
 
     #[test]
-    fn each_window_of_a_file_is_there_when_it_is_given() {
+    fn windows_prefault_each_window() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("file");
         let Some(file) = cold(&path) else { return };
         let mut windows = file.windows();
         let last = windows.next_back().unwrap().unwrap();
-        assert_eq!((last.len(), windows_there(&path)[3]), (1, true));
+        assert_eq!((last.len(), windows_in_memory(&path)[3]), (1, true));
         for window in 0..3 {
             assert_eq!(windows.next().unwrap().unwrap().len(), WINDOW);
-            assert!(windows_there(&path)[window], "{:?}", windows_there(&path));
+            assert!(windows_in_memory(&path)[window], "{:?}", windows_in_memory(&path));
         }
     }
 
-    /// Somebody mapped it, and its pages went since.
+    /// The window was mapped before its pages left the page cache.
     #[test]
-    fn what_is_mapped_is_read_in_too() {
+    fn windows_prefault_a_mapped_window() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("file");
         let Some(file) = cold(&path) else { return };
         let mut cursor = file.cursor();
         cursor.window_at(WINDOW as u64).unwrap();
-        assert!(!windows_there(&path)[1]);
+        assert!(!windows_in_memory(&path)[1]);
         file.windows().nth(1).unwrap().unwrap();
-        assert!(windows_there(&path)[1]);
+        assert!(windows_in_memory(&path)[1]);
     }
 }

@@ -2,6 +2,7 @@
 //!
 //! dashmap is a table of locks. So no guard of it is held across a map, an unmap, or a call into another module: the registry
 //! returns counted references only.
+#![allow(clippy::disallowed_types, reason = "the one user of dashmap")]
 
 use std::sync::{Arc, Weak};
 

@@ -79,7 +79,7 @@ pub(super) struct Patience {
     is_last_look: bool,
 }
 
-/// What a thread does that found nothing to evict.
+/// The next step of a thread that found nothing to evict.
 pub(super) enum NextStep {
     LookAgain,
     Exceed,

@@ -44,7 +44,7 @@ struct Detached {
 /// No window starts here, and no window follows.
 const NOWHERE: u64 = u64::MAX;
 
-/// Where a change of window by [`WindowGuard::switch`] led.
+/// The result of a change of window by [`WindowGuard::switch`].
 pub(crate) struct Switch<'s> {
     pub(crate) slot: &'s Slot<Region>,
     /// The address of the first byte that was asked for.

@@ -495,9 +495,9 @@ mod tests {
     use std::io::Write as _;
     use std::thread;
 
-    /// The length is told before the old mapping of the tail goes.
+    /// The new length is published before the old region of the tail is drained.
     #[test]
-    fn a_window_reaches_as_far_as_the_length_that_was_told() {
+    fn window_at_reaches_the_noticed_length() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("log");
         fs::write(&path, "old").unwrap();

@@ -310,14 +310,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_lease_is_what_it_promises_to_be() {
+    fn lease_has_the_promised_traits_and_size() {
         fn promised<T: Send + Sync + Clone + RefUnwindSafe + AsRef<[u8]> + 'static>() {}
         promised::<Lease>();
         assert!(size_of::<Lease>() <= 48, "{}", size_of::<Lease>());
     }
 
     #[test]
-    fn slices_of_copies_count_from_their_own_start() {
+    fn slice_of_a_copy_has_the_right_offset() {
         let lease = Lease::new(RegionRef::copied(b"hello world".to_vec()), 100);
         let world = lease.slice(6..);
         let orl = world.slice(1..=3);
@@ -326,8 +326,8 @@ mod tests {
     }
 
     #[test]
-    #[should_panic(expected = "3..12 of a lease of 11 bytes")]
-    fn a_slice_past_the_end_panics() {
+    #[should_panic(expected = "cannot slice 3..12 of a lease of 11 bytes")]
+    fn slice_past_the_end_panics() {
         let _ = Lease::new(RegionRef::copied(b"hello world".to_vec()), 0).slice(3..12);
     }
 }

@@ -38,6 +38,7 @@
 //!
 //! The technique is that of `sys_membarrier` (Mathieu Desnoyers) and of the asymmetric fences of the C++ proposal
 //! P1202.
+#![allow(clippy::disallowed_methods, reason = "the one user of compiler fences")]
 #![allow(unsafe_code, reason = "one system call")]
 
 use std::sync::OnceLock;

@@ -423,7 +423,7 @@ fn mapped_windows_with_a_failing_disk_stay_readable() {
         assert_same(cursor.slice(50..150).unwrap(), &file[50..150], "in its window");
         let (error, word) = match call {
             Call::Read => (handle.read_exact_at(&mut bytes, 2 * WINDOW).unwrap_err(), "cannot read"),
-            _ => (cursor.window_at(2 * WINDOW).unwrap_err(), "cannot look at the file"),
+            _ => (cursor.window_at(2 * WINDOW).unwrap_err(), "cannot read the file's status"),
         };
         assert_error(&error, ErrorKind::Io, &file, &[word]);
     }
