@@ -393,7 +393,10 @@ impl MappedFile {
     #[inline]
     pub(crate) fn validate(&self, region: Option<&Region>, offset: u64, bytes: &[u8]) -> Result<()> {
         match region {
-            Some(region) => region.validate_suspect(offset, bytes).map_err(|error| self.named(error)),
+            Some(region) => {
+                let validated = self.cache().validate_suspect(self.cached(), region, offset, bytes);
+                validated.map_err(|error| self.named(error.within(offset..offset + bytes.len() as u64)))
+            }
             None => Ok(()),
         }
     }

@@ -122,7 +122,8 @@ fn is_gone(file: &CachedFile) -> bool {
     if !file.names().is_empty() {
         return !file.is_reachable();
     }
-    file.descriptor.get().is_some_and(|open| os::stat(open.file()).is_ok_and(|stat| stat.links == 0))
+    let descriptor = file.descriptor.peek();
+    descriptor.as_ref().is_some_and(|open| os::stat(open.file()).is_ok_and(|stat| stat.links == 0))
 }
 
 #[cfg(test)]

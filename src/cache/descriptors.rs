@@ -1,8 +1,8 @@
 //! [`Descriptors`]: the open descriptors of a cache, at most `max_open_files` of them. The only user of arc-swap.
 //!
 //! A reader takes its file's descriptor without a lock and without a write that other readers wait for. The pool's lock is for
-//! the rest: to install a descriptor, to close one, and to count a handle in. No system call happens under that lock, and
-//! a child of `fork` never takes it.
+//! the rest: to install a descriptor, to close one, and to count a handle in. No system call happens under that lock. In a child
+//! of `fork`, drops do not take it.
 //!
 //! To make room, the pool closes a descriptor by the CLOCK rule: the oldest one that no reader took since it was examined last.
 //! A descriptor is *needed* if its file has a handle but no name that still leads to it. A needed descriptor is never closed.
@@ -63,6 +63,11 @@ impl DescriptorCell {
         open
     }
 
+    /// Borrows the descriptor, if it is open, without a mark of use: for hints.
+    pub(super) fn peek(&self) -> Guard<Option<Arc<OpenFile>>> {
+        self.open.load()
+    }
+
     /// Returns the descriptor, if it is open, for longer than a moment.
     pub(super) fn get(&self) -> Option<Arc<OpenFile>> {
         Guard::into_inner(self.borrow())
@@ -78,6 +83,7 @@ impl DescriptorCell {
     }
 }
 
+/// The open descriptors of a cache, their budget, and the choice of the one to close.
 pub(super) struct Descriptors {
     pub(super) budget: Arc<Budget>,
     /// Every open descriptor, the one that was installed or examined longest ago first. Entries of closed ones stay until the
@@ -171,6 +177,8 @@ impl Descriptors {
 
     /// Closes the descriptor of a file whose last handle was dropped, unless it has a new handle.
     pub(super) fn close_unneeded(&self, file: &CachedFile) {
+        // Until the descriptor is closed, its place is neither free nor in use.
+        let _transit = self.budget.enter_transit();
         let queue = self.lock();
         let closed = if file.handles.count() == 0 { file.descriptor.open.swap(None) } else { None };
         // The system call comes after the lock.
@@ -181,6 +189,7 @@ impl Descriptors {
     /// Closes the descriptor of a file.
     #[cfg(windows)]
     pub(super) fn close(&self, file: &CachedFile) {
+        let _transit = self.budget.enter_transit();
         let queue = self.lock();
         let closed = file.descriptor.open.swap(None);
         drop(queue);
@@ -193,29 +202,43 @@ impl Descriptors {
     }
 
     /// Closes one descriptor that is neither needed nor in use, and returns its reservation. Returns `None` if there is none.
-    ///
-    /// If a reader borrows the chosen descriptor at this moment, it closes when the reader is done, and the search goes on.
     pub(super) fn close_one(&self) -> Option<Reservation> {
-        // Twice round: the first time may only clear the marks of use.
-        let mut left = 2 * self.lock()?.len();
-        while left > 0 {
-            left -= 1;
+        let _transit = self.budget.enter_transit();
+        let entries = self.lock()?.len();
+        // Twice round. The first time spares descriptors that were used since they were examined last.
+        for examined in 0..2 * entries {
             let entry = self.lock()?.pop_front()?;
             let Some(candidate) = entry.upgrade() else { continue };
             let Some(owner) = candidate.owner.upgrade() else { continue };
             // Relaxed: as in `mark_used`.
             let was_used = candidate.was_used.swap(0, Ordering::Relaxed) != 0;
-            if was_used || !self.detach(&owner, &candidate) {
+            if (was_used && examined < entries) || !self.detach(&owner, &candidate) {
                 self.lock()?.push_back(entry);
                 continue;
             }
             // The cell gave its reference up, so this one is the last, unless a reader has another.
-            if let Ok(OpenFile { file, reservation, .. }) = Arc::try_unwrap(candidate) {
-                drop(file);
-                return Some(reservation);
+            match Arc::try_unwrap(candidate) {
+                Ok(OpenFile { file, reservation, .. }) => {
+                    drop(file);
+                    return Some(reservation);
+                }
+                Err(in_use) => self.put_back(&owner, in_use),
             }
         }
         None
+    }
+
+    /// Returns a descriptor that a reader uses to its file, unless the file was reopened or has no handle any more.
+    fn put_back(&self, owner: &CachedFile, in_use: Arc<OpenFile>) {
+        let Some(mut queue) = self.lock() else { return };
+        if owner.handles.count() > 0 && owner.descriptor.open.load().is_none() {
+            queue.push_back(Arc::downgrade(&in_use));
+            owner.descriptor.open.store(Some(in_use));
+            return;
+        }
+        // The system call comes after the lock.
+        drop(queue);
+        drop(in_use);
     }
 
     /// Takes `candidate` out of its file. Returns `false` if the descriptor is needed, or is not the file's any more.
@@ -305,7 +328,6 @@ mod tests {
         let setting = Setting::new(10);
         let files: Vec<_> = (0..4).map(|number| setting.open(number)).collect();
         let pool = &setting.cache.descriptors;
-        // Opening used them all. The first pass clears the marks.
         drop(pool.close_one().expect("all can be reopened"));
         assert_eq!(files.iter().map(|file| is_open(file)).collect::<Vec<_>>(), [false, true, true, true]);
         drop(files[1].descriptor.borrow());
@@ -337,11 +359,31 @@ mod tests {
     }
 
     #[test]
-    fn descriptor_in_use_closes_with_its_reader() {
+    fn close_one_keeps_a_descriptor_in_use() {
         let setting = Setting::new(10);
         let file = setting.open(0);
         let reader = file.descriptor.get().expect("open");
         assert!(setting.cache.descriptors.close_one().is_none(), "the reader has it");
+        assert_eq!((is_open(&file), setting.open_files()), (true, 1));
+        drop(reader);
+        drop(setting.cache.descriptors.close_one().expect("no reader has it"));
+        assert_eq!((is_open(&file), setting.open_files()), (false, 0));
+    }
+
+    #[test]
+    fn close_one_closes_a_used_descriptor_if_all_were_used() {
+        let setting = Setting::new(10);
+        let files: Vec<_> = (0..3).map(|number| setting.open(number)).collect();
+        files.iter().for_each(|file| drop(file.descriptor.borrow()));
+        assert!(setting.cache.descriptors.close_one().is_some());
+    }
+
+    #[test]
+    fn descriptor_in_use_closes_after_the_last_handle_with_its_reader() {
+        let setting = Setting::new(10);
+        let file = setting.open(0);
+        let reader = file.descriptor.get().expect("open");
+        setting.cache.release(&file);
         assert_eq!((is_open(&file), setting.open_files()), (false, 1));
         drop(reader);
         assert_eq!(setting.open_files(), 0);

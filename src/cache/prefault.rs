@@ -14,7 +14,7 @@ impl Region {
     /// A hint: errors are left to the reader that touches the bytes. It does nothing to the page cache if the file's descriptor
     /// is closed.
     pub(crate) fn prefault(&self, start: u64) {
-        if let Some(open) = &*self.file().descriptor.borrow() {
+        if let Some(open) = &*self.file().descriptor.peek() {
             self.mapping().read_ahead(open.file(), start);
         }
         self.mapping().advise(Advice::Sequential);

@@ -1,7 +1,7 @@
 //! Finding out whether mapped bytes were really there. A file that was truncated, or a medium that failed, leaves zeros in a
 //! mapping (see [`fault_guard`](crate::fault_guard)).
 //!
-//! After a read, the reader asks the region for a [`Suspect`]. If there is one, [`CachedFile::validate`] asks the file.
+//! After a read, the reader asks the region for a [`Suspect`]. If there is one, the bytes are compared with the file.
 
 use std::fs::File;
 use std::ops::Range;
@@ -44,15 +44,6 @@ impl Region {
         let suspect = self.suspect(NonNull::from(bytes).cast(), bytes.len());
         self.file().validate(offset, bytes, suspect)
     }
-
-    /// [Validates](Self::validate) only bytes that are suspect: no system call for the others.
-    #[inline]
-    pub(crate) fn validate_suspect(&self, offset: u64, bytes: &[u8]) -> Result<()> {
-        match self.suspect(NonNull::from(bytes).cast(), bytes.len()) {
-            None => Ok(()),
-            suspect => self.file().validate(offset, bytes, suspect),
-        }
-    }
 }
 
 impl CachedFile {
@@ -82,6 +73,28 @@ impl CachedFile {
 }
 
 impl Cache {
+    /// Returns an error if `bytes`, a part of `region` that was read as the file from `offset` on, are suspect and not the file's.
+    ///
+    /// For a reader with a handle: a closed descriptor is reopened for all readers.
+    #[inline]
+    pub(crate) fn validate_suspect(
+        &self,
+        file: &Arc<CachedFile>,
+        region: &Region,
+        offset: u64,
+        bytes: &[u8],
+    ) -> Result<()> {
+        match region.suspect(NonNull::from(bytes).cast(), bytes.len()) {
+            None => Ok(()),
+            suspect => self.validate(file, offset, bytes, suspect),
+        }
+    }
+
+    #[cold]
+    fn validate(&self, file: &Arc<CachedFile>, offset: u64, bytes: &[u8], suspect: Option<Suspect>) -> Result<()> {
+        self.compare(self.descriptor(file, None)?.file(), offset, bytes, suspect)
+    }
+
     /// Returns an error if `file` ends before the end of `bytes`, or differs from them where faults were found.
     fn compare(&self, file: &File, offset: u64, bytes: &[u8], suspect: Option<Suspect>) -> Result<()> {
         let faulted = match suspect {

@@ -307,7 +307,16 @@ impl Cursor {
 
     #[cold]
     fn slice_acquired(&mut self, range: impl RangeBounds<u64>) -> Result<&[u8]> {
-        let range = self.file.resolve(&range)?;
+        let range = match self.file.resolve(&range) {
+            Ok(range) => range,
+            Err(error) => {
+                // A switch that found its window too short leaves it protected.
+                if self.held.region().is_none() {
+                    self.release_window();
+                }
+                return Err(error);
+            }
+        };
         if range.is_empty() {
             return Ok(&[]);
         }
@@ -479,7 +488,7 @@ impl Drop for Cursor {
 
 impl fmt::Debug for Cursor {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let held = self.held.start()..self.held.end();
+        let held = self.held.region().map(|_| self.held.start()..self.held.end());
         f.debug_struct("Cursor")
             .field("file", &self.file)
             .field("position", &self.position)
