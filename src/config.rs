@@ -161,9 +161,9 @@ pub enum Revalidate {
     AtOpen,
     /// Assume that files keep their length and their names, as immutable segments do.
     ///
-    /// After a file was opened, the cache checks it again only when it reopens a closed descriptor by a path: the path
-    /// must still lead to the same file. If a file becomes shorter all the same, mapped reads past its end fault, where
-    /// `AtOpen` would often have returned an error.
+    /// After a file was opened, the cache checks it again only if a caller asks for that (`refresh`, `verify`), and
+    /// when it reopens a closed descriptor by a path: the path must still lead to the same file. If a file becomes
+    /// shorter all the same, mapped reads past its end fault, where `AtOpen` would often have returned an error.
     Never,
 }
 

@@ -69,7 +69,7 @@ pub struct MappedFile {
     handle: Arc<Handle>,
 }
 
-/// One open of a file. The fields drop in this order: `file` first, since `shared` may be the last owner of the cache.
+/// One open of a file. `file` drops before `shared`, which may be the last owner of the cache.
 struct Handle {
     path: Option<PathBuf>,
     /// `path`, made absolute when the file was opened: it stays valid if the current directory changes.
@@ -355,7 +355,7 @@ impl MappedFile {
         error.at(self.path().or(name.as_deref()))
     }
 
-    /// Decides how a range is served that was no hit: see [`Cache::acquire`].
+    /// Decides how to serve a range that was not a hit: see [`Cache::acquire`].
     #[inline]
     pub(crate) fn acquire(&self, slot: &Slot<Region>, range: &Range<u64>, need: Need) -> Result<Acquired> {
         self.cache().acquire(self.cached(), slot, range, need).map_err(|error| self.named(error))
@@ -374,7 +374,7 @@ impl MappedFile {
         }
     }
 
-    /// Copies the bytes from `at` on of a region, which are those of the file from `offset` on.
+    /// Copies the bytes at `at` of a region, which are those of the file at `offset`, into `buf`.
     pub(crate) fn copy_from(
         &self,
         region: Option<&Region>,
@@ -388,8 +388,8 @@ impl MappedFile {
         copied.map_err(|error| self.named(error.within(offset..end)))
     }
 
-    /// Returns an error if `bytes` are suspect, and are not those of the file from `offset` on. `region` is the one that they are
-    /// part of, or `None` for a copy, which was checked when it was made.
+    /// Returns an error if `bytes` are suspect, and are not those of the file from `offset` on. `region` is the one
+    /// that they are part of, or `None` for a copy, which was checked when it was made.
     #[inline]
     pub(crate) fn validate(&self, region: Option<&Region>, offset: u64, bytes: &[u8]) -> Result<()> {
         match region {
@@ -414,7 +414,8 @@ impl MappedFile {
         copied.map_err(|error| self.named(error.within(range)))
     }
 
-    /// Replaces the content of `bytes` by `range`, for which [`acquire`](Self::acquire) returned [`Acquired::ReadFile`].
+    /// Replaces the content of `bytes` by `range`, for which [`acquire`](Self::acquire) returned
+    /// [`Acquired::ReadFile`].
     pub(crate) fn copy_into(&self, range: Range<u64>, bytes: &mut Vec<u8>) -> Result<()> {
         // Only bytes that were not there before are filled with zeros, because the read replaces all of them.
         let len = (range.end - range.start) as usize;

@@ -1,7 +1,7 @@
 //! A lock-free concurrent cache of read-only, memory-mapped file regions, for many threads.
 //!
 //! A [`MapManager`] maps *windows* of files: fixed, aligned parts, of 16 MiB by default. All threads share each mapped
-//! region. The manager counts the clients of each region, and it unmaps unused regions to stay inside a budget of
+//! region. The manager knows which regions are in use, and it unmaps unused ones to stay inside a budget of
 //! bytes, regions and open files. A program can therefore read files of any size with a fixed amount of mapped memory.
 //! The crate is the Rust successor of Python's `smmap`.
 //!
@@ -129,7 +129,7 @@
 //! hit    inside the cursor's window? ─▶ bytes
 //!        else the window's slot ─▶ protect it (cursor) or count a client (lease) ─▶ bytes
 //! miss   admitted? ─▶ begin_load ─▶ reserve, evicting if necessary ─▶ map ─▶ publish   (not admitted: read the file)
-//! evict  choose a victim ─▶ retire its slot ─▶ scan the hazard records ─▶ unmap ─▶ release the reservation
+//! evict  choose a victim ─▶ retire its slot ─▶ scan the hazard records ─▶ unmap ─▶ reuse or release the reservation
 //! ```
 //!
 //! # Features

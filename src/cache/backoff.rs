@@ -1,7 +1,7 @@
 //! [`Backoff`]: a bounded wait for another thread, without a signal from it.
 //!
-//! A reader never signals another reader; a waiting thread looks again instead. Only slow paths wait: for the loader of a
-//! window, for an evicting thread to finish an unmap, and for room in the budget.
+//! A reader never signals another reader; a waiting thread looks again instead. Only slow paths wait: for the loader of
+//! a window, for an evicting thread to finish an unmap, and for room in the budget.
 
 use std::time::Duration;
 

@@ -1,9 +1,9 @@
 //! [`Collector`]: the background thread of a cache. The only place that starts a thread.
 //!
-//! After a required mapping had to evict, the collector keeps a part of each limit free, so that readers rarely evict. It unmaps
-//! in small batches and tries the deferred list again. Each second it examines files, and unmaps unused regions of those that
-//! were deleted or replaced. The collector holds the cache weakly: when the last handle is dropped, the thread is stopped and
-//! joined.
+//! After a required mapping had to evict, the collector keeps a part of each limit free, so that readers rarely evict.
+//! It unmaps in small batches and tries the deferred list again. Each second it examines files, and unmaps unused
+//! regions of those that were deleted or replaced. The collector holds the cache weakly: when the last handle is
+//! dropped, the thread is stopped and joined.
 
 use std::io;
 use std::sync::{Arc, Weak};
@@ -56,8 +56,8 @@ impl Drop for Collector {
             return;
         }
         self.wake_event.stop();
-        // The collector thread itself may drop the last handle: the epoch runs what other crates deferred there. It cannot join
-        // itself.
+        // The collector thread itself may drop the last handle: the epoch runs what other crates deferred there. It
+        // cannot join itself.
         if thread.thread().id() != thread::current().id() {
             // If the thread panicked, its message is printed already, and readers have done its work since.
             let _ = thread.join();
@@ -117,7 +117,8 @@ impl Cache {
     }
 }
 
-/// Returns `true` if the file was deleted or replaced: no known name leads to it, or it never had a name and has no link.
+/// Returns `true` if the file was deleted or replaced: no known name leads to it, or it never had a name and has no
+/// link.
 fn is_gone(file: &CachedFile) -> bool {
     if !file.names().is_empty() {
         return !file.is_reachable();

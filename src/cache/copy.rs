@@ -43,8 +43,8 @@ impl Cache {
         Ok(())
     }
 
-    /// Fills `buf` with the bytes from `at` on of a region, which are those of the file from `offset` on. Suspect bytes are read
-    /// from the file instead.
+    /// Fills `buf` with the bytes from `at` on of a region, which are those of the file from `offset` on. Suspect bytes
+    /// are read from the file instead.
     #[inline]
     pub(crate) fn copy_from(
         &self,

@@ -1,11 +1,12 @@
 //! [`Descriptors`]: the open descriptors of a cache, at most `max_open_files` of them. The only user of arc-swap.
 //!
-//! A reader takes its file's descriptor without a lock and without a write that other readers wait for. The pool's lock is for
-//! the rest: to install a descriptor, to close one, and to count a handle in. No system call happens under that lock. In a child
-//! of `fork`, drops do not take it.
+//! A reader takes its file's descriptor without a lock and without a write that other readers wait for. The pool's lock
+//! is for the rest: to install a descriptor, to close one, and to count a handle in. No system call happens under that
+//! lock. In a child of `fork`, drops do not take it.
 //!
-//! To make room, the pool closes a descriptor by the CLOCK rule: the oldest one that no reader took since it was examined last.
-//! A descriptor is *needed* if its file has a handle but no name that still leads to it. A needed descriptor is never closed.
+//! To make room, the pool closes a descriptor by the CLOCK rule: the oldest one that no reader took since it was
+//! examined last. A descriptor is *needed* if its file has a handle but no name that still leads to it. A needed
+//! descriptor is never closed.
 
 use std::collections::VecDeque;
 use std::fs::File;
@@ -86,8 +87,8 @@ impl DescriptorCell {
 /// The open descriptors of a cache, their budget, and the choice of the one to close.
 pub(super) struct Descriptors {
     pub(super) budget: Arc<Budget>,
-    /// Every open descriptor, the one that was installed or examined longest ago first. Entries of closed ones stay until the
-    /// pool comes across them, or [`purge`] does.
+    /// Every open descriptor, the one that was installed or examined longest ago first. Entries of closed ones stay
+    /// until the pool comes across them, or [`purge`] does.
     queue: Mutex<VecDeque<Weak<OpenFile>>>,
     process: Process,
 }
@@ -99,8 +100,8 @@ impl Descriptors {
 
     /// Reserves room for one descriptor, and closes others if it has to.
     ///
-    /// `overcommit` says what happens if every open descriptor is needed or in use; `None` exceeds the limit without waiting.
-    /// Returns `None` if there is no room.
+    /// `overcommit` says what happens if every open descriptor is needed or in use; `None` exceeds the limit without
+    /// waiting. Returns `None` if there is no room.
     pub(super) fn reserve(&self, overcommit: Option<Overcommit>) -> Option<Room> {
         let mut transit = self.budget.enter_transit();
         let mut patience = Patience::new();
@@ -124,15 +125,16 @@ impl Descriptors {
         }
     }
 
-    /// Makes `descriptor` the file's own and returns it. If the file already has one, returns that, and closes `descriptor`.
+    /// Makes `descriptor` the file's own and returns it. If the file already has one, returns that, and closes
+    /// `descriptor`.
     pub(super) fn install(&self, owner: &Arc<CachedFile>, reservation: Reservation, descriptor: File) -> Arc<OpenFile> {
         self.install_with(owner, reservation, descriptor, || ())
     }
 
     /// [Installs](Self::install) a descriptor, and counts a handle in.
     ///
-    /// The lock makes the two one step for [`close_one`](Self::close_one): it never closes the descriptor of a file that it found
-    /// without handles after a handle was counted in.
+    /// The lock makes the two one step for [`close_one`](Self::close_one): it never closes the descriptor of a file
+    /// that it found without handles after a handle was counted in.
     pub(super) fn install_for_handle(
         &self,
         owner: &Arc<CachedFile>,
@@ -201,7 +203,8 @@ impl Descriptors {
         while !self.budget.is_within() && self.close_one().is_some() {}
     }
 
-    /// Closes one descriptor that is neither needed nor in use, and returns its reservation. Returns `None` if there is none.
+    /// Closes one descriptor that is neither needed nor in use, and returns its reservation. Returns `None` if there is
+    /// none.
     pub(super) fn close_one(&self) -> Option<Reservation> {
         let _transit = self.budget.enter_transit();
         let entries = self.lock()?.len();
@@ -249,7 +252,7 @@ impl Descriptors {
             return false;
         }
         let Some(_queue) = self.lock() else { return false };
-        // A file without handles may have got one meanwhile. Whether a name leads to it was not asked then.
+        // A file without handles may have got one since. The check of its names was skipped then.
         if !had_handles && owner.handles.count() > 0 {
             return false;
         }
@@ -271,7 +274,8 @@ impl Descriptors {
     }
 }
 
-/// Removes the entries of closed descriptors once they outnumber the open ones: amortized O(1) for each descriptor installed.
+/// Removes the entries of closed descriptors once they outnumber the open ones: amortized O(1) for each descriptor
+/// installed.
 fn purge(queue: &mut VecDeque<Weak<OpenFile>>, open: usize) {
     if queue.len() > 2 * open + 16 {
         queue.retain(|entry| entry.strong_count() > 0);

@@ -16,13 +16,14 @@ use crate::protocol::slot::{Drain, Slot};
 use crate::sync::epoch::EpochBox;
 use crate::sync::{Mutex, MutexGuard};
 
-/// Names kept for each file, the newest first. A closed descriptor is reopened by the first name that still leads to the file.
+/// Names kept for each file, the newest first. A closed descriptor is reopened by the first name that still leads to
+/// the file.
 const NAMES_MAX: usize = 4;
 
 /// The identity of an *opened* file, never of a path: the same through each name, link and descriptor.
 ///
-/// Device and inode number, and the time of birth where the file system knows it, because the OS reuses an inode number as
-/// soon as no process holds the file.
+/// Device and inode number, and the time of birth where the file system knows it, because the OS reuses an inode number
+/// as soon as no process holds the file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct FileKey {
     device: u64,
@@ -36,8 +37,8 @@ impl From<&Stat> for FileKey {
     }
 }
 
-/// A file of a cache. Its handles keep it, and so does each of its regions (rule 5 of the protocol). The registry holds it
-/// weakly.
+/// A file of a cache. Its handles keep it, and so does each of its regions (rule 5 of the protocol). The registry holds
+/// it weakly.
 pub(crate) struct CachedFile {
     key: FileKey,
     len: FencedU64,
@@ -65,8 +66,8 @@ pub(crate) enum Content {
 
 impl Content {
     fn since(before: &Stat, now: &Stat) -> Self {
-        // Any process can set the time of modification back. No process can set the time of change, but other events than a
-        // write move it on as well; those that `stat` can tell from a write are excluded here.
+        // Any process can set the time of modification back. No process can set the time of change, but other events
+        // than a write move it on as well; those that `stat` can tell from a write are excluded here.
         let has_other_attributes = before.links != now.links || before.attributes != now.attributes;
         match now.len.cmp(&before.len) {
             Ordering::Greater => Self::Grown,
@@ -103,8 +104,8 @@ impl CachedFile {
         self.len.load()
     }
 
-    /// Returns the length for a loader, which already owns a slot in LOADING. A thread that publishes a new length afterwards
-    /// finds that slot and drains it.
+    /// Returns the length for a loader, which already owns a slot in LOADING. A thread that publishes a new length
+    /// afterwards finds that slot and drains it.
     pub(super) fn len_to_map(&self) -> u64 {
         self.len.load_after_fence()
     }
@@ -122,8 +123,9 @@ impl CachedFile {
 
     /// Records the result of `look`, and returns it with the change since the last one.
     ///
-    /// If the length changed, `drain` is called with the smaller of both lengths, after the new length was published: regions
-    /// from there on are out of date. The lock covers `look`, so that an older result never replaces a newer one.
+    /// If the length changed, `drain` is called with the smaller of both lengths, after the new length was published:
+    /// regions from there on are out of date. The lock covers `look`, so that an older result never replaces a newer
+    /// one.
     pub(crate) fn notice(
         &self,
         look: impl FnOnce() -> io::Result<Stat>,
@@ -162,8 +164,8 @@ impl CachedFile {
 
 impl Drop for CachedFile {
     fn drop(&mut self) {
-        // In a child of `fork` the registry may be locked for ever. The dead entry stays there, and the next open of the file
-        // replaces it.
+        // In a child of `fork` the registry may be locked for ever. The dead entry stays there, and the next open of
+        // the file replaces it.
         if let Some(cache) = self.cache.upgrade().filter(|cache| cache.process.is_this()) {
             cache.registry.remove(&self.key, self);
         }

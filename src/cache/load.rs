@@ -1,8 +1,9 @@
 //! Mapping a window or a range: begin the load, make room, map, publish. Nothing is mapped anywhere else.
 //!
-//! One thread loads a window. Meanwhile other threads read the file if they may, or wait for that loader and for nothing else.
-//! A range across windows has no slot, nor has a window whose slot an older, draining region still holds. Those are mapped
-//! *detached*: for their clients alone, inside the budget, in no table.
+//! One thread loads a window. Concurrently, other threads read the file if they may, or wait for that loader and for
+//! nothing else. A range across windows has no slot. The slot of a window may still belong to an older, draining
+//! region, or to a sleeping evicting thread. In these cases the range is mapped *detached*: for its clients alone,
+//! inside the budget, in no table.
 
 use std::io;
 use std::ops::Range;
@@ -23,15 +24,16 @@ use crate::protocol::budget::Reservation;
 use crate::protocol::slot::{Loading, Phase, Slot, SlotRef};
 use crate::stats::Event;
 
-/// The longest wait for a slot that an older region or a sleeping evicting thread still holds. Then the window is mapped
-/// detached.
+/// The longest wait for a slot that an older region or a sleeping evicting thread still holds. Then the window is
+/// mapped detached.
 const DRAIN_MAX: Duration = Duration::from_millis(5);
 
 impl Cache {
-    /// Returns the region of a window that is mapped up to `end`, relative to its start, and maps the window if it is not.
+    /// Returns the region of a window that is mapped up to `end`, relative to its start, and maps the window if it is
+    /// not.
     ///
-    /// Returns `None` if `policy` is not [`RoomPolicy::Required`] and the window is not available at once. The caller then reads
-    /// the file; the copy is counted here. Want of room is never an error then.
+    /// Returns `None` if `policy` is not [`RoomPolicy::Required`] and the window is not available at once. The caller
+    /// then reads the file; the copy is counted here. Want of room is never an error then.
     #[cold]
     pub(super) fn load_window(
         &self,
@@ -55,7 +57,8 @@ impl Cache {
                     }
                     drop(region);
                     self.drain_if_faulted(slot);
-                    // Otherwise it is the old tail of a file that has grown. The thread that noticed it is about to drain it.
+                    // Otherwise this is the old tail of a file that has grown. The thread that noticed the growth is
+                    // about to drain the region.
                     slot.snapshot()
                 }
                 Err(state) => state,
@@ -65,7 +68,7 @@ impl Cache {
                     Some(region) => break region,
                     None => return Ok(self.read_instead()),
                 },
-                // This thread's cursor may have been the last reader of the draining region.
+                // This thread's cursor may have left the draining region by a switch, without trying the deferred list.
                 Err(now) if now.is_draining() && self.regions.retry_deferred() > 0 => {}
                 Err(_) if !policy.is_required() => return Ok(self.read_instead()),
                 Err(_) if state.phase() == Phase::Loading && !state.is_draining() => patience.for_room.pause(),
@@ -130,13 +133,14 @@ impl Cache {
         patience: &mut Patience,
         publish: impl FnOnce(Mapping, Reservation) -> SlotRef<Region>,
     ) -> Result<RegionRef, NotMapped> {
-        // An optional mapping needs the descriptor for its copy as well, and does not wait for it.
+        // An optional mapping needs the descriptor for its copy as well. It exceeds max_open_files instead of waiting
+        // for room.
         let overcommit = match policy {
             RoomPolicy::Required(overcommit) => Some(overcommit),
-            RoomPolicy::Free | RoomPolicy::Colder(_) => None,
+            RoomPolicy::Free | RoomPolicy::AtMost(_) => None,
         };
         let descriptor = self.descriptor(file, overcommit)?;
-        // A touch of a mapping beyond the end of the file would fault.
+        // An access to a mapping beyond the end of the file would fault.
         let len = match self.config.revalidate {
             Revalidate::AtOpen => os::stat(descriptor.file()).map_err(cannot_stat)?.len,
             Revalidate::Never => file.len(),
@@ -170,8 +174,8 @@ impl Cache {
 
     /// Asks the OS for a mapping. If the OS has no room, unmaps each unused region and asks again.
     ///
-    /// A required mapping is tried for [`TRANSIT_MAX`]: other threads may be unmapping what they have won, or may have mapped
-    /// what was unmapped here.
+    /// A required mapping is tried for [`TRANSIT_MAX`]: other threads may be unmapping what they have retired, or may
+    /// have mapped what was unmapped here.
     fn map_or_collect(
         &self,
         descriptor: &OpenFile,

@@ -77,8 +77,8 @@ pub(crate) struct Cache {
 pub(crate) enum Need {
     /// A mapped window.
     Window,
-    /// Mapped bytes: those of a window, or of a detached region if the range crosses windows or the budget has no room for a
-    /// whole window.
+    /// Mapped bytes: those of a window, or of a detached region if the range crosses windows or the budget has no room
+    /// for a whole window.
     Mapped,
     /// A mapped window if that pays off; otherwise the caller reads the file.
     Optional(Access),
@@ -93,8 +93,8 @@ pub(crate) enum Acquired {
     ReadFile,
 }
 
-/// The policy's clock advances once in so many accesses to windows that are not mapped, by that many ticks. So readers rarely
-/// write the clock's cache line.
+/// The policy's clock advances by this many ticks, at each so-many-th access to a window that is not mapped. So readers
+/// rarely write the clock's cache line.
 const TICKS: u64 = 16;
 
 /// The regions that a call of [`MapManager::collect`](crate::MapManager::collect) unmapped.
@@ -111,7 +111,8 @@ pub struct Collected {
 pub struct Closed {
     /// The number of unused regions. The call has unmapped them.
     pub unmapped: usize,
-    /// The number of regions that leases, cursors and buffers hold. Each is unmapped when its last client releases it.
+    /// The number of regions that leases, cursors and buffers hold. Each is unmapped after the last of them releases
+    /// it.
     ///
     /// If a cursor leaves such a region by moving to another window, the region stays mapped for about a second at
     /// most. The collector unmaps it then, or earlier the next call that closes, collects, or finds no other region to
@@ -188,8 +189,8 @@ impl Cache {
         self.limits.get()
     }
 
-    /// Changes the limits for the next reservation. Unused regions beyond the new limits are unmapped at once, the others as
-    /// their clients release them.
+    /// Changes the limits for the next reservation. Unused regions beyond the new limits are unmapped at once, the
+    /// others as their clients release them.
     pub(crate) fn set_limits(&self, limits: Limits) -> Result<()> {
         limits.validate()?;
         let (regions, descriptors) = budgets(&limits);
@@ -202,10 +203,10 @@ impl Cache {
         Ok(())
     }
 
-    /// Returns a client of a window's region if the window is mapped up to `end`, relative to its start: the hit of a lease or
-    /// a copy. Otherwise returns the window's slot, for [`acquire`](Self::acquire).
+    /// Returns a client of a window's region if the window is mapped up to `end`, relative to its start: the hit of a
+    /// lease or a copy. Otherwise returns the window's slot, for [`acquire`](Self::acquire).
     ///
-    /// No lock, no allocation, no system call. Counts the access and the hit.
+    /// No lock, no allocation, no system call. Counts the access if it is `Access::Counted`, and a hit.
     #[inline]
     pub(crate) fn lookup<'f>(
         &self,
@@ -225,11 +226,11 @@ impl Cache {
         }
     }
 
-    /// Lets `guard` read a window, which starts at `first`, if it is mapped up to `end`: the hit of a cursor in a window that its
-    /// slot cache does not contain. Returns whether the window follows the one read before. Otherwise returns the window's slot,
-    /// for [`acquire`](Self::acquire).
+    /// Protects a window, which starts at `first`, in `guard` if it is mapped up to `end`: the hit of a cursor in a
+    /// window that its slot cache does not contain. Returns `true` if the window follows the one read before. Otherwise
+    /// returns the window's slot, for [`acquire`](Self::acquire).
     ///
-    /// `first` and `end` are offsets in the file. The guard has released the region that it read before.
+    /// `first` and `end` are offsets in the file.
     pub(crate) fn lookup_protected<'f>(
         &self,
         guard: &mut WindowGuard,
@@ -273,13 +274,13 @@ impl Cache {
         }
     }
 
-    /// Decides how a range is served that was no hit: by its window, by a detached region, or by reading the file.
+    /// Decides how to serve a range that was not a hit: by its window, by a detached region, or by reading the file.
     ///
     /// `slot` is the slot of the window in which `range` starts. `range` is not empty, and inside the file.
     ///
     /// | the range | `Need::Window` | `Need::Mapped` | `Need::Optional` |
     /// |---|---|---|---|
-    /// | lies in one window | the window | the window, else a detached region if the window exceeds the budget | the window if [admitted](Self::admit) and available at once, else the file |
+    /// | lies in one window | the window | the window, else a detached region if the budget has no room for the window | the window if [admitted](Self::admit) and available at once, else the file |
     /// | crosses windows | – | a detached region | the file |
     ///
     /// With `Need::Optional` it never waits for room or for a loader, and never fails for want of room.
@@ -336,8 +337,8 @@ impl Cache {
         })
     }
 
-    /// Returns the policy by which an optional mapping of a window gets room, or `None` if the mapping does not pay off. The
-    /// caller then reads the file; the miss and the copy are counted here.
+    /// Returns the policy by which an optional mapping of a window gets room, or `None` if the mapping does not pay
+    /// off. The caller then reads the file; the miss and the copy are counted here.
     #[inline]
     fn admit(&self, file: &CachedFile, slot: &Slot<Region>, window: u64, access: Access) -> Option<RoomPolicy> {
         let is_whole_file = self.config.geometry.window_bytes().is_none();
@@ -373,7 +374,7 @@ impl Cache {
             return Some(RoomPolicy::Free);
         }
         let threshold = self.regions.admission_threshold();
-        policy::admits_over_victim(admission, access, frequency, threshold).map(RoomPolicy::Colder)
+        policy::admits_over_victim(admission, access, frequency, threshold).map(RoomPolicy::AtMost)
     }
 
     /// Advances the policy's clock by [`TICKS`] accesses to windows that are not mapped.
@@ -416,8 +417,8 @@ impl Cache {
         }
     }
 
-    /// Unmaps everything but what leases hold. Called when the last handle was dropped, so each descriptor is closed already.
-    /// Takes no lock, because a child of `fork` calls it as well.
+    /// Unmaps everything but what leases hold. Called when the last handle was dropped, so each descriptor is closed
+    /// already. Takes no lock, because a child of `fork` calls it as well.
     pub(crate) fn shut_down(&self) {
         self.regions.drain(|token| drop(self.regions.reclaim(token)));
         self.regions.retry_deferred();

@@ -20,6 +20,7 @@ use super::room::Room;
 impl Cache {
     /// Opens a path. The path may lead to a file that is known by another name.
     pub(crate) fn open(self: &Arc<Self>, path: &Path) -> Result<Arc<CachedFile>> {
+        // A known file that is open needs no other descriptor, so it is tried before the overcommit.
         let reservation = match self.reserve_descriptor(Some(Overcommit::Fail)) {
             Ok(reservation) => reservation,
             Err(_) => match self.open_known(path) {
@@ -28,8 +29,8 @@ impl Cache {
             },
         };
         // A socket cannot be opened at all. Its kind says more than the error number of the OS.
-        let explain = |error| os::stat_path(path).ok().and_then(|stat| not_a_file(&stat)).unwrap_or(error);
-        let descriptor = self.open_descriptor(path).map_err(explain)?;
+        let by_kind = |error| os::stat_path(path).ok().and_then(|stat| not_a_file(&stat)).unwrap_or(error);
+        let descriptor = self.open_descriptor(path).map_err(by_kind)?;
         self.adopt(reservation, descriptor, Some(path))
     }
 
@@ -39,7 +40,7 @@ impl Cache {
         let file = self.registry.get(&FileKey::from(&stat))?;
         let descriptor = self.descriptors.enter_if_open(&file)?;
         file.add_name(path);
-        if self.revalidate(&file, &descriptor).is_err() {
+        if self.notice_at_open(&file, &descriptor).is_err() {
             self.release(&file);
             return None;
         }
@@ -73,7 +74,7 @@ impl Cache {
             file.add_name(name);
         }
         let descriptor = self.descriptors.install_for_handle(&file, reservation, descriptor);
-        if let Err(error) = self.revalidate(&file, &descriptor) {
+        if let Err(error) = self.notice_at_open(&file, &descriptor) {
             drop(descriptor);
             self.release(&file);
             return Err(error);
@@ -93,7 +94,7 @@ impl Cache {
     }
 
     /// Notices a change of a file that is opened, which may be known already.
-    fn revalidate(&self, file: &CachedFile, descriptor: &OpenFile) -> Result<()> {
+    fn notice_at_open(&self, file: &CachedFile, descriptor: &OpenFile) -> Result<()> {
         match self.config.revalidate {
             Revalidate::AtOpen => self.notice(file, || os::stat(descriptor.file())).map(drop),
             Revalidate::Never => Ok(()),
@@ -133,7 +134,7 @@ impl Cache {
         let mut closed = Closed::default();
         for file in self.files_at(path) {
             let _transit = self.regions.budget.enter_transit();
-            // Regions that a cursor has left since an earlier close.
+            // Includes regions that a cursor has left since an earlier close.
             self.regions.retry_deferred();
             let mut tokens = Vec::new();
             file.drain_from(0, |drained| match drained {
@@ -144,8 +145,8 @@ impl Cache {
             closed.unmapped += self.regions.reclaim_all(tokens).items;
             closed.still_held += self.regions.count_protected(file.windows());
             closed.still_held += file.detached.count();
-            // Windows does not delete a file that is open. Elsewhere handles go on reading by the descriptor, wherever the path
-            // leads.
+            // Windows does not delete a file that is open. Elsewhere handles go on reading by the descriptor, wherever
+            // the path leads.
             #[cfg(windows)]
             if file.is_reachable() {
                 self.descriptors.close(&file);
@@ -160,7 +161,7 @@ impl Cache {
                 return self.registry.get(&FileKey::from(&stat)).into_iter().collect();
             }
         }
-        // The path is a directory, or leads nowhere any more. Then only the known names tell which files are meant.
+        // The path is a directory, or cannot be examined. Then only the known names tell which files are meant.
         let path = real_path(path);
         let is_below = |file: &Arc<CachedFile>| file.names().iter().any(|name| real_path(name).starts_with(&path));
         self.registry.files().into_iter().filter(is_below).collect()
@@ -216,8 +217,8 @@ impl Cache {
         Err(failed)
     }
 
-    /// Opens a path. If the OS has no descriptor left, closes one that is unneeded and tries again, until there is none. Then
-    /// unmaps each unused region and tries a last time.
+    /// Opens a path. If the OS has no descriptor left, closes one that is unneeded and tries again, until there is
+    /// none. Then unmaps each unused region and tries a last time.
     ///
     /// It closes one at a time: another part of the process may take a descriptor that is closed.
     pub(super) fn open_descriptor(&self, path: &Path) -> Result<fs::File> {

@@ -1,6 +1,6 @@
 //! [`RegionPool`]: all regions of a cache, their budget, and the choice of a victim.
 //!
-//! A hit takes no lock here and waits for no other thread.
+//! A hit takes no lock here and waits for no other thread. Making room is in `room`, and unmapping in `reclaim`.
 
 use std::sync::{Arc, PoisonError, TryLockError};
 
@@ -19,6 +19,7 @@ use crate::protocol::slot::{Drain, Loading, Phase, Slot, SlotRef, UnmapToken};
 use crate::stats::Tally;
 use crate::sync::{Mutex, MutexGuard, epoch};
 
+/// The regions of a cache in slots, their budget and the deferred list.
 pub(super) struct RegionPool {
     pub(super) budget: Arc<Budget>,
     /// The regions that could be evicted.
@@ -26,14 +27,14 @@ pub(super) struct RegionPool {
     /// The cursors' hazard records.
     pub(super) hazards: Arc<HazardDomain<Region>>,
     clock: Clock,
-    /// The word of the frequency of the last victim that a candidate failed to exceed.
+    /// The frequency, as a word, of the last victim that was at least as hot as its candidate.
     admission_threshold: FencedU64,
-    /// The word of a frequency that is saturated whenever a required mapping finds no free room.
+    /// A frequency, as a word, that is saturated whenever a required mapping does not fit within the admission limit.
     pressure: FencedU64,
     /// Regions that are owned, but could not be unmapped yet. They are still mapped and counted.
     ///
-    /// In a child of `fork`, a thread that does not exist there may hold the lock. The child never takes it, so deferred regions
-    /// stay mapped there.
+    /// In a child of `fork`, a thread that does not exist there may hold the lock. The child never takes it, so
+    /// deferred regions stay mapped there.
     deferred: Mutex<Vec<UnmapToken<Region>>>,
     process: Process,
     pub(super) unmapped: Tally,
@@ -132,22 +133,24 @@ impl RegionPool {
         self.clock.tick(accesses, policy::clock_period(windows_in_budget, has_room));
     }
 
-    /// Returns the frequency of the last victim that a candidate failed to exceed. A candidate below it need not search.
+    /// Returns the frequency of the last victim that a candidate failed to exceed. A candidate below it need not
+    /// search.
     pub(super) fn admission_threshold(&self) -> u8 {
         self.count(self.admission_threshold.load() as u32)
     }
 
-    /// Records that a required mapping found no free room.
+    /// Records that a required mapping did not fit within the admission limit.
     pub(super) fn note_pressure(&self) {
         self.pressure.store_then_fence(Frequency::saturated(self.clock.now()).to_word().into());
     }
 
-    /// Returns `true` if a required mapping recently found no free room.
+    /// Returns `true` if a required mapping recently did not fit within the admission limit.
     pub(super) fn under_pressure(&self) -> bool {
         policy::under_pressure(self.count(self.pressure.load() as u32))
     }
 
-    /// Retires an unused region: the one with the lowest access frequency in a sample. Returns `None` if none was found.
+    /// Retires an unused region: the one with the lowest access frequency in a sample. Returns `None` if none was
+    /// found.
     pub(super) fn victim(&self) -> Option<UnmapToken<Region>> {
         let guard = epoch::pin();
         let protected = self.hazards.scan_unordered();
@@ -157,7 +160,8 @@ impl RegionPool {
                 return Some(token);
             }
         }
-        // Other threads may have advanced the shared hand past a victim. This thread looks at each entry once, without the hand.
+        // Other threads may have advanced the shared hand past a victim. This thread looks at each entry once, without
+        // the hand.
         let mut token = None;
         self.ring.for_each(&guard, |slot| {
             if token.is_none() && !protected.contains(slot) {
@@ -167,13 +171,13 @@ impl RegionPool {
         token
     }
 
-    /// Retires an unused region for a candidate: one of the next few, if its frequency is at most `than`.
-    pub(super) fn victim_colder_than(&self, than: u8) -> Option<UnmapToken<Region>> {
+    /// Retires an unused region for a candidate: one of the next few, if its frequency is at most `at_most`.
+    pub(super) fn victim_at_most(&self, at_most: u8) -> Option<UnmapToken<Region>> {
         let guard = epoch::pin();
         // If nearly all regions are in use, the candidate does not search for the exception.
         let mut left = self.ring.len().min(8 * policy::SAMPLE as u32);
         for slot in self.sample(&mut left, &self.hazards.scan_unordered(), &guard) {
-            if self.frequency(slot) > than {
+            if self.frequency(slot) > at_most {
                 self.admission_threshold.store_then_fence(slot.frequency().into());
                 return None;
             }
@@ -184,7 +188,8 @@ impl RegionPool {
         None
     }
 
-    /// Returns the next few unused regions, the one with the lowest frequency first. `left` limits the ring entries examined.
+    /// Returns the next few unused regions, the one with the lowest frequency first. `left` limits the ring entries
+    /// examined.
     fn sample<'g>(
         &self,
         left: &mut u32,
@@ -222,7 +227,8 @@ impl RegionPool {
         });
     }
 
-    /// Returns the regions that leases hold, that cursors protect, or that the OS refused to unmap. O(regions).
+    /// Returns the number and bytes of the regions that are detached, have clients, are protected by cursors, or that
+    /// the OS refused to unmap. O(regions + cursors).
     pub(super) fn pinned(&self) -> Usage {
         let mut pinned =
             Usage { bytes: self.detached_bytes.total() as usize, items: self.detached_items.total() as usize };
@@ -238,7 +244,7 @@ impl RegionPool {
                 add(&client);
             }
         });
-        // A deferred region whose last reader has left is only mapped. Detached ones are counted already.
+        // A deferred region whose last reader has left is not in use. Detached regions are counted already.
         let is_in_use = |token: &&UnmapToken<Region>| {
             !token.is_detached() && (protected.contains_token(token) || !token.payload().is_in_ring())
         };
@@ -289,8 +295,8 @@ impl RegionPool {
         if !self.process.is_this() {
             return None;
         }
-        // The lock is held for moments, and hands tokens from one thread to another. The thread sanitizer does not see how the
-        // standard library waits for a lock, but it sees a successful `try_lock`.
+        // The lock is held for moments, and hands tokens from one thread to another. The thread sanitizer does not see
+        // how the standard library waits for a lock, but it sees a successful `try_lock`.
         let mut backoff = Backoff::new();
         loop {
             match self.deferred.try_lock() {
@@ -368,8 +374,8 @@ mod tests {
             self.unmap(self.pool().victim())
         }
 
-        fn victim_colder_than(&self, than: u8) -> Option<u64> {
-            self.unmap(self.pool().victim_colder_than(than))
+        fn victim_at_most(&self, at_most: u8) -> Option<u64> {
+            self.unmap(self.pool().victim_at_most(at_most))
         }
     }
 
@@ -424,7 +430,7 @@ mod tests {
             let setting = Setting::new();
             let _used: Vec<_> = (0..used).map(|window| setting.map(window, 0)).collect();
             drop(setting.map(used, 0));
-            assert_eq!(setting.victim_colder_than(u8::MAX), found, "behind {used} regions in use");
+            assert_eq!(setting.victim_at_most(u8::MAX), found, "behind {used} regions in use");
         }
     }
 
@@ -433,9 +439,9 @@ mod tests {
         let setting = Setting::new();
         drop(setting.map(0, 8));
         assert_eq!(setting.pool().admission_threshold(), 0);
-        assert_eq!(setting.victim_colder_than(7), None);
+        assert_eq!(setting.victim_at_most(7), None);
         assert_eq!(setting.pool().admission_threshold(), 8);
-        assert_eq!(setting.victim_colder_than(8), Some(0));
+        assert_eq!(setting.victim_at_most(8), Some(0));
     }
 
     #[test]

@@ -1,9 +1,10 @@
 //! Bringing a window into memory before a sequential reader touches it.
 //!
-//! If the window is not in the page cache, the OS reads it as large pages, which are cheap to map. If the OS cannot do that, the
-//! window is read through the descriptor. Either way the disk gets large requests, and more of the file is on its way when the
-//! call returns. A window that is in the page cache is left alone: each first touch then maps sixteen pages, or a large one.
-//! Mapping all pages in advance (`MADV_POPULATE_READ`) was slower in a warm scan, because it walks over each page.
+//! If the window is not in the page cache, the OS reads it as large pages, which are cheap to map. If the OS cannot do
+//! that, the window is read through the descriptor. Either way the disk gets large requests, and more of the file is on
+//! its way when the call returns. A window that is in the page cache is left alone: each first touch then maps sixteen
+//! pages, or a large one. Mapping all pages in advance (`MADV_POPULATE_READ`) was slower in a warm scan, because it
+//! walks over each page.
 
 use super::region::Region;
 use crate::os::Advice;
@@ -11,8 +12,8 @@ use crate::os::Advice;
 impl Region {
     /// Reads all of the region into memory, if it is not there. `start` is the offset of the region in the file.
     ///
-    /// A hint: errors are left to the reader that touches the bytes. It does nothing to the page cache if the file's descriptor
-    /// is closed.
+    /// A hint: errors are left to the reader that touches the bytes. It does nothing to the page cache if the file's
+    /// descriptor is closed.
     pub(crate) fn prefault(&self, start: u64) {
         if let Some(open) = &*self.file().descriptor.peek() {
             self.mapping().read_ahead(open.file(), start);

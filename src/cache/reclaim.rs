@@ -1,8 +1,9 @@
 //! What the owner of a region does: scan the hazard records, then unmap, restore, or defer. Each unmap token ends here.
 //!
-//! The deferred list keeps tokens of regions that are still mapped and still counted: draining regions that a cursor reads, and
-//! regions that the OS refused to unmap. The list is tried again by a thread that needs room, by the collector, and by a cursor
-//! that leaves a draining region.
+//! The deferred list keeps tokens of regions that are still mapped and still counted: draining regions that a cursor
+//! reads, and regions that the OS refused to unmap. The list is tried again by a thread that needs room, closes,
+//! collects or meets a draining slot, by the collector, and by a cursor that releases a draining region. A cursor that
+//! switches to another window does not try it.
 
 use std::mem;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -14,13 +15,14 @@ use crate::protocol::budget::{Reservation, Usage};
 use crate::protocol::hazard::{ProtectedSet, acquire_after_last_reader};
 use crate::protocol::slot::{Drain, Slot, UnmapToken};
 
-/// Regions that the OS refused to unmap after their cache was dropped. Any other cache tries again. Without one they stay
-/// mapped. (A lock of `std`, because it is a static. No call happens while it is held.)
+/// Regions that the OS refused to unmap after their cache was dropped. Any other cache tries again. Without one they
+/// stay mapped. (A lock of `std`, because it is a static. No call happens while it is held.)
 static ORPHANS: Mutex<Vec<UnmapToken<Region>>> = Mutex::new(Vec::new());
 
-/// Regions that a trimming or collecting thread wins before it unmaps them, with one scan of the hazard records for all.
+/// Regions that a trimming or collecting thread retires before it unmaps them, with one scan of the hazard records for
+/// all.
 ///
-/// Small, because readers can use neither a region that was won and not yet unmapped, nor its room.
+/// Small, because readers can use neither a region that was retired and not yet unmapped, nor its room.
 const BATCH: usize = 8;
 
 /// Why an owner did not unmap its region.
@@ -33,8 +35,8 @@ enum NotFreed {
 }
 
 impl RegionPool {
-    /// Unmaps a region and returns its reservation. Returns `None` if a cursor reads the region or the OS refused: the region is
-    /// then restored, or stays counted on the deferred list.
+    /// Unmaps a region and returns its reservation. Returns `None` if a cursor reads the region or the OS refused: the
+    /// region is then restored, or stays counted on the deferred list.
     pub(super) fn reclaim(&self, token: UnmapToken<Region>) -> Option<Reservation> {
         let _transit = self.budget.enter_transit();
         // Only its clients know a detached slot, and it has none left.
@@ -74,26 +76,26 @@ impl RegionPool {
         freed
     }
 
-    /// Scans the hazard records again after a region was deferred: its last reader may have left before it was queued, and no
-    /// other thread would come for it. Returns the regions and bytes that were freed.
+    /// Scans the hazard records again after a region was deferred: its last reader may have left before it was queued,
+    /// and no other thread would come for it. Returns the regions and bytes that were freed.
     fn rescan_deferred(&self) -> Usage {
         match self.hazards.scan_after_barrier() {
-            // Other threads may have deferred more since the scan. For those it is a guess, so `reclaim_all` scans once more.
+            // The scan does not cover tokens that were deferred since, so `reclaim_all` scans again.
             Some(protected) => self.reclaim_all(self.take_unprotected(&protected)),
             None => Usage::default(),
         }
     }
 
-    /// Unmaps a region that is not in `protected`, the result of a scan after it was won. `None` means that the barrier failed:
-    /// each region then counts as protected.
+    /// Unmaps a region that is not in `protected`, the result of a scan after the thread became its owner. `None` means
+    /// that the barrier failed: each region then counts as protected.
     fn reclaim_unless(
         &self,
         protected: Option<&ProtectedSet<Region>>,
         token: UnmapToken<Region>,
     ) -> Result<Reservation, NotFreed> {
         if !token.is_detached() && protected.is_none_or(|protected| protected.contains_token(&token)) {
-            // A region that is no longer in the ring is one that the OS refused to unmap: no reader can read it, and one that
-            // has just protected it is about to find that out. It is not restored.
+            // If a region is no longer in the ring, the OS refused to unmap it before. It is not restored: a reader
+            // that has just protected it is about to find the slot unmapped.
             let restored = if token.payload().is_in_ring() { token.restore() } else { Err(token) };
             return Err(match restored {
                 Ok(()) => NotFreed::Retained,
@@ -182,7 +184,7 @@ impl CachedFile {
     /// Takes over the token of a region of this file whose last client was dropped.
     pub(super) fn reclaim(self: Arc<Self>, token: UnmapToken<Region>) {
         if token.is_detached() {
-            // The count has no duty for the last one.
+            // Unlike the last handle, the last detached region triggers nothing.
             let _ = self.detached.leave();
         }
         match self.cache.upgrade() {

@@ -18,7 +18,8 @@ use crate::protocol::slot::{Payload, SlotRef, UnmapToken};
 
 /// A mapped window, or a detached mapping of a large range: the payload of a slot.
 ///
-/// Fields drop in this order: the mapping, then its reservation, and last the file, which owns the slot.
+/// If a region is dropped without [`into_reservation`](Self::into_reservation), its fields drop in this order: the
+/// mapping, then the reservation, and last the file, which owns the slot.
 pub(crate) struct Region {
     mapping: Mapping,
     reservation: Reservation,
@@ -27,8 +28,9 @@ pub(crate) struct Region {
     file: Arc<CachedFile>,
 }
 
-// SAFETY: `file` owns the table that the slot is part of (the caller's promise to `Region::new`). It is dropped last, and a
-// `CachedFile` retires its table through the epoch. The owner of a detached slot frees it after it took the payload out.
+// SAFETY: `file` owns the table that the slot is part of (the caller's promise to `Region::new`). It is dropped last,
+// and a `CachedFile` frees its table through the epoch. The owner of a detached slot frees it after it took the payload
+// out.
 unsafe impl Payload for Region {
     fn orphaned(token: UnmapToken<Self>) {
         let file = Arc::clone(&token.payload().file);
@@ -130,8 +132,8 @@ impl RegionBytes {
 
     #[inline]
     pub(crate) fn as_slice(&self) -> &[u8] {
-        // SAFETY: the promise made to `new`. The promise made to `MapManagerBuilder::build` says that the bytes do not change
-        // and that the file does not shrink.
+        // SAFETY: the promise made to `new`. The promise made to `MapManagerBuilder::build` says that the bytes do not
+        // change and that the file does not shrink.
         unsafe { slice::from_raw_parts(self.address.as_ptr(), self.len) }
     }
 
@@ -139,14 +141,15 @@ impl RegionBytes {
     #[inline]
     pub(crate) fn contains(&self, at: u64, len: u64) -> bool {
         let left = (self.len as u64).saturating_sub(at);
-        // One comparison for `0 < len` (0 wraps to the largest number) and `len <= left`. It also implies `at < self.len`.
+        // One comparison for `0 < len` (0 wraps to the largest number) and `len <= left`. It also implies `at <
+        // self.len`.
         len.wrapping_sub(1) < left
     }
 
     /// Returns the `len` bytes at `at`, or an empty slice if they are out of range.
     ///
-    /// The callers have already checked the range with [`contains`](Self::contains). An empty slice instead of an `Option`
-    /// spares them a second test.
+    /// An empty slice instead of an `Option`: a caller that has called [`contains`](Self::contains) needs no second
+    /// test.
     #[inline]
     pub(crate) fn get(&self, at: u64, len: u64) -> &[u8] {
         if self.contains(at, len) {
@@ -175,7 +178,7 @@ impl RegionBytes {
     ///
     /// # Panics
     ///
-    /// If the bytes are out of range.
+    /// Panics if the bytes are out of range.
     #[inline]
     pub(super) fn copy_to(&self, at: usize, buf: &mut [u8]) -> NonNull<u8> {
         if at > self.len || buf.len() > self.len - at {
@@ -183,8 +186,8 @@ impl RegionBytes {
         }
         // SAFETY: `at` is in range.
         let source = unsafe { self.address.add(at) };
-        // SAFETY: the source bytes are in range and readable (the promise made to `new`). `buf` is borrowed exclusively, so it
-        // is no part of a mapping, which is only read.
+        // SAFETY: the source bytes are in range and readable (the promise made to `new`). `buf` is borrowed
+        // exclusively, so it is no part of a mapping, which is only read.
         unsafe { source.as_ptr().copy_to_nonoverlapping(buf.as_mut_ptr(), buf.len()) };
         source
     }
@@ -193,7 +196,7 @@ impl RegionBytes {
     ///
     /// # Panics
     ///
-    /// If `range` is reversed or out of range.
+    /// Panics if `range` is reversed or out of range.
     #[inline]
     fn narrow(&mut self, range: Range<usize>) {
         if range.start > range.end || range.end > self.len {
@@ -218,10 +221,11 @@ fn out_of_range(start: usize, end: usize, len: usize) -> ! {
     panic!("{start}..{end} of a region of {len} bytes")
 }
 
-/// Bytes of a file that stay at their address while this value lives, wherever it moves. It is a counted client of a region,
-/// or shares the ownership of a copy.
+/// Bytes of a file that stay at their address while this value lives, wherever it moves. It is a counted client of a
+/// region, or shares the ownership of a copy.
 ///
-/// Separate fields instead of an enum: the compiler then returns the value in registers, which halves the cost of a hit.
+/// Separate fields instead of an enum: the compiler then returns the value in registers, which halves the cost of a
+/// hit.
 pub(crate) struct RegionRef {
     client: Option<SlotRef<Region>>,
     copy: Option<Arc<Vec<u8>>>,
@@ -294,7 +298,7 @@ impl RegionRef {
     ///
     /// # Panics
     ///
-    /// If `range` is reversed or out of range.
+    /// Panics if `range` is reversed or out of range.
     #[inline]
     pub(crate) fn narrow(mut self, range: Range<usize>) -> Self {
         self.bytes.narrow(range);

@@ -1,7 +1,7 @@
 //! [`Registry`]: the files of a cache by identity. The only user of dashmap.
 //!
-//! dashmap is a table of locks. So no guard of it is held across a map, an unmap, or a call into another module: the registry
-//! returns counted references only.
+//! dashmap is a table of locks. So no guard of it is held across a map, an unmap, or a call into another module: the
+//! registry returns counted references only.
 #![allow(clippy::disallowed_types, reason = "the one user of dashmap")]
 
 use std::sync::{Arc, Weak};
@@ -12,8 +12,8 @@ use dashmap::mapref::entry::Entry;
 use super::CachedFile;
 use super::file::FileKey;
 
-/// Weak references to files. A file lives while it has a handle or a region, and removes itself from the registry when it is
-/// dropped.
+/// Weak references to files. A file lives while it has a handle or a region, and removes itself from the registry when
+/// it is dropped.
 #[derive(Debug, Default)]
 pub(super) struct Registry {
     files: DashMap<FileKey, Weak<CachedFile>>,
@@ -29,8 +29,8 @@ impl Registry {
         if let Some(known) = self.get(&key) {
             return known;
         }
-        // Made and dropped outside of the lock. If another thread registers the file first, dropping this one finds that it is
-        // not the registered one.
+        // Made and dropped outside of the lock. If another thread registers the file first, dropping this one finds
+        // that it is not the registered one.
         let fresh = Arc::new(make());
         let mut entry = match self.files.entry(key) {
             Entry::Occupied(known) => known,

@@ -5,8 +5,8 @@
 //! 1. Reserve what is free.
 //! 2. Otherwise retire a victim, unmap it, and take over its reservation, so that no other thread gets that room.
 //! 3. Otherwise try the deferred list again: regions that the OS refused to unmap, or that a cursor was reading.
-//! 4. Otherwise, if other threads are in transit (between retiring a victim and publishing its successor), release everything,
-//!    pause, and look again, for at most [`TRANSIT_MAX`].
+//! 4. Otherwise, if other threads are in transit (between retiring a victim and publishing its successor), release
+//!    everything, pause, and look again, for at most [`TRANSIT_MAX`].
 //! 5. Otherwise everything is pinned, and [`Overcommit`] decides.
 
 use std::sync::Arc;
@@ -23,7 +23,8 @@ use crate::protocol::budget::{Budget, InTransit, Reservation, Usage};
 /// The longest wait for room that is only in transit.
 pub(super) const TRANSIT_MAX: Duration = Duration::from_millis(20);
 
-/// Victims that a thread fails to unmap, because a cursor reads them or the OS refuses, before it gives up.
+/// Failed unmaps, because a cursor reads the region or the OS refuses, after which a thread stops choosing victims and
+/// goes on to step 3.
 const FAILURES_MAX: usize = 8;
 
 /// How a thread gets room for a region.
@@ -31,10 +32,11 @@ const FAILURES_MAX: usize = 8;
 pub(super) enum RoomPolicy {
     /// Takes room that is free.
     Free,
-    /// Takes the place of an unused region whose access frequency is at most this. Does not take free room, which is kept for
-    /// required mappings, and does not wait.
-    Colder(u8),
-    /// Takes free room or the place of any unused region, waits for room in transit, and then follows the configuration.
+    /// Takes the place of an unused region whose access frequency is at most this. Takes free room, which is kept for
+    /// required mappings, only to complete that place. Does not wait.
+    AtMost(u8),
+    /// Takes free room or the place of any unused region, waits for room in transit, and then follows the
+    /// configuration.
     Required(Overcommit),
 }
 
@@ -49,7 +51,7 @@ impl RoomPolicy {
 pub(super) enum Refused {
     /// The request is larger than the whole budget.
     TooLarge,
-    /// Everything in the budget is in use, or too hot for [`RoomPolicy::Colder`].
+    /// Everything in the budget is in use, or accessed too often for [`RoomPolicy::AtMost`].
     AllPinned,
 }
 
@@ -57,7 +59,7 @@ pub(super) enum Refused {
 #[derive(Debug)]
 pub(super) struct Room {
     pub(super) reservation: Reservation,
-    /// Whether the reservation exceeds the limit.
+    /// `true` if the reservation exceeds the limit.
     pub(super) over: bool,
 }
 
@@ -106,7 +108,8 @@ impl Patience {
         match overcommit {
             Overcommit::Wait(time) if transit.pause(|| self.for_room.pause_within(time)) => NextStep::LookAgain,
             Overcommit::Allow => NextStep::Exceed,
-            // Another thread may have unmapped what this one did not find, and left transit before this one counted.
+            // Another thread may have unmapped what this one did not find, and left transit before this one read the
+            // count.
             Overcommit::Fail | Overcommit::Wait(_) if !self.is_last_look => {
                 self.is_last_look = true;
                 NextStep::LookAgain
@@ -140,7 +143,7 @@ impl RegionPool {
         let mut held: Option<Reservation> = None;
         let mut failures = 0;
         loop {
-            let may_take_free_room = held.is_some() || !matches!(policy, RoomPolicy::Colder(_));
+            let may_take_free_room = held.is_some() || !matches!(policy, RoomPolicy::AtMost(_));
             if may_take_free_room {
                 if let Some(reservation) = self.complete(&mut held, bytes) {
                     return Ok(Room { reservation, over: false });
@@ -149,7 +152,7 @@ impl RegionPool {
             let victim = match policy {
                 _ if failures == FAILURES_MAX => None,
                 RoomPolicy::Free => None,
-                RoomPolicy::Colder(than) => self.victim_colder_than(than),
+                RoomPolicy::AtMost(frequency) => self.victim_at_most(frequency),
                 RoomPolicy::Required(_) => self.victim(),
             };
             if let Some(token) = victim {
@@ -196,24 +199,27 @@ impl RegionPool {
     }
 }
 
-/// Headroom: after a required mapping had to evict, optional mappings leave a part of the budget free for a while.
+/// Headroom: after a required mapping did not fit within the admission limit, optional mappings leave a part of the
+/// budget free for a while.
 impl Cache {
-    /// Evicts unused regions down to the [admission limit](Self::admission_limit), and closes descriptors beyond their limit.
+    /// Evicts unused regions down to the [admission limit](Self::admission_limit), and closes descriptors beyond their
+    /// limit.
     pub(super) fn trim(&self) {
         reclaim::retry_orphans();
         self.regions.trim(|| self.excess());
         self.descriptors.trim();
     }
 
-    /// Returns the number of windows to evict for that, and no more: the next optional mapping would take a place that was
-    /// freed without need.
+    /// Returns the number of windows to evict to reach the admission limit. No more: the next optional mapping would
+    /// take a place that was freed without need.
     fn excess(&self) -> usize {
         let (used, limit) = (self.regions.budget.used(), self.admission_limit(self.regions.budget.limit()));
         let window = self.config.geometry.window_bytes().map_or(usize::MAX, |bytes| bytes as usize);
         used.bytes.saturating_sub(limit.bytes).div_ceil(window).max(used.items.saturating_sub(limit.items))
     }
 
-    /// Returns the part of `limit` that optional mappings may use: all of it, unless a required mapping recently had to evict.
+    /// Returns the part of `limit` that optional mappings may use: all of it, unless a required mapping recently did
+    /// not fit within it.
     fn admission_limit(&self, limit: Usage) -> Usage {
         if !self.regions.under_pressure() {
             return limit;
@@ -227,8 +233,8 @@ impl Cache {
 
     /// Returns `true` if half of the headroom is used, and the collector should evict.
     ///
-    /// The collector waits for half of it and then evicts several regions at once: it takes a processor from other threads, and
-    /// its barrier interrupts all readers.
+    /// The collector waits until half of the headroom is used, and then evicts several regions at once: it takes a
+    /// processor from other threads, and its barrier interrupts all readers.
     pub(super) fn is_room_low(&self) -> bool {
         let (used, limit) = (self.regions.budget.used(), self.regions.budget.limit());
         let admission = self.admission_limit(limit);
@@ -250,7 +256,8 @@ mod tests {
     #[test]
     fn transit_could_free_counts_what_other_threads_hold() {
         let limit = Usage { bytes: 100, items: 4 };
-        // Threads in transit (this one included), bytes of each item in use, bytes asked for. The limit may be exceeded already.
+        // Threads in transit (this one included), bytes of each item in use, bytes asked for. The limit may be exceeded
+        // already.
         for (in_transit, items, asked, could_free) in [
             (1, &[][..], 10, false),
             (1, &[10], 10, false),

@@ -1,5 +1,5 @@
-//! Finding out whether mapped bytes were really there. A file that was truncated, or a medium that failed, leaves zeros in a
-//! mapping (see [`fault_guard`](crate::fault_guard)).
+//! Finding out whether mapped bytes were really there. A file that was truncated, or a medium that failed, leaves zeros
+//! in a mapping (see [`fault_guard`](crate::fault_guard)).
 //!
 //! After a read, the reader asks the region for a [`Suspect`]. If there is one, the bytes are compared with the file.
 
@@ -28,7 +28,8 @@ pub(crate) enum Suspect {
 }
 
 impl Region {
-    /// Returns why the `len` bytes at `start`, a part of the mapping, may not be the file's. To be called after reading them.
+    /// Returns why the `len` bytes at `start`, a part of the mapping, may not be the file's. To be called after reading
+    /// them.
     #[inline]
     pub(crate) fn suspect(&self, start: NonNull<u8>, len: usize) -> Option<Suspect> {
         let start = start.as_ptr().cast_const();
@@ -39,7 +40,8 @@ impl Region {
         }
     }
 
-    /// Returns an error if `bytes`, a part of the mapping that was read as the file from `offset` on, are not the file's.
+    /// Returns an error if `bytes`, a part of the mapping that was read as the file from `offset` on, are not the
+    /// file's.
     pub(crate) fn validate(&self, offset: u64, bytes: &[u8]) -> Result<()> {
         let suspect = self.suspect(NonNull::from(bytes).cast(), bytes.len());
         self.file().validate(offset, bytes, suspect)
@@ -47,11 +49,11 @@ impl Region {
 }
 
 impl CachedFile {
-    /// Returns an error if the file ends before `bytes`, which were read as the file from `offset` on, or differs from them where
-    /// faults were found.
+    /// Returns an error if the file ends before `bytes`, which were read as the file from `offset` on, or differs from
+    /// them where faults were found.
     ///
-    /// Works for a lease that has outlived the file's handles and the cache. If the file cannot be asked any more, that is an
-    /// error only for suspect bytes: the others cannot be zeros in place of missing bytes.
+    /// Works for a lease that has outlived the file's handles and the cache. If the file cannot be asked any more, that
+    /// is an error only for suspect bytes: the others cannot be zeros in place of missing bytes.
     #[cold]
     fn validate(&self, offset: u64, bytes: &[u8], suspect: Option<Suspect>) -> Result<()> {
         let is_suspect = suspect.is_some();
@@ -73,7 +75,8 @@ impl CachedFile {
 }
 
 impl Cache {
-    /// Returns an error if `bytes`, a part of `region` that was read as the file from `offset` on, are suspect and not the file's.
+    /// Returns an error if `bytes`, a part of `region` that was read as the file from `offset` on, are suspect and not
+    /// the file's.
     ///
     /// For a reader with a handle: a closed descriptor is reopened for all readers.
     #[inline]
@@ -112,8 +115,8 @@ impl Cache {
         })
     }
 
-    /// Reads each page of `range` without a risk of faults: populates the pages of mapped windows, and reads the rest from the
-    /// file.
+    /// Reads each page of `range` without a risk of faults: populates the pages of mapped windows, and reads the rest
+    /// from the file.
     pub(crate) fn verify(&self, file: &Arc<CachedFile>, range: Range<u64>) -> Result<()> {
         let descriptor = self.descriptor(file, None)?;
         let geometry = &self.config.geometry;

@@ -16,8 +16,9 @@ use crate::protocol::slot::{Slot, SlotRef};
 
 /// The region that one cursor reads, or none.
 ///
-/// A region in a slot is protected by the hazard pointer. A detached region is held by a counted client instead. The guard
-/// belongs to one file: all slots given to it are of that file's table, and it is dropped before the file's last handle.
+/// A region in a slot is protected by the hazard pointer. A detached region is held by a counted client instead. The
+/// guard belongs to one file: all slots given to it are of that file's table, and it is dropped before the file's last
+/// handle.
 pub(crate) struct WindowGuard {
     hazard: HazardPointer<Region>,
     slots: SlotCache,
@@ -27,17 +28,18 @@ pub(crate) struct WindowGuard {
     region: Option<NonNull<Region>>,
     /// All bytes of the region. A reader of its own window follows no other pointer.
     bytes: RegionBytes,
-    /// The offset of the first byte in the file. Kept after a release, to recognise a sequential reader. [`NOWHERE`] before the
-    /// first window.
+    /// The offset of the first byte in the file. Kept after a release, to recognise a sequential reader. [`NOWHERE`]
+    /// before the first window.
     start: u64,
-    /// Bytes of a window. A whole-file window has no next one, so there the sum of start and size is never an offset.
+    /// Bytes of a window. A whole-file window has no next one: there the sum of start and size is the start of no
+    /// window, except after a detached region at offset 1, which costs one needless prefault.
     window_bytes: u64,
 }
 
 /// A client of a detached region.
 struct Detached {
     _client: SlotRef<Region>,
-    /// Whether the region is a window, whose slot an older region still held.
+    /// `true` if the region is a window, whose slot an older region still held.
     is_window: bool,
 }
 
@@ -51,12 +53,12 @@ pub(crate) struct Switch<'s> {
     pub(crate) address: NonNull<u8>,
     /// The offset of that byte in its window.
     pub(crate) at: u64,
-    /// Whether the window follows the one read before.
+    /// `true` if the window follows the one read before.
     pub(crate) is_next: bool,
 }
 
-// SAFETY: the guard reads memory that is only read. The hazard pointer and the client, which keep that memory, may cross
-// threads.
+// SAFETY: the guard reads memory that is only read. The hazard pointer and the client, which keep that memory, may
+// cross threads.
 unsafe impl Send for WindowGuard {}
 // SAFETY: as above; a shared guard only lends its bytes.
 unsafe impl Sync for WindowGuard {}
@@ -95,8 +97,8 @@ impl WindowGuard {
     /// Returns `true` if `start..end` is not empty and all of it is in the region.
     #[inline]
     pub(crate) fn contains(&self, start: u64, end: u64) -> bool {
-        // A start before the region wraps to more than any region has. So does the length of a reversed range, because no file
-        // reaches 2⁶³ bytes.
+        // A start before the region wraps to more than any region has. So does the length of a reversed range, because
+        // no file reaches 2⁶³ bytes.
         self.bytes.contains(start.wrapping_sub(self.start), end.wrapping_sub(start))
     }
 
@@ -135,8 +137,9 @@ impl WindowGuard {
 
     /// Switches to the window of `start` by the slot cache: the fast path of a hit, without a call.
     ///
-    /// Returns `None` if the window is not in the slot cache; the guard then keeps its region. Returns `None` as well if the
-    /// window is not mapped up to `end`, or was mapped anew since; the guard then holds nothing.
+    /// Returns `None` if the window is not in the slot cache, if the range is empty, or if the guard holds a detached
+    /// region. The guard then keeps its region. Returns `None` as well if the window is not mapped up to `end`, or was
+    /// mapped again since. The guard then serves no bytes, but may protect the slot until [`release`](Self::release).
     #[inline(always)]
     pub(crate) fn switch(&mut self, start: u64, end: u64) -> Option<Switch<'_>> {
         let (window, slot, address) = self.slots.get(start)?;
@@ -147,7 +150,7 @@ impl WindowGuard {
             return None;
         }
         if self.bytes.address() != address {
-            // The window was mapped anew. The slow path updates the slot cache.
+            // The window was mapped again. The slow path updates the slot cache.
             self.clear();
             return None;
         }
@@ -160,8 +163,9 @@ impl WindowGuard {
         Some(Switch { slot, address, at, is_next })
     }
 
-    /// Reads the window of `slot`, which starts at `first`, if it is mapped up to `end`, without a fault. Returns `None`
-    /// otherwise, and the guard then holds nothing. Returns whether the window follows the one read before.
+    /// Protects the window of `slot`, which starts at `first`, if it is mapped up to `end`, without a fault. Returns
+    /// `None` otherwise, and the guard then holds nothing. Returns `Some(true)` if the window follows the one read
+    /// before.
     pub(super) fn protect(&mut self, slot: &Slot<Region>, window: u64, first: u64, end: u64) -> Option<bool> {
         self.clear();
         self.detached = None;
@@ -174,15 +178,16 @@ impl WindowGuard {
         Some(self.move_to(first))
     }
 
-    /// Reads a region that the caller has counted a client in for. The hazard pointer takes over from the client, unless the
-    /// region is detached (`window` is `None`). Returns whether a window follows the one read before.
+    /// Reads a region that the caller has counted a client in for. The hazard pointer takes over from the client,
+    /// unless the region is detached. `window` is `None` for a range that is no window. Returns `true` if a window
+    /// follows the one read before.
     pub(crate) fn hold(&mut self, held: RegionRef, start: u64, window: Option<u64>) -> bool {
         let (client, bytes) = held.into_parts();
         self.clear();
         self.detached = None;
         let is_next = match (client, window) {
             (Some(client), Some(window)) if !client.is_detached() => {
-                // SAFETY: a slot of the cache whose owners scan this domain (the caller's promise to `new`).
+                // SAFETY: a slot of the cache whose owners scan this domain (see the documentation of the type).
                 self.region = Some(unsafe { self.hazard.protect_client(&client) });
                 self.slots.insert(window, client.place(), client.mapping().address());
                 self.move_to(start)
@@ -202,7 +207,7 @@ impl WindowGuard {
     pub(crate) fn release(&mut self) -> bool {
         self.clear();
         self.detached = None;
-        // SAFETY: the slot is of a file that has a handle (the caller's promise to `new`).
+        // SAFETY: the slot is of a file that has a handle (see the documentation of the type).
         unsafe { self.hazard.reset() }
     }
 
@@ -216,7 +221,7 @@ impl WindowGuard {
     /// Protects `slot`, and reads its region. Returns `false` if it is not mapped up to `end` bytes, or has a fault.
     #[inline(always)]
     fn protect_slot(&mut self, slot: &Slot<Region>, end: u64) -> bool {
-        // SAFETY: a slot of the cache whose owners scan this domain (the caller's promise to `new`).
+        // SAFETY: a slot of the cache whose owners scan this domain (see the documentation of the type).
         let Some(region) = (unsafe { self.hazard.protect(slot) }) else {
             self.clear();
             return false;
@@ -247,10 +252,10 @@ impl WindowGuard {
     }
 }
 
-/// The slots of windows that the cursor has read before, by the low bits of the window's index. Finding a slot in the radix
-/// table costs as much as the rest of a hit.
+/// The slots of windows that the cursor has read before, by the low bits of the window's index. Finding a slot in the
+/// radix table costs as much as the rest of a hit.
 ///
-/// Used only if the size of a window is a power of two. It takes no memory before the second change of window.
+/// Used only if the size of a window is a power of two. It takes no memory until the cursor enters a second window.
 struct SlotCache {
     shift: u32,
     has_switched: bool,

@@ -88,7 +88,8 @@ impl Meter {
 pub(crate) struct Budget {
     bytes: Meter,
     items: Meter,
-    /// The number of threads in transit.
+    /// The number of [`InTransit`] values. A thread that nests them counts more than once, so this is an upper bound of
+    /// the threads.
     in_transit: AtomicUsize,
 }
 
@@ -142,7 +143,7 @@ impl Budget {
         InTransit { budget: self }
     }
 
-    /// Returns the number of threads in transit.
+    /// Returns the number of [`InTransit`] values, an upper bound of the threads in transit.
     pub(crate) fn in_transit(&self) -> usize {
         // Acquire: pairs with the Release in `Slot::retire` and in `Meter::try_add`. The caller found a slot retired,
         // or the budget full, by a Relaxed load. The thread that did it had entered transit before, so the load below

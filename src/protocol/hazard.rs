@@ -60,9 +60,9 @@
 //! Two facts are used. The [barrier guarantee](crate::sync::barrier): of a light and a heavy barrier, one comes first,
 //! and a load after the second one returns what was stored (or loaded) before the first one, or a later value. The
 //! *ownership fact*: from O1 to O's `vacate`, the word is never MAPPED without draining. It is RETIRING after `retire`,
-//! and draining in the other two cases. Only `restore`, `vacate` and `begin_load` leave RETIRING or clear draining. A
-//! successful `restore` ends the ownership without an unmap, and `begin_load` needs a vacant slot, hence a `vacate`
-//! before it.
+//! and draining in the other two cases. Only `restore`, `vacate`, `begin_load` and abandon leave RETIRING or clear
+//! draining. A successful `restore` ends the ownership without an unmap. `begin_load` needs a vacant slot, and abandon
+//! a `begin_load`: hence a `vacate` before either.
 //!
 //! *Proof.* Let R read the payload that O unmaps. Let `s` be its slot. Assume first that O scanned, so that it issued
 //! the heavy barrier. Take the light barrier of R2 and the heavy barrier of O2.
@@ -70,8 +70,8 @@
 //! **If O's heavy barrier comes first**, R3 returns the value that O1 wrote to `s.word`, or a later one. By the
 //! ownership fact, R3 refuses each value from O1 up to `vacate`. A value after `vacate` that R3 accepts was written by
 //! a later `publish` (Release; R3 is Acquire), so R reads another payload. Both contradict the assumption, so this case
-//! does not occur. The later payload has an owner of its own, to which the theorem applies again: R1 still stands in the
-//! record.
+//! does not occur. The later payload has an owner of its own, to which the theorem applies again: R1 still stands in
+//! the record.
 //!
 //! **If R's light barrier comes first**, O3 finds in `record.slot` the address that R1 stored, or a later value.
 //!

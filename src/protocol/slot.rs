@@ -69,14 +69,15 @@ impl fmt::Debug for Snapshot {
     }
 }
 
-/// The resource that a slot holds: a mapping or a descriptor.
+/// The resource that a slot holds. In the cache: a mapped region.
 ///
 /// # Safety
 ///
 /// From [`Loading::publish`] until it is dropped, the payload keeps the memory of its slot allocated (rule 5). Unless
 /// the slot is detached, that memory is freed through the epoch (rule 6).
 pub(crate) unsafe trait Payload: Sized {
-    /// Unmaps the payload of a draining slot. The thread that dropped the slot's last client calls it, as the owner.
+    /// Unmaps the payload of a draining slot, or keeps the token for a later try. The thread that dropped the slot's
+    /// last client calls it, as the owner.
     fn orphaned(token: UnmapToken<Self>);
 }
 
@@ -440,7 +441,8 @@ impl<P> UnmapToken<P> {
         }
     }
 
-    /// Runs `unmap` on the payload. If it succeeds: → VACANT, and returns the payload.
+    /// Runs `unmap` on the payload. If it succeeds, makes the slot vacant, or frees it if it is detached, and returns
+    /// the payload.
     ///
     /// # Errors
     ///

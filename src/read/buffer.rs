@@ -29,8 +29,8 @@ use crate::file::MappedFile;
 /// [`Cursor::slice`] does.
 ///
 /// All calls except `slice` check their own results: with `fault_guard`, they return an error instead of a result that
-/// depends on bytes the file does not have. The iterators check where each piece ends; check the bytes of its lease with
-/// [`Lease::check`] after reading them.
+/// depends on bytes the file does not have. The iterators check where each piece ends; check the bytes of its lease
+/// with [`Lease::check`] after reading them.
 ///
 /// # Examples
 ///

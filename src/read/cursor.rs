@@ -15,7 +15,7 @@ use crate::policy::{Access, AccessRun, SEQUENTIAL_SLACK};
 
 /// A reader of a file that holds one window at a time, for use by one thread.
 ///
-/// A cursor reads a file as if all of it were mapped. It releases its window before it moves to another one. Each
+/// A cursor reads a file as if all of it were mapped. It never holds two windows. Each
 /// thread needs its own cursor: call [`MappedFile::cursor`] again, or clone one. A clone starts at the same position
 /// and moves independently.
 ///
@@ -26,9 +26,9 @@ use crate::policy::{Access, AccessRun, SEQUENTIAL_SLACK};
 /// # Performance
 ///
 /// Inside its window, a read costs about as much as a slice, and writes nothing that another thread reads. To enter
-/// another mapped window, the cursor stores to its own hazard record, and also stores the access frequency of the window
-/// until that is saturated. It does not count itself as a client. The second window allocates 12 KiB, once, if the
-/// window size is a power of two.
+/// another mapped window, the cursor stores to its own hazard record, and also stores the access frequency of the
+/// window until that is saturated. It does not count itself as a client. The second window allocates 12 KiB, once, if
+/// the window size is a power of two.
 ///
 /// # Examples
 ///
@@ -145,7 +145,7 @@ impl Cursor {
                 self.release_window();
                 return Ok(());
             }
-            match self.acquire(&(offset..end), start, Access::Counted, Need::Window) {
+            match self.hold_range(&(offset..end), start, Access::Counted, Need::Window) {
                 // Another thread noticed that the file is shorter. `offset` may still be inside.
                 Err(error) if error.kind() == ErrorKind::Truncated && self.file.len() < len => {}
                 acquired => return acquired.map(drop),
@@ -185,8 +185,8 @@ impl Cursor {
         }
     }
 
-    /// Returns an error if bytes of `range`, as the last call returned them, are suspect and not the file's. Bytes that the guard
-    /// does not hold were copied, and checked then.
+    /// Returns an error if bytes of `range`, as the last call returned them, are suspect and not the file's. Bytes that
+    /// the guard does not hold were copied, and checked then.
     #[inline]
     pub(super) fn validate(&self, range: Range<u64>) -> Result<()> {
         match self.held.get(range.start, range.end) {
@@ -195,8 +195,8 @@ impl Cursor {
         }
     }
 
-    /// Switches to the window of `start` if the slot cache contains it and it is mapped up to `end`: the hit. Returns the address
-    /// of the byte at `start`, by itself, so that it stays in a register.
+    /// Switches to the window of `start` if the slot cache contains it and it is mapped up to `end`: the hit. Returns
+    /// the address of the byte at `start`, by itself, so that it stays in a register.
     #[inline(always)]
     fn switch_window(&mut self, start: u64, end: u64) -> Option<NonNull<u8>> {
         let Switch { slot, address, at, is_next } = self.held.switch(start, end)?;
@@ -215,10 +215,11 @@ impl Cursor {
         }
     }
 
-    /// Holds the region that serves `range`, which is not empty and inside the file, and starts in the window at `first`.
-    /// Returns `false` if the caller has to read the file. On an error the cursor holds nothing.
-    fn acquire(&mut self, range: &Range<u64>, first: u64, access: Access, need: Need) -> Result<bool> {
-        // Before the next window is looked up, so that the cursor never pins two.
+    /// Holds the region that serves `range`. The range is not empty, lies inside the file, and starts in the window
+    /// that starts at `first`. Returns `false` if the caller has to read the file. On an error the cursor holds
+    /// nothing.
+    fn hold_range(&mut self, range: &Range<u64>, first: u64, access: Access, need: Need) -> Result<bool> {
+        // This comes before the lookup, so that the cursor never pins two windows.
         self.release_window();
         let (cache, file) = (self.file.cache(), self.file.cached());
         let window = self.file.geometry().index(range.start);
@@ -294,8 +295,8 @@ impl Cursor {
         }
     }
 
-    /// Returns bytes outside the held region, or `None` and the error in `failed`. One call for all of them keeps the fast path
-    /// in registers.
+    /// Returns bytes outside the held region, or `None` and the error in `failed`. One call for all of them keeps the
+    /// fast path in registers.
     #[inline(never)]
     fn slice_elsewhere(&mut self, range: impl RangeBounds<u64>, failed: &mut Option<Error>) -> Option<&[u8]> {
         let (start, end) = geometry::ends(&range);
@@ -322,7 +323,7 @@ impl Cursor {
         }
         let (window, first) = self.file.geometry().locate(range.start);
         let access = self.run.next(window, first, range.start, range.end);
-        if self.acquire(&range, first, access, need(&range, access))? {
+        if self.hold_range(&range, first, access, need(&range, access))? {
             return Ok(self.held.get(range.start, range.end));
         }
         self.file.copy_into(range, &mut self.scratch)?;
@@ -428,7 +429,7 @@ impl Read for Cursor {
         let is_held = !self.held.is_faulted() && self.held.contains(self.position, end);
         if !is_held && self.switch_window(self.position, end).is_none() {
             let access = self.run.next(window, start, self.position, end);
-            self.acquire(&(self.position..end), start, access, Need::Optional(access))?;
+            self.hold_range(&(self.position..end), start, access, Need::Optional(access))?;
         }
         match self.held.region() {
             Some(region) => {
