@@ -125,31 +125,16 @@ impl Descriptors {
         }
     }
 
-    /// Makes `descriptor` the file's own and returns it. If the file already has one, returns that, and closes
-    /// `descriptor`.
-    pub(super) fn install(&self, owner: &Arc<CachedFile>, reservation: Reservation, descriptor: File) -> Arc<OpenFile> {
-        self.install_with(owner, reservation, descriptor, || ())
-    }
-
-    /// [Installs](Self::install) a descriptor, and counts a handle in.
+    /// Makes `descriptor` the file's own and returns it. If the file already has one, returns that, and closes `descriptor`.
     ///
-    /// The lock makes the two one step for [`close_one`](Self::close_one): it never closes the descriptor of a file
-    /// that it found without handles after a handle was counted in.
-    pub(super) fn install_for_handle(
+    /// Counts a handle in if `for_handle`. The lock makes the two one step for [`close_one`](Self::close_one): it never closes
+    /// the descriptor of a file that it found without handles after a handle was counted in.
+    pub(super) fn install(
         &self,
         owner: &Arc<CachedFile>,
         reservation: Reservation,
         descriptor: File,
-    ) -> Arc<OpenFile> {
-        self.install_with(owner, reservation, descriptor, || owner.handles.enter())
-    }
-
-    fn install_with(
-        &self,
-        owner: &Arc<CachedFile>,
-        reservation: Reservation,
-        descriptor: File,
-        under_lock: impl FnOnce(),
+        for_handle: bool,
     ) -> Arc<OpenFile> {
         // Both are made before, and dropped after the lock: a descriptor that is not needed closes without it.
         let new = Arc::new(OpenFile {
@@ -159,7 +144,9 @@ impl Descriptors {
             was_used: AtomicU32::new(0),
         });
         let mut queue = self.lock_always();
-        under_lock();
+        if for_handle {
+            owner.handles.enter();
+        }
         if let Some(open) = owner.descriptor.open.load_full() {
             return open;
         }

@@ -4,7 +4,11 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::{fs, io};
 
+use super::backoff::Backoff;
+use super::descriptors::OpenFile;
 use super::file::{Content, FileKey};
+use super::reclaim::token_of;
+use super::room::Room;
 use super::{Cache, CachedFile, Change, Closed};
 use crate::config::{Overcommit, Revalidate};
 use crate::error::{Error, ErrorKind, Result};
@@ -12,10 +16,6 @@ use crate::os::{self, Kind, Stat};
 use crate::protocol::budget::Reservation;
 use crate::protocol::slot::Drain;
 use crate::stats::Event;
-
-use super::descriptors::OpenFile;
-use super::reclaim::token_of;
-use super::room::Room;
 
 impl Cache {
     /// Opens a path. The path may lead to a file that is known by another name.
@@ -73,7 +73,7 @@ impl Cache {
         if let Some(name) = name {
             file.add_name(name);
         }
-        let descriptor = self.descriptors.install_for_handle(&file, reservation, descriptor);
+        let descriptor = self.descriptors.install(&file, reservation, descriptor, true);
         if let Err(error) = self.notice_at_open(&file, &descriptor) {
             drop(descriptor);
             self.release(&file);
@@ -172,7 +172,7 @@ impl Cache {
     /// `overcommit` says what happens if `max_open_files` has no room; `None` exceeds it.
     #[cold]
     pub(super) fn descriptor(&self, file: &Arc<CachedFile>, overcommit: Option<Overcommit>) -> Result<Arc<OpenFile>> {
-        let mut backoff = super::backoff::Backoff::new();
+        let mut backoff = Backoff::new();
         loop {
             if let Some(open) = file.descriptor.get() {
                 return Ok(open);
@@ -184,7 +184,7 @@ impl Cache {
                     return Ok(open);
                 }
                 let descriptor = self.reopen(file)?;
-                return Ok(self.descriptors.install(file, reservation, descriptor));
+                return Ok(self.descriptors.install(file, reservation, descriptor, false));
             }
             drop(reservation);
             backoff.pause();

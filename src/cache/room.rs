@@ -94,7 +94,7 @@ impl Patience {
     }
 
     /// Decides after a search for `bytes` without success, and waits if waiting may help. The thread is not in transit
-    /// meanwhile, because it holds nothing.
+    /// during the wait, because it holds nothing.
     pub(super) fn next(
         &mut self,
         budget: &Budget,

@@ -88,7 +88,7 @@ static IS_INSTALLED: OnceLock<()> = OnceLock::new();
 /// Installs the handler for SIGBUS, for the rest of the process's life.
 ///
 /// One call is enough, from any thread, before or after managers are built. Another call does nothing if the handler is
-/// still installed. If another handler was installed meanwhile, it installs the guard over that handler; this works
+/// still installed. If another handler was installed since, it installs the guard over that handler; this works
 /// seven times.
 ///
 /// # Errors

@@ -35,7 +35,7 @@ static GUARD: OnceLock<Guard> = OnceLock::new();
 /// The state of one of our handlers: the action that it replaced.
 ///
 /// There are several handlers, because the guard may be installed again over a handler that another library installed
-/// meanwhile. That library keeps our earlier handler as its previous one, so the earlier handler's own previous one
+/// since. That library keeps our earlier handler as its previous one, so the earlier handler's own previous one
 /// must not change. Otherwise the two would call each other forever.
 struct Link {
     previous: OnceLock<libc::sigaction>,
@@ -72,7 +72,7 @@ const RESERVED: usize = 32;
 const TRIES: usize = 100;
 
 /// Installs the handler for the rest of the process's life. Called again, installs it over handlers that were installed
-/// meanwhile.
+/// since.
 ///
 /// The caller makes sure that no two threads call it concurrently.
 ///
@@ -211,7 +211,7 @@ fn fill(faulted: Range<usize>) -> bool {
 /// Passes the signal on to the previous action of this link: a handler, or the default.
 fn pass_on(link: usize, signal: c_int, info: *mut siginfo_t, context: *mut c_void, is_fault: bool) {
     let Link { previous, is_spent } = &CHAIN[link];
-    // Relaxed: a thread that misses the store calls the previous handler once more, which is harmless.
+    // Relaxed: a thread that misses the store calls the previous handler again, which is harmless.
     let previous = previous.get().filter(|_| is_spent.load(Ordering::Relaxed) == 0);
     let Some(previous) = previous else { return end(signal, is_fault) };
     match previous.sa_sigaction {

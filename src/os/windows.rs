@@ -43,7 +43,7 @@ pub(crate) fn mapping_granularity() -> usize {
     system_info().1
 }
 
-/// Opens a file for reading. Other processes may write, rename and delete it meanwhile.
+/// Opens a file for reading. Other processes may write, rename and delete it at the same time.
 ///
 /// Directories can be opened too: the caller refuses them by their kind.
 pub(crate) fn open(path: &Path) -> io::Result<File> {

@@ -163,7 +163,7 @@
 //!
 //! Protecting a slot costs one store to the reader's own cache line, one load of the slot's word, and the light
 //! barrier, which is no instruction where the OS has the asymmetric one. The owner pays: a heavy barrier and a scan of
-//! all records that ever existed at once, in use or not. An evicting thread scans once more, without the barrier, to
+//! all records that ever existed at once, in use or not. An evicting thread scans again, without the barrier, to
 //! pass over protected slots. So an eviction's cost grows linearly with the number of records that ever existed at
 //! once. Threads that trim or collect share one scan between several slots.
 #![allow(unsafe_code, reason = "the payload of a protected slot; rule 7 of `protocol`")]
@@ -208,7 +208,7 @@ impl<P> Default for HazardDomain<P> {
 }
 
 impl<P> HazardDomain<P> {
-    /// Returns the protected slots, complete for every slot that the caller won before this call (steps O2 and O3).
+    /// Returns the protected slots, complete for every slot that the caller owned before this call (steps O2 and O3).
     ///
     /// Returns `None` if the OS refuses the barrier. The caller must then treat every slot as protected.
     pub(crate) fn scan_after_barrier(&self) -> Option<ProtectedSet<P>> {
@@ -352,7 +352,7 @@ impl<P> HazardPointer<P> {
     where
         P: Payload,
     {
-        // No barrier: the client is released after this store, and an owner wins the slot after that release.
+        // No barrier: the client is released after this store, and an owner gets the slot after that release.
         self.store(client.slot());
         NonNull::from(&**client)
     }

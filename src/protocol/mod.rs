@@ -73,11 +73,11 @@
 //!    leaves it before the unmap. Its table is freed through the epoch. So a pinned evicting thread may find a slot
 //!    that is vacant, or was mapped again, or belongs to a file that is closed. The word decides: `retire` fails, or it
 //!    makes the thread the owner of a real mapping.
-//! 7. **An owner scans before it unmaps.** After it has won a slot (by `retire`, `drain`, or the last release), the
-//!    owner issues the heavy barrier and scans all hazard records. A protected slot is restored. If it drains, its
-//!    token stays on the deferred list until no record protects it, and the owner that deferred it scans once more. If
-//!    the OS refuses the barrier, every slot counts as protected. A detached slot needs no scan: only clients can reach
-//!    it. [`hazard`] states the steps and the proof.
+//! 7. **An owner scans before it unmaps.** After it has become the owner of a slot (by `retire`, `drain`, or the last
+//!    release), the owner issues the heavy barrier and scans all hazard records. A protected slot is restored. If it
+//!    drains, its token stays on the deferred list until no record protects it, and the owner that deferred it scans
+//!    again. If the OS refuses the barrier, every slot counts as protected. A detached slot needs no scan: only clients
+//!    can reach it. [`hazard`] states the steps and the proof.
 //!
 //! # The races to be feared
 //!

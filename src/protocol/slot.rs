@@ -172,7 +172,7 @@ impl<P> Slot<P> {
         if now.0 & (PHASE | DRAINING) != MAPPED {
             return None;
         }
-        // SAFETY: the slot was mapped when the word was loaded. An owner that wins it later does not write the cell
+        // SAFETY: the slot was mapped when the word was loaded. A later owner does not write the cell
         // while the record holds the slot (rules 3 and 7).
         let payload = self.payload.with(|cell| unsafe { &*cell });
         debug_assert!(payload.is_some(), "a mapped slot has a payload");
@@ -201,7 +201,7 @@ impl<P> Slot<P> {
     pub(crate) fn retire(&self) -> Option<UnmapToken<P>> {
         // Acquire: pairs with the Release in `SlotRef::drop`. The last client's reads are over.
         // Release: pairs with the Acquire in the next `begin_load` and in `Budget::in_transit`. What the caller did
-        // before it won the slot is visible there.
+        // before it became the owner is visible there.
         // Relaxed on failure: the payload is not read.
         self.word
             .compare_exchange(MAPPED, RETIRING, Ordering::AcqRel, Ordering::Relaxed)

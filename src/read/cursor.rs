@@ -447,7 +447,7 @@ impl Read for Cursor {
 /// [`window_at`](Cursor::window_at) does.
 ///
 /// `fill_buf` also [checks](Cursor::check) the bytes consumed since its last call, and fails if the file did not have
-/// them. To check the last bytes of the file, call it once more at the end.
+/// them. To check the last bytes of the file, call it again at the end.
 impl BufRead for Cursor {
     fn fill_buf(&mut self) -> io::Result<&[u8]> {
         let consumed = mem::replace(&mut self.filled, self.position)..self.position;

@@ -175,7 +175,7 @@ impl MappedFile {
     ///
     /// A range of at most 256 KiB is copied in three cases: it crosses windows; its window is not mapped and
     /// [`Admission`](crate::Admission) does not find that a mapping pays off; or another thread is mapping or unmapping
-    /// the window. A larger range is always mapped. If it crosses windows, each call maps it anew as a detached region.
+    /// the window. A larger range is always mapped. If it crosses windows, each call maps it again as a detached region.
     ///
     /// # Performance
     ///
@@ -260,7 +260,7 @@ impl Default for Lease {
     }
 }
 
-// What a lease shows never changes, and a panic leaves no count behind that its drop would not take back.
+// The bytes never change, and a panic cannot leave a count that the drop does not undo.
 impl UnwindSafe for Lease {}
 impl RefUnwindSafe for Lease {}
 
