@@ -71,6 +71,8 @@ impl Cache {
                 // This thread's cursor may have left the draining region by a switch, without trying the deferred list.
                 Err(now) if now.is_draining() && self.regions.retry_deferred() > 0 => {}
                 Err(_) if !policy.is_required() => return Ok(self.read_instead()),
+                // `state` is older than the refused `begin_load`: a load that began since is waited for in the next
+                // turn.
                 Err(_) if state.phase() == Phase::Loading && !state.is_draining() => patience.for_room.pause(),
                 Err(_) if for_drain.pause_within(DRAIN_MAX) => {}
                 Err(_) => break self.map_detached(file, self.config.geometry.span(window, file.len()))?,

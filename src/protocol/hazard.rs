@@ -31,7 +31,8 @@
 //!
 //! - R6. Issue the light barrier.
 //! - R7. Load `slot.word`, Relaxed.
-//! - R8. If the slot drains: the caller takes the deferred list and reclaims its tokens, each from O2 on.
+//! - R8 (the caller of `reset`). If the slot drains: the caller takes the deferred list and reclaims its tokens, each
+//!   from O2 on.
 //!
 //! Record, [`new`](HazardPointer::new) and drop:
 //!
@@ -51,6 +52,8 @@
 //! - O5. After a push: issue the heavy barrier again, as in O2.
 //! - O6. Scan again, as in O3. Take the tokens of slots that are no longer protected off the list, and reclaim them
 //!   from O2 on.
+//!
+//! In the cache, `RegionPool::reclaim_unless` does O4, `rescan_deferred` O5 and O6, and `Cursor::release_window` R8.
 //!
 //! # Theorem
 //!
