@@ -37,8 +37,8 @@ impl Drop for Shared {
 /// A file that is open in a [`MapManager`](crate::MapManager).
 ///
 /// This is a handle: cloning it is one atomic increment. All clones, and all other opens of the same file, share its
-/// windows and its length. The file stays readable after its path was removed. The exception: the cache closed its
-/// descriptor before, for [`max_open_files`](crate::Limits::max_open_files) or the limit of the OS.
+/// windows and its length. The file stays readable after its path was removed. The exception: its descriptor was
+/// closed earlier, to stay within [`max_open_files`](crate::Limits::max_open_files) or the limit of the OS.
 ///
 /// # Ways to read
 ///
@@ -86,6 +86,7 @@ impl Drop for Handle {
 
 impl MappedFile {
     pub(crate) fn new(shared: &Arc<Shared>, file: Arc<CachedFile>, path: Option<PathBuf>) -> Self {
+        // `CachedFile::add_name` knows it as well, but keeps only a few names.
         let absolute = path.as_deref().and_then(|path| std::path::absolute(path).ok());
         Self { handle: Arc::new(Handle { path, absolute, file, shared: Arc::clone(shared) }) }
     }
@@ -279,7 +280,7 @@ impl MappedFile {
     /// Maps the windows of `range` and asks the OS to read them ahead, without waiting for these reads.
     ///
     /// If the range has more windows than the budget holds, the call maps the first of them, as many as the budget
-    /// holds. It may wait for room and evict other regions, as all calls that must map. On Windows, it only maps.
+    /// holds. It may wait for room and evict other regions, as all calls do that must map. On Windows, it only maps.
     ///
     /// # Errors
     ///

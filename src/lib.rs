@@ -127,7 +127,7 @@
 //! ```text
 //! open   manager ─▶ identity (device, inode, birth time) ─▶ registry ─▶ MappedFile
 //! hit    inside the cursor's window? ─▶ bytes
-//!        else the window's slot ─▶ protect it (cursor) or count a client (lease) ─▶ bytes
+//!        else the window's slot (slot cache or table) ─▶ protect it (cursor) or count a client (lease) ─▶ bytes
 //! miss   admitted? ─▶ begin_load ─▶ reserve, evicting if necessary ─▶ map ─▶ publish   (not admitted: read the file)
 //! evict  choose a victim ─▶ retire its slot ─▶ scan the hazard records ─▶ unmap ─▶ reuse or release the reservation
 //! ```

@@ -103,7 +103,7 @@ impl Mapping {
         Ok(())
     }
 
-    /// Returns the mapped bytes; 0 after it was unmapped.
+    /// Returns the number of mapped bytes, or 0 after `unmap`.
     #[inline]
     pub(crate) fn len(&self) -> usize {
         self.len

@@ -94,9 +94,9 @@ pub(crate) enum Event {
     /// A miss for which a mapping is attempted.
     Miss,
     /// A miss that is read from the file, so also a copy. The access counts in the window's access frequency.
-    Cold,
-    /// As `Cold`, for a repeated access, which does not count in the frequency.
-    Again,
+    ReadMiss,
+    /// As `ReadMiss`, for a repeated access, which does not count in the frequency.
+    ReadRepeat,
     /// A mapping made.
     Map,
     /// A copy that is neither `Cold` nor `Again`.

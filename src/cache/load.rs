@@ -142,7 +142,7 @@ impl Cache {
             RoomPolicy::Free | RoomPolicy::AtMost(_) => None,
         };
         let descriptor = self.descriptor(file, overcommit)?;
-        // An access to a mapping beyond the end of the file would fault.
+        // An access to a mapping beyond the end of the file would fault. So `Revalidate::AtOpen` asks here as well.
         let len = match self.config.revalidate {
             Revalidate::AtOpen => os::stat(descriptor.file()).map_err(cannot_stat)?.len,
             Revalidate::Never => file.len(),
@@ -255,6 +255,7 @@ enum NotMapped {
     NoRoom(Refused, u64),
     /// The OS refused a mapping of this many bytes.
     NoMaps(io::Error, usize),
+    /// Another failure, with its message.
     Failed(Error),
 }
 

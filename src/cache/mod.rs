@@ -351,8 +351,8 @@ impl Cache {
             }
         }
         if access != Access::Counted {
-            self.stats.count(Event::Again);
-        } else if self.stats.count(Event::Cold) % TICKS == 0 {
+            self.stats.count(Event::ReadRepeat);
+        } else if self.stats.count(Event::ReadMiss) % TICKS == 0 {
             self.tick();
         }
         None
@@ -399,10 +399,10 @@ impl Cache {
         let total = |event| self.stats.total(event);
         Stats {
             hits: total(Event::Hit) + self.regions.hazards.reads(),
-            misses: total(Event::Miss) + total(Event::Cold) + total(Event::Again),
+            misses: total(Event::Miss) + total(Event::ReadMiss) + total(Event::ReadRepeat),
             maps: total(Event::Map),
             unmaps: self.regions.unmapped.total(),
-            copies: total(Event::Copy) + total(Event::Cold) + total(Event::Again),
+            copies: total(Event::Copy) + total(Event::ReadMiss) + total(Event::ReadRepeat),
             evictions: self.regions.evicted.total(),
             overcommits: total(Event::Overcommit),
             mapped_bytes: used.bytes as u64,

@@ -155,6 +155,7 @@ impl Cache {
         closed
     }
 
+    /// Returns the file that `path` leads to, or all files with a name below that directory.
     fn files_at(&self, path: &Path) -> Vec<Arc<CachedFile>> {
         if let Ok(stat) = os::stat_path(path) {
             if stat.kind == Kind::File {

@@ -189,7 +189,7 @@ impl WindowGuard {
             (Some(client), Some(window)) if !client.is_detached() => {
                 // SAFETY: a slot of the cache whose owners scan this domain (see the documentation of the type).
                 self.region = Some(unsafe { self.hazard.protect_client(&client) });
-                self.slots.insert(window, client.place(), client.mapping().address());
+                self.slots.insert(window, client.slot_ptr(), client.mapping().address());
                 self.move_to(start)
             }
             (client, window) => {

@@ -143,8 +143,7 @@ impl<P> Slot<P> {
         .map(|_| Loading { slot: self })
     }
 
-    /// MAPPED(n) → MAPPED(n + 1), unless draining. Returns the word that refused it otherwise, which stays unchanged
-    /// (rule 2).
+    /// MAPPED(n) → MAPPED(n + 1), unless draining. Otherwise returns the word, which stays unchanged (rule 2).
     #[inline]
     pub(crate) fn take(&self) -> Result<SlotRef<P>, Snapshot>
     where
@@ -341,7 +340,7 @@ impl<P: Payload> SlotRef<P> {
     }
 
     /// Returns the address of the slot. The caller must know how long the slot stays allocated.
-    pub(crate) fn place(&self) -> NonNull<Slot<P>> {
+    pub(crate) fn slot_ptr(&self) -> NonNull<Slot<P>> {
         self.slot
     }
 }
