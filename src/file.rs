@@ -80,7 +80,7 @@ struct Handle {
 
 impl Drop for Handle {
     fn drop(&mut self) {
-        self.shared.cache.release(&self.file);
+        self.shared.cache.release_handle(&self.file);
     }
 }
 

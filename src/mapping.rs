@@ -53,7 +53,7 @@ impl Mapping {
             return Err(io::Error::other("the OS mapped the file at address 0"));
         };
         let mapping = Self::from_raw(raw, address, len).realign(file, start)?;
-        fault_guard::protect(mapping.addresses());
+        fault_guard::register(mapping.addresses());
         Ok(mapping)
     }
 
@@ -92,7 +92,7 @@ impl Mapping {
     pub(crate) fn unmap(&mut self) -> io::Result<()> {
         if self.len > 0 {
             // Before unmapping: afterwards the OS may reuse the addresses for another mapping.
-            fault_guard::unprotect(self.addresses());
+            fault_guard::unregister(self.addresses());
             // SAFETY: the mapping was made by `map` and is not unmapped yet, since `len` is not 0. No reference into it
             // exists: references live at most as long as a borrow of `self`, and this borrow is exclusive.
             unsafe { os::unmap(self.address.as_ptr(), self.len) }?;

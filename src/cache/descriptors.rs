@@ -343,9 +343,9 @@ mod tests {
         let file = setting.open(0);
         let again = setting.open(0);
         assert_eq!(setting.open_files(), 1);
-        setting.cache.release(&file);
+        setting.cache.release_handle(&file);
         assert!(is_open(&again));
-        setting.cache.release(&again);
+        setting.cache.release_handle(&again);
         assert_eq!((is_open(&file), setting.open_files()), (false, 0));
     }
 
@@ -374,7 +374,7 @@ mod tests {
         let setting = Setting::new(10);
         let file = setting.open(0);
         let reader = file.descriptor.get().expect("open");
-        setting.cache.release(&file);
+        setting.cache.release_handle(&file);
         assert_eq!((is_open(&file), setting.open_files()), (false, 1));
         drop(reader);
         assert_eq!(setting.open_files(), 0);
@@ -385,7 +385,7 @@ mod tests {
         let setting = Setting::new(10);
         let file = setting.open(0);
         for number in 1..200 {
-            setting.cache.release(&setting.open(number));
+            setting.cache.release_handle(&setting.open(number));
         }
         let entries = setting.cache.descriptors.lock_always().len();
         assert!(entries <= 2 * 2 + 17, "{entries} entries for one open descriptor");

@@ -41,7 +41,7 @@ impl Cache {
         let descriptor = self.descriptors.enter_if_open(&file)?;
         file.add_name(path);
         if self.notice_at_open(&file, &descriptor).is_err() {
-            self.release(&file);
+            self.release_handle(&file);
             return None;
         }
         Some(file)
@@ -76,7 +76,7 @@ impl Cache {
         let descriptor = self.descriptors.install(&file, reservation, descriptor, true);
         if let Err(error) = self.notice_at_open(&file, &descriptor) {
             drop(descriptor);
-            self.release(&file);
+            self.release_handle(&file);
             return Err(error);
         }
         if self.registry.len() == 1 {
@@ -87,7 +87,7 @@ impl Cache {
     }
 
     /// Counts a handle out. With the last one the descriptor closes; mapped windows stay.
-    pub(crate) fn release(&self, file: &CachedFile) {
+    pub(crate) fn release_handle(&self, file: &CachedFile) {
         if file.handles.leave() {
             self.descriptors.close_unneeded(file);
         }

@@ -382,7 +382,7 @@ mod tests {
     impl Drop for Setting {
         fn drop(&mut self) {
             REFUSES_UNMAP.set(false);
-            self.cache.release(&self.file);
+            self.cache.release_handle(&self.file);
             self.cache.shut_down();
         }
     }

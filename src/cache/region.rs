@@ -32,7 +32,7 @@ pub(crate) struct Region {
 // and a `CachedFile` frees its table through the epoch. The owner of a detached slot frees it after it took the payload
 // out.
 unsafe impl Payload for Region {
-    fn orphaned(token: UnmapToken<Self>) {
+    fn last_client_dropped(token: UnmapToken<Self>) {
         let file = Arc::clone(&token.payload().file);
         file.reclaim(token);
     }

@@ -113,7 +113,7 @@ pub fn install() -> Result<()> {
 /// Adds a new mapping to the table, before any reader gets its address.
 ///
 /// Does nothing in a child of `fork`: a thread that does not exist in the child may have held the table's lock.
-pub(crate) fn protect(mapping: Range<usize>) {
+pub(crate) fn register(mapping: Range<usize>) {
     let known = RANGES.get_or_init(|| Known { ranges: AddressTable::default(), process: Process::this() });
     if known.process.is_this() {
         known.ranges.insert(mapping);
@@ -123,8 +123,8 @@ pub(crate) fn protect(mapping: Range<usize>) {
 
 /// Removes a mapping from the table, after its last reader and before it is unmapped.
 ///
-/// Does nothing in a child of `fork`, for the reason given at [`protect`].
-pub(crate) fn unprotect(mapping: Range<usize>) {
+/// Does nothing in a child of `fork`, for the reason given at [`register`].
+pub(crate) fn unregister(mapping: Range<usize>) {
     if let Some(known) = RANGES.get().filter(|known| known.process.is_this()) {
         known.ranges.remove(mapping);
     }

@@ -2,9 +2,9 @@
 
 use std::ops::Range;
 
-pub(crate) fn protect(_mapping: Range<usize>) {}
+pub(crate) fn register(_mapping: Range<usize>) {}
 
-pub(crate) fn unprotect(_mapping: Range<usize>) {}
+pub(crate) fn unregister(_mapping: Range<usize>) {}
 
 #[inline(always)]
 pub(crate) fn any_faulted() -> bool {

@@ -419,7 +419,7 @@ mod tests {
 
     // SAFETY: the slots of these tests outlive their payloads.
     unsafe impl Payload for Number {
-        fn orphaned(token: UnmapToken<Self>) {
+        fn last_client_dropped(token: UnmapToken<Self>) {
             let _ = token.vacate(|_| Ok::<(), ()>(()));
         }
     }
@@ -474,10 +474,10 @@ mod tests {
         assert!(unsafe { hazard.reset() }, "the slot drains");
         assert!(!scan().contains_token(&token));
         assert_eq!(protect(&mut hazard, &one), None, "a draining slot was protected");
-        Number::orphaned(token);
+        Number::last_client_dropped(token);
         drop(two.take().expect("the slot is mapped"));
         let Drain::Owned(token) = two.drain() else { panic!("a slot without clients is owned by the drainer") };
-        Number::orphaned(token);
+        Number::last_client_dropped(token);
     }
 
     #[test]

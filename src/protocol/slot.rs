@@ -78,7 +78,7 @@ impl fmt::Debug for Snapshot {
 pub(crate) unsafe trait Payload: Sized {
     /// Unmaps the payload of a draining slot, or keeps the token for a later try. The thread that dropped the slot's
     /// last client calls it, as the owner.
-    fn orphaned(token: UnmapToken<Self>);
+    fn last_client_dropped(token: UnmapToken<Self>);
 }
 
 /// A place for at most one payload, with the count of its clients. It has cache lines of its own, so that clients of
@@ -382,7 +382,7 @@ impl<P: Payload> Drop for SlotRef<P> {
             // this thread's own subtraction, which continues the release sequence of theirs. An Acquire fence would
             // also do, but the thread sanitizer does not model fences.
             let _ = self.slot().word.load(Ordering::Acquire);
-            P::orphaned(UnmapToken { slot: self.slot });
+            P::last_client_dropped(UnmapToken { slot: self.slot });
         }
     }
 }

@@ -197,7 +197,7 @@ pub(super) struct Region {
 // SAFETY: a slot of the models is in an `Arc` that each thread holds, or in a file. In a file, the region keeps the
 // file, and the slot is freed through the epoch.
 unsafe impl Payload for Region {
-    fn orphaned(token: UnmapToken<Self>) {
+    fn last_client_dropped(token: UnmapToken<Self>) {
         reclaim(token);
     }
 }
