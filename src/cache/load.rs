@@ -276,7 +276,7 @@ impl Cache {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use crate::cache::reclaim::token_of;
     use crate::config::{Admission, Config, Limits, Overcommit, Window};
@@ -284,18 +284,18 @@ mod tests {
     use std::sync::mpsc;
     use std::thread;
 
-    const WINDOW: u64 = 64 << 10;
+    pub(in crate::cache) const WINDOW: u64 = 64 << 10;
     const LONG: Duration = Duration::from_secs(10);
 
-    struct Opened {
-        cache: Arc<Cache>,
-        file: Arc<CachedFile>,
+    pub(in crate::cache) struct Opened {
+        pub(in crate::cache) cache: Arc<Cache>,
+        pub(in crate::cache) file: Arc<CachedFile>,
         on_disk: tempfile::NamedTempFile,
     }
 
     impl Opened {
         /// Makes a cache with room for `windows`, and opens a file of `len` bytes in it.
-        fn new(windows: u64, len: u64) -> Self {
+        pub(in crate::cache) fn new(windows: u64, len: u64) -> Self {
             let limits = Limits { max_mapped_bytes: windows * WINDOW, max_regions: 1_000, max_open_files: 10 };
             let config = Config {
                 geometry: Window::Sliding { bytes: WINDOW }.geometry(limits.max_mapped_bytes).unwrap(),
@@ -310,7 +310,7 @@ mod tests {
             Self { cache, file, on_disk }
         }
 
-        fn slot(&self, window: u64) -> &Slot<Region> {
+        pub(in crate::cache) fn slot(&self, window: u64) -> &Slot<Region> {
             self.file.windows().at(window)
         }
 

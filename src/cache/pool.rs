@@ -316,52 +316,37 @@ fn is_unused(slot: &Slot<Region>) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cache::Cache;
+    use crate::cache::load::tests::{Opened, WINDOW};
     use crate::cache::region::RegionRef;
     use crate::cache::region::tests::REFUSES_UNMAP;
-    use crate::config::{Admission, Config, Limits, Overcommit, Revalidate, Window};
 
-    const WINDOW: u64 = 64 << 10;
     const WINDOWS: u64 = 100;
 
     /// A cache with room for a file of 100 windows.
     struct Setting {
-        cache: Arc<Cache>,
-        file: Arc<CachedFile>,
-        _on_disk: tempfile::NamedTempFile,
+        opened: Opened,
     }
 
     impl Setting {
         fn new() -> Self {
-            let limits = Limits { max_mapped_bytes: WINDOWS * WINDOW, max_regions: 100, max_open_files: 10 };
-            let config = Config {
-                geometry: Window::Sliding { bytes: WINDOW }.geometry(limits.max_mapped_bytes).unwrap(),
-                overcommit: Overcommit::Fail,
-                admission: Admission::Adaptive,
-                revalidate: Revalidate::AtOpen,
-            };
-            let on_disk = tempfile::NamedTempFile::new().unwrap();
-            on_disk.as_file().set_len(WINDOWS * WINDOW).unwrap();
-            let cache = Cache::new(config, limits);
-            let file = cache.open(on_disk.path()).unwrap();
-            Self { cache, file, _on_disk: on_disk }
+            Self { opened: Opened::new(WINDOWS, WINDOWS * WINDOW) }
         }
 
         fn pool(&self) -> &RegionPool {
-            &self.cache.regions
+            &self.opened.cache.regions
         }
 
         /// Maps a window that has this access frequency, at the next entry of the ring.
         fn map(&self, window: u64, frequency: u8) -> RegionRef {
-            (0..frequency).for_each(|_| self.pool().record_access(self.file.windows().at(window)));
-            self.cache.map_window(&self.file, window, WINDOW)
+            (0..frequency).for_each(|_| self.pool().record_access(self.opened.slot(window)));
+            self.opened.cache.map_window(&self.opened.file, window, WINDOW)
         }
 
         /// Returns the window of a victim, after unmapping it.
         fn unmap(&self, victim: Option<UnmapToken<Region>>) -> Option<u64> {
             let token = victim?;
             let mut window = None;
-            self.file.windows().for_each_from(0, |index, slot| {
+            self.opened.file.windows().for_each_from(0, |index, slot| {
                 if slot.snapshot().phase() == Phase::Retiring {
                     assert_eq!(window.replace(index), None, "two windows are retiring");
                 }
@@ -381,9 +366,8 @@ mod tests {
 
     impl Drop for Setting {
         fn drop(&mut self) {
+            // Before `opened` drops, which unmaps everything.
             REFUSES_UNMAP.set(false);
-            self.cache.release_handle(&self.file);
-            self.cache.shut_down();
         }
     }
 
@@ -449,7 +433,7 @@ mod tests {
         let setting = Setting::new();
         let pool = setting.pool();
         drop(setting.map(0, 0));
-        let detached = setting.cache.map_detached(&setting.file, WINDOW..2 * WINDOW).unwrap();
+        let detached = setting.opened.cache.map_detached(&setting.opened.file, WINDOW..2 * WINDOW).unwrap();
         let held = setting.map(2, 0);
         drop(setting.map(3, 0));
         assert_eq!(pool.pinned(), of(2), "one with a client, and a detached one");
