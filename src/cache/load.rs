@@ -290,7 +290,7 @@ pub(super) mod tests {
     pub(in crate::cache) struct Opened {
         pub(in crate::cache) cache: Arc<Cache>,
         pub(in crate::cache) file: Arc<CachedFile>,
-        on_disk: tempfile::NamedTempFile,
+        pub(in crate::cache) on_disk: tempfile::NamedTempFile,
     }
 
     impl Opened {

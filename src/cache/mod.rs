@@ -387,10 +387,14 @@ impl Cache {
         self.regions.tick(TICKS as u32, in_bytes.min(limit.items as u64) as usize, has_room);
     }
 
-    /// Unmaps each unused region.
+    /// Unmaps each unused region, and waits for the collector to unmap those that it owns.
     pub(crate) fn collect(&self) -> Collected {
         reclaim::retry_orphans();
-        let freed = self.regions.collect();
+        let mut freed = self.regions.collect();
+        if self.regions.wait_for_trims() {
+            // The collector may have restored or deferred a region that its last reader has left since.
+            reclaim::add(&mut freed, self.regions.collect());
+        }
         Collected { regions: freed.items, bytes: freed.bytes as u64 }
     }
 

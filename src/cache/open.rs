@@ -143,6 +143,8 @@ impl Cache {
                 Drain::Nothing => {}
             });
             closed.unmapped += self.regions.reclaim_all(tokens).items;
+            // The collector may own other regions of the file. It cannot restore a draining one.
+            self.regions.wait_for_trims();
             closed.still_held += self.regions.count_protected(file.windows());
             closed.still_held += file.detached.count();
             // Windows does not delete a file that is open. Elsewhere handles go on reading by the descriptor, wherever

@@ -10,7 +10,7 @@ use super::region::Region;
 use crate::mapping::Mapping;
 use crate::os::Process;
 use crate::policy::{self, Frequency};
-use crate::protocol::atomics::{Clock, FencedU64};
+use crate::protocol::atomics::{Clock, FencedU64, UserCount};
 use crate::protocol::budget::{Budget, Reservation, Usage};
 use crate::protocol::clock_ring::ClockRing;
 use crate::protocol::hazard::{HazardDomain, ProtectedSet};
@@ -43,6 +43,8 @@ pub(super) struct RegionPool {
     /// Detached regions are always in use, and are in no ring.
     detached_items: Tally,
     detached_bytes: Tally,
+    /// Threads that trim, and may own regions that are neither unmapped nor deferred yet.
+    pub(super) trims: UserCount,
 }
 
 impl RegionPool {
@@ -60,6 +62,7 @@ impl RegionPool {
             evicted: Tally::default(),
             detached_items: Tally::default(),
             detached_bytes: Tally::default(),
+            trims: UserCount::default(),
         }
     }
 
@@ -319,6 +322,8 @@ mod tests {
     use crate::cache::load::tests::{Opened, WINDOW};
     use crate::cache::region::RegionRef;
     use crate::cache::region::tests::REFUSES_UNMAP;
+    use crate::cache::room::TRANSIT_MAX;
+    use std::time::Instant;
 
     const WINDOWS: u64 = 100;
 
@@ -453,5 +458,21 @@ mod tests {
         assert_eq!((pool.pinned(), pool.budget.used()), (of(0), of(1)), "the region that was held is unused now");
         assert_eq!(pool.collect(), of(1));
         assert_eq!(pool.budget.used(), of(0));
+    }
+
+    #[test]
+    fn collect_and_close_wait_for_a_thread_that_trims() {
+        let setting = Setting::new();
+        let cache = &setting.opened.cache;
+        setting.pool().trims.enter();
+        let start = Instant::now();
+        assert_eq!(cache.collect().regions, 0);
+        assert!(start.elapsed() >= TRANSIT_MAX);
+        let start = Instant::now();
+        assert_eq!(cache.close(setting.opened.on_disk.path()).unmapped, 0);
+        assert!(start.elapsed() >= TRANSIT_MAX);
+        assert!(setting.pool().trims.leave());
+        setting.pool().trim(|| 0);
+        assert_eq!(setting.pool().trims.count(), 0);
     }
 }

@@ -8,8 +8,10 @@
 use std::mem;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use super::backoff::Backoff;
 use super::pool::RegionPool;
 use super::region::Region;
+use super::room::TRANSIT_MAX;
 use super::{Cache, CachedFile};
 use crate::protocol::budget::{Reservation, Usage};
 use crate::protocol::hazard::{ProtectedSet, acquire_after_last_reader};
@@ -131,6 +133,7 @@ impl RegionPool {
 
     /// Evicts unused regions, in batches, until `excess` returns 0 or no region can be evicted.
     pub(super) fn trim(&self, excess: impl Fn() -> usize) {
+        self.trims.enter();
         self.retry_deferred();
         loop {
             let batch = excess().min(BATCH);
@@ -146,6 +149,18 @@ impl RegionPool {
                 break;
             }
         }
+        let _ = self.trims.leave();
+    }
+
+    /// Waits until the regions that other threads were trimming are unmapped, restored or deferred, but at most
+    /// [`TRANSIT_MAX`]. Returns `true` if it waited.
+    pub(super) fn wait_for_trims(&self) -> bool {
+        let mut backoff = Backoff::new();
+        let mut has_waited = false;
+        while self.trims.count() > 0 && backoff.pause_within(TRANSIT_MAX) {
+            has_waited = true;
+        }
+        has_waited
     }
 
     /// Unmaps each unused region. Returns their number and bytes.
@@ -222,7 +237,7 @@ pub(super) fn token_of(drained: Drain<Region>) -> Option<UnmapToken<Region>> {
     }
 }
 
-fn add(sum: &mut Usage, more: Usage) {
+pub(super) fn add(sum: &mut Usage, more: Usage) {
     sum.items += more.items;
     sum.bytes += more.bytes;
 }

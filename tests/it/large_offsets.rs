@@ -124,7 +124,9 @@ fn reads_of_8_gib_in_4_mib_windows_stay_within_1_gib() {
     let stats = maps.stats();
     let peak = stats.peak_mapped_bytes;
     assert!(peak > BUDGET / 2 && peak <= BUDGET, "the peak is above half the budget and within it: {stats:?}");
-    assert!(stats.maps >= WINDOWS && stats.evictions >= WINDOWS - BUDGET / WINDOW, "{stats:?}");
+    // The collector counts an eviction after the unmap, once for each batch.
+    assert!(stats.maps >= WINDOWS && stats.unmaps >= WINDOWS - BUDGET / WINDOW, "{stats:?}");
+    assert!(stats.evictions > WINDOWS / 2, "{stats:?}");
     assert_eq!((stats.overcommits, stats.pinned_regions), (0, 0), "{stats:?}");
     maps.collect();
     assert!(dir.mapped().is_none_or(|mapped| mapped.bytes == 0), "{:?}", maps.stats());
