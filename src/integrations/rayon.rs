@@ -1,6 +1,5 @@
 //! Feature `rayon`: the windows of a file as a parallel iterator.
 
-use std::fmt;
 use std::ops::Range;
 
 use rayon::iter::plumbing::{Consumer, ProducerCallback, UnindexedConsumer};
@@ -25,7 +24,7 @@ use crate::{Lease, MappedFile, Result};
 /// assert_eq!(bytes as u64, std::fs::metadata("Cargo.toml").unwrap().len());
 /// # Ok::<(), smmap::Error>(())
 /// ```
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 #[must_use = "iterators are lazy and do nothing unless consumed"]
 pub struct ParWindows {
     file: MappedFile,
@@ -33,23 +32,14 @@ pub struct ParWindows {
 }
 
 impl MappedFile {
-    /// Returns an indexed parallel iterator over the windows of the file, each as a [`Lease`].
-    ///
-    /// # Errors
-    ///
-    /// Each item fails as those of [`windows`](Self::windows) do.
-    ///
-    /// # Panics
-    ///
-    /// Panics as [`windows`](Self::windows) does.
+    /// Returns an indexed parallel iterator over the windows of the file, each as a [`Lease`]. The errors and panics are
+    /// those of [`windows`](Self::windows).
     ///
     /// # Examples
     ///
     /// ```
     /// use rayon::prelude::*;
-    /// # use smmap::MapManager;
-    /// // SAFETY: no process changes or truncates the files of this example.
-    /// let maps = unsafe { MapManager::builder().build()? };
+    /// # let maps = unsafe { smmap::MapManager::builder().build()? }; // SAFETY: no process changes the files.
     /// assert_eq!(maps.open("Cargo.toml")?.par_windows().len(), 1);
     /// # Ok::<(), smmap::Error>(())
     /// ```
@@ -90,11 +80,5 @@ impl IndexedParallelIterator for ParWindows {
 
     fn with_producer<CB: ProducerCallback<Self::Item>>(self, callback: CB) -> CB::Output {
         self.leases().with_producer(callback)
-    }
-}
-
-impl fmt::Debug for ParWindows {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ParWindows").field("file", &self.file).field("windows", &self.windows).finish()
     }
 }

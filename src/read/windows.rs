@@ -1,6 +1,5 @@
 //! [`Windows`]: an iterator over the windows of a file.
 
-use std::fmt;
 use std::iter::FusedIterator;
 use std::ops::Range;
 
@@ -10,9 +9,9 @@ use crate::file::MappedFile;
 
 /// An iterator over the windows of a file, in order, each as a [`Lease`]. Made by [`MappedFile::windows`].
 ///
-/// `next` maps the window that it returns. If the window is not in memory, `next` also has it read from the disk. On
-/// Linux, it returns after that read. The cache may unmap a window after its lease is dropped, so a file of any size
-/// can be read within any budget that holds one window.
+/// `next` maps the window that it returns. If the window is not in memory, `next` also has it read from the disk, and
+/// on Linux waits for that. The cache may unmap a window after its lease is dropped, so a file of any size can be read
+/// within any budget that holds one window.
 ///
 /// The number of windows is fixed when the iterator is made. If the file has become shorter, the windows past its new
 /// end are empty leases.
@@ -31,7 +30,7 @@ use crate::file::MappedFile;
 /// assert_eq!(lines, std::fs::read_to_string("src/lib.rs").unwrap().lines().count());
 /// # Ok::<(), smmap::Error>(())
 /// ```
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 #[must_use = "iterators are lazy and do nothing unless consumed"]
 pub struct Windows {
     file: MappedFile,
@@ -39,9 +38,7 @@ pub struct Windows {
 }
 
 impl MappedFile {
-    /// Returns an iterator over the windows of the file, in order.
-    ///
-    /// Each lease that is kept keeps its window mapped.
+    /// Returns an iterator over the windows of the file, in order. Each lease that is kept keeps its window mapped.
     ///
     /// # Errors
     ///
@@ -56,9 +53,7 @@ impl MappedFile {
     /// # Examples
     ///
     /// ```
-    /// # use smmap::MapManager;
-    /// // SAFETY: no process changes or truncates the files of this example.
-    /// let maps = unsafe { MapManager::builder().build()? };
+    /// # let maps = unsafe { smmap::MapManager::builder().build()? }; // SAFETY: no process changes the files.
     /// assert_eq!(maps.open("Cargo.toml")?.windows().len(), 1);
     /// # Ok::<(), smmap::Error>(())
     /// ```
@@ -109,9 +104,3 @@ impl DoubleEndedIterator for Windows {
 
 impl ExactSizeIterator for Windows {}
 impl FusedIterator for Windows {}
-
-impl fmt::Debug for Windows {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Windows").field("file", &self.file).field("left", &self.left).finish()
-    }
-}
