@@ -37,20 +37,10 @@ impl Drop for Shared {
 /// A file that is open in a [`MapManager`](crate::MapManager).
 ///
 /// This is a handle: cloning it is one atomic increment. All clones, and all other opens of the same file, share its
-/// windows and its length. The file stays readable after its path was removed. The exception: its descriptor was
-/// closed earlier, to stay within [`max_open_files`](crate::Limits::max_open_files) or the limit of the OS.
+/// windows and its length. [Ways to read](crate#ways-to-read) compares the calls that read it.
 ///
-/// # Ways to read
-///
-/// | | returns | cost of a hit | use for |
-/// |---|---|---|---|
-/// | [`cursor`](Self::cursor) | `&[u8]`, valid until its next call | none inside its window; one private store to enter another | reads of one thread, often near each other |
-/// | [`lease`](Self::lease) | an owned [`Lease`](crate::Lease) | two shared writes | bytes to keep, or to send to other threads |
-/// | [`read_at`](Self::read_at) | a copy | two shared writes and the copy | small records |
-/// | [`windows`](Self::windows) | a lease of each window | two shared writes | whole files |
-/// | [`buffer`](Self::buffer) | bytes, slices, searches | as a cursor | text |
-///
-/// A *shared write* is an atomic write to a word that all clients of the window share.
+/// The file stays readable after its path was removed, unless its descriptor was closed before, to stay within
+/// [`max_open_files`](crate::Limits::max_open_files) or the limit of the OS.
 ///
 /// # Examples
 ///
@@ -99,9 +89,7 @@ impl MappedFile {
     /// # Examples
     ///
     /// ```
-    /// # use smmap::MapManager;
-    /// // SAFETY: no process changes or truncates the files of this example.
-    /// let maps = unsafe { MapManager::builder().build()? };
+    /// # let maps = unsafe { smmap::MapManager::builder().build()? }; // SAFETY: no process changes the files.
     /// assert_eq!(maps.open("Cargo.toml")?.len(), std::fs::metadata("Cargo.toml").unwrap().len());
     /// # Ok::<(), smmap::Error>(())
     /// ```
@@ -115,9 +103,7 @@ impl MappedFile {
     /// # Examples
     ///
     /// ```
-    /// # use smmap::MapManager;
-    /// // SAFETY: no process changes or truncates the files of this example.
-    /// let maps = unsafe { MapManager::builder().build()? };
+    /// # let maps = unsafe { smmap::MapManager::builder().build()? }; // SAFETY: no process changes the files.
     /// assert!(!maps.open("Cargo.toml")?.is_empty());
     /// # Ok::<(), smmap::Error>(())
     /// ```
@@ -131,9 +117,7 @@ impl MappedFile {
     /// # Examples
     ///
     /// ```
-    /// # use smmap::MapManager;
-    /// // SAFETY: no process changes or truncates the files of this example.
-    /// let maps = unsafe { MapManager::builder().build()? };
+    /// # let maps = unsafe { smmap::MapManager::builder().build()? }; // SAFETY: no process changes the files.
     /// assert_eq!(maps.open("Cargo.toml")?.path(), Some("Cargo.toml".as_ref()));
     /// # Ok::<(), smmap::Error>(())
     /// ```
@@ -143,10 +127,9 @@ impl MappedFile {
 
     /// Asks the OS whether the file has grown, shrunk, or been modified, replaced or deleted. Takes two `stat` calls.
     ///
-    /// A new length takes effect at once for all handles. Regions that a change of length made out of date are unmapped
-    /// when their last client releases them. Later reads map those windows again. If a cursor leaves such a region by
-    /// moving to another window, the region is unmapped by the next reader of that window, or by the collector within
-    /// about a second.
+    /// A new length takes effect at once for all handles. Regions that it makes out of date are unmapped when their
+    /// last client releases them, and later reads map those windows again. If a cursor leaves such a region by moving
+    /// to another window, the next reader of the old window unmaps the region, or the collector within about a second.
     ///
     /// # Errors
     ///
@@ -179,10 +162,8 @@ impl MappedFile {
         self.cache().refresh(self.cached(), self.handle.absolute.as_deref()).map_err(|error| error.at(self.path()))
     }
 
-    /// Copies bytes from `offset` into `buf`. Returns the number of bytes copied.
-    ///
-    /// The call fills `buf`, unless the file ends first: then it copies up to the end. It returns 0 if `offset` is at
-    /// or past the end. Any number of threads may read at the same time.
+    /// Copies bytes from `offset` into `buf`, up to its length or the end of the file. Returns the number of bytes
+    /// copied, which is 0 if `offset` is at or past the end.
     ///
     /// Bytes of mapped windows are copied from the mapping. Other windows are mapped if [`Admission`](crate::Admission)
     /// finds that this pays off, and read from the file otherwise. The call never waits for room in the budget, and
@@ -199,9 +180,7 @@ impl MappedFile {
     /// # Examples
     ///
     /// ```
-    /// # use smmap::MapManager;
-    /// // SAFETY: no process changes or truncates the files of this example.
-    /// let maps = unsafe { MapManager::builder().build()? };
+    /// # let maps = unsafe { smmap::MapManager::builder().build()? }; // SAFETY: no process changes the files.
     /// let file = maps.open("Cargo.toml")?;
     /// let mut buf = [0; 9];
     /// assert_eq!((file.read_at(&mut buf, 0)?, &buf), (9, b"[package]"));
@@ -217,7 +196,7 @@ impl MappedFile {
         Ok(len)
     }
 
-    /// Fills `buf` with the bytes from `offset`. Apart from that, works as [`read_at`](Self::read_at).
+    /// Fills `buf` with the bytes from `offset`. Otherwise works as [`read_at`](Self::read_at).
     ///
     /// # Errors
     ///
@@ -227,9 +206,8 @@ impl MappedFile {
     /// # Examples
     ///
     /// ```
-    /// # use smmap::{ErrorKind, MapManager};
-    /// // SAFETY: no process changes or truncates the files of this example.
-    /// let maps = unsafe { MapManager::builder().build()? };
+    /// # use smmap::ErrorKind;
+    /// # let maps = unsafe { smmap::MapManager::builder().build()? }; // SAFETY: no process changes the files.
     /// let file = maps.open("Cargo.toml")?;
     /// let mut buf = [0; 7];
     /// file.read_exact_at(&mut buf, 1)?;
@@ -238,12 +216,8 @@ impl MappedFile {
     /// # Ok::<(), smmap::Error>(())
     /// ```
     pub fn read_exact_at(&self, buf: &mut [u8], offset: u64) -> Result<()> {
-        // A buffer that would end beyond what can be counted ends past every file.
-        let end = offset.saturating_add(buf.len() as u64);
-        let range = self.resolve(&(offset..end))?;
-        if range.end - range.start < buf.len() as u64 {
-            return Err(self.out_of_bounds(range));
-        }
+        // A saturated end lies past the end of every file.
+        let range = self.resolve(&(offset..offset.saturating_add(buf.len() as u64)))?;
         self.copy(range, buf)
     }
 
@@ -251,9 +225,8 @@ impl MappedFile {
     ///
     /// The call reads each page of the range, and so may wait for the disk. It maps nothing and does not need
     /// `fault_guard`. Pages of mapped windows are loaded into memory, as far as memory allows (Linux 5.14 or later).
-    /// Pages of other windows, and all pages on other systems, are read from the file. O(bytes).
-    ///
-    /// The result holds for the moment of the call only: the file may be truncated right after.
+    /// Pages of other windows, and all pages on other systems, are read from the file. O(bytes). The file may be
+    /// truncated right after the call.
     ///
     /// # Errors
     ///
@@ -265,11 +238,8 @@ impl MappedFile {
     /// # Examples
     ///
     /// ```
-    /// # use smmap::MapManager;
-    /// // SAFETY: no process changes or truncates the files of this example.
-    /// let maps = unsafe { MapManager::builder().build()? };
-    /// let file = maps.open("Cargo.toml")?;
-    /// file.verify(..)?;
+    /// # let maps = unsafe { smmap::MapManager::builder().build()? }; // SAFETY: no process changes the files.
+    /// maps.open("Cargo.toml")?.verify(..)?;
     /// # Ok::<(), smmap::Error>(())
     /// ```
     pub fn verify(&self, range: impl RangeBounds<u64>) -> Result<()> {
@@ -279,8 +249,8 @@ impl MappedFile {
 
     /// Maps the windows of `range` and asks the OS to read them ahead, without waiting for these reads.
     ///
-    /// If the range has more windows than the budget holds, the call maps the first of them, as many as the budget
-    /// holds. It may wait for room and evict other regions, as all calls do that must map. On Windows, it only maps.
+    /// Of a range with more windows than the budget holds, the call maps the first that fit. It may wait for room and
+    /// evict other regions, as all calls do that must map. On Windows, it only maps.
     ///
     /// # Errors
     ///
@@ -293,9 +263,7 @@ impl MappedFile {
     /// # Examples
     ///
     /// ```
-    /// # use smmap::MapManager;
-    /// // SAFETY: no process changes or truncates the files of this example.
-    /// let maps = unsafe { MapManager::builder().build()? };
+    /// # let maps = unsafe { smmap::MapManager::builder().build()? }; // SAFETY: no process changes the files.
     /// let file = maps.open("Cargo.toml")?;
     /// file.prefetch(..)?;
     /// file.lease(..)?;
@@ -333,7 +301,6 @@ impl MappedFile {
         &self.cache().config().geometry
     }
 
-    /// Returns `range` as two offsets, or an error if it does not lie inside the file.
     #[inline]
     pub(crate) fn resolve(&self, range: &impl RangeBounds<u64>) -> Result<Range<u64>> {
         geometry::resolve(range, self.len()).map_err(|range| self.out_of_bounds(range))
@@ -389,8 +356,8 @@ impl MappedFile {
         copied.map_err(|error| self.named(error.within(offset..end)))
     }
 
-    /// Returns an error if `bytes` are suspect, and are not those of the file from `offset` on. `region` is the one
-    /// that they are part of, or `None` for a copy, which was checked when it was made.
+    /// Returns an error if `bytes`, a part of `region`, are suspect and not those of the file from `offset` on. A copy
+    /// has no region: it was checked when it was made.
     #[inline]
     pub(crate) fn validate(&self, region: Option<&Region>, offset: u64, bytes: &[u8]) -> Result<()> {
         match region {
@@ -415,8 +382,7 @@ impl MappedFile {
         copied.map_err(|error| self.named(error.within(range)))
     }
 
-    /// Replaces the content of `bytes` by `range`, for which [`acquire`](Self::acquire) returned
-    /// [`Acquired::ReadFile`].
+    /// Replaces the content of `bytes` by `range`, for which `acquire` returned [`Acquired::ReadFile`].
     pub(crate) fn copy_into(&self, range: Range<u64>, bytes: &mut Vec<u8>) -> Result<()> {
         // Only bytes that were not there before are filled with zeros, because the read replaces all of them.
         let len = (range.end - range.start) as usize;

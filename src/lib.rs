@@ -34,13 +34,13 @@
 //!
 //! # Ways to read
 //!
-//! | | returns | keeps mapped | copies instead of mapping |
-//! |---|---|---|---|
-//! | [`Cursor`] | `&[u8]`, valid until the next call; `Read`, `BufRead`, `Seek` | one window, until the cursor moves to another, is released or is dropped | `slice` and `Read`: small ranges; `window_at` and `BufRead`: never |
-//! | [`Lease`] | owned bytes at a fixed address; [`Send`], [`Sync`], `'static` | its region, until it is dropped | small ranges |
-//! | [`MappedFile::read_at`] | bytes in the caller's buffer | nothing | always copies |
-//! | [`Windows`], `par_windows` | one lease for each window | as leases do | never |
-//! | [`Buffer`] | bytes, slices, searches, lines | one window, as a cursor does | `slice` and `get`: small ranges |
+//! | | returns | cost of a hit | keeps mapped | copies instead of mapping |
+//! |---|---|---|---|---|
+//! | [`Cursor`] | `&[u8]`, valid until the next call; `Read`, `BufRead`, `Seek` | none inside its window; one private store to enter another | one window, until the cursor moves to another, is released or is dropped | `slice` and `Read`: small ranges; `window_at` and `BufRead`: never |
+//! | [`Lease`] | owned bytes at a fixed address; [`Send`], [`Sync`], `'static` | two shared writes | its region, until it is dropped | small ranges |
+//! | [`MappedFile::read_at`] | bytes in the caller's buffer | two shared writes and the copy | nothing | always copies |
+//! | [`Windows`], `par_windows` | one lease for each window | two shared writes | as leases do | never |
+//! | [`Buffer`] | bytes, slices, searches, lines | as a cursor | one window, as a cursor does | `slice` and `get`: small ranges |
 //!
 //! *Small* is at most 256 KiB. A small range is copied if it crosses windows, or if its window is not mapped and a
 //! mapping would not pay off. [`Admission`] decides the latter, even if the budget has room. A larger range is always
@@ -52,8 +52,7 @@
 //! to mapped bytes: in async code, use a thread that may block.
 //!
 //! Mapped bytes count in the budget; copies do not. A lease that is a copy takes up to 256 KiB of memory until it is
-//! dropped. A cursor keeps one copy buffer of up to 256 KiB until it is released. [`Overcommit`] decides the outcome of
-//! a call that must map while everything in the budget is in use.
+//! dropped. A cursor keeps one copy buffer of up to 256 KiB until it is released.
 //!
 //! # Guarantees
 //!
@@ -98,40 +97,6 @@
 //! once) remains until its file is forgotten, even after the window was unmapped. Hazard records are allocated 16 at
 //! once, reused by later cursors, and freed with the manager.
 //!
-//! # Architecture
-//!
-//! Dependencies point down only; `tests/it/architecture.rs` checks that.
-//!
-//! ```text
-//! integrations/            traits of other crates: bytes, rayon, stable_deref_trait
-//! read/                    cursor, lease, buffer, windows
-//! manager, file            MapManager and its builder; MappedFile, the handle of an open file
-//! cache/                   file, open, descriptors      known files and their descriptors
-//!                          load, room, reclaim          miss, eviction, unmapping
-//!                          pool, region, window_guard   mapped regions, their clients and readers
-//!                          validate, copy               truncated files; reads without a mapping
-//!                          registry, collector, backoff
-//! mapping                  one mapped range of a file
-//! fault_guard, stats       SIGBUS on mapped files; counters
-//! protocol/, policy        lock-free structures without I/O; pure decisions: what to map, what to evict
-//! sync, os, error, geometry, config
-//! ```
-//!
-//! `protocol/` is concurrency without I/O; the models in `loom-tests/` compile these very files. `mapping` and `os/`
-//! are I/O without concurrency. `policy` and `geometry` decide without either. One module each uses memmap2
-//! (`mapping`), dashmap (`cache/registry`) and crossbeam-epoch (`sync/epoch`); only `os/` and `sync/barrier` call the
-//! OS directly. `unsafe` code is limited to `os/`, `sync/barrier`, `mapping`, `cache/region`, `cache/window_guard`, and
-//! `slot`, `hazard` and `clock_ring` in `protocol/`; two more places only make a promise: `build` and the impls of
-//! `stable_deref_trait`.
-//!
-//! ```text
-//! open   manager ─▶ identity (device, inode, birth time) ─▶ registry ─▶ MappedFile
-//! hit    inside the cursor's window? ─▶ bytes
-//!        else the window's slot (slot cache or table) ─▶ protect it (cursor) or count a client (lease) ─▶ bytes
-//! miss   admitted? ─▶ begin_load ─▶ reserve, evicting if necessary ─▶ map ─▶ publish   (not admitted: read the file)
-//! evict  choose a victim ─▶ retire its slot ─▶ scan the hazard records ─▶ unmap ─▶ reuse or release the reservation
-//! ```
-//!
 //! # Features
 //!
 //! No feature is on by default.
@@ -143,6 +108,9 @@
 //! | `stable_deref_trait` | `StableDeref` and `CloneStableDeref` for [`Lease`] |
 //! | `serde` | `Serialize` and `Deserialize` for [`Limits`] and [`Stats`] |
 //! | `fault-guard` (Unix) | the module `fault_guard`: reading a file that was truncated while mapped is an error instead of the end of the process |
+
+// Dependencies point down only: each module uses those above it. docs/architecture.md has the job of each module, and
+// the paths of an open, a hit, a miss and an eviction through them.
 
 mod config;
 mod error;
