@@ -30,8 +30,8 @@ pub enum Window {
     Sliding {
         /// Bytes of one window. Must not be 0.
         ///
-        /// The size is rounded up to a multiple of the mapping granularity: a page, or 64 KiB on Windows. A size above
-        /// `max_mapped_bytes` is reduced to the budget.
+        /// The size is rounded up to a multiple of the mapping granularity: a page, or 64 KiB on Windows. It is reduced
+        /// to `max_mapped_bytes` if it is larger.
         bytes: u64,
     },
     /// One window for each file. Python smmap's `StaticWindowMapManager`.
@@ -45,8 +45,7 @@ impl Default for Window {
     /// Returns sliding windows of 16 MiB, or of 4 MiB on 32-bit systems.
     ///
     /// A sequential scan in windows of 16 MiB takes a few per cent more processor time than one through a mapping of
-    /// the whole file. Windows of 2 MiB take an eighth more. Windows of 1 MiB, into which no large page fits, take more
-    /// than twice as much.
+    /// the whole file. Windows of 2 MiB take an eighth more, and windows of 1 MiB more than twice as much.
     fn default() -> Self {
         Window::Sliding { bytes: if cfg!(target_pointer_width = "64") { 16 << 20 } else { 4 << 20 } }
     }
@@ -153,10 +152,9 @@ pub enum Admission {
 pub enum Revalidate {
     /// Check the length at each open and before each mapping, and check the names once a second.
     ///
-    /// Opening a file that is already open adopts a new length. A window is mapped only if the file still reaches to
-    /// its end. The collector checks each second whether the known paths still lead to their files, and unmaps the
-    /// unused regions of deleted and replaced files. Each open and each mapping costs one `stat` more, less than a
-    /// tenth of either.
+    /// A window is mapped only if the file still reaches to its end. The collector unmaps the unused regions of files
+    /// whose known paths no longer lead to them. Each open and each mapping costs one `stat` more, less than a tenth of
+    /// either.
     #[default]
     AtOpen,
     /// Assume that files keep their length and their names, as immutable segments do.
@@ -215,21 +213,15 @@ impl Default for Limits {
 }
 
 impl Limits {
-    /// Checks that no limit is 0.
-    ///
-    /// # Errors
-    ///
-    /// Returns [`InvalidConfig`](ErrorKind::InvalidConfig) with the name of the first limit that is 0.
+    /// Returns an error that names the first limit that is 0, if there is one.
     pub(crate) fn validate(&self) -> Result<()> {
-        let zero = [
-            (self.max_mapped_bytes == 0, "max_mapped_bytes"),
-            (self.max_regions == 0, "max_regions"),
-            (self.max_open_files == 0, "max_open_files"),
-        ];
-        match zero.iter().find(|(is_zero, _)| *is_zero) {
-            Some((_, name)) => Err(Error::new(ErrorKind::InvalidConfig, format!("{name} is 0: set it to at least 1"))),
-            None => Ok(()),
-        }
+        let name = match self {
+            Self { max_mapped_bytes: 0, .. } => "max_mapped_bytes",
+            Self { max_regions: 0, .. } => "max_regions",
+            Self { max_open_files: 0, .. } => "max_open_files",
+            _ => return Ok(()),
+        };
+        Err(Error::new(ErrorKind::InvalidConfig, format!("{name} is 0: set it to at least 1")))
     }
 }
 
@@ -243,14 +235,8 @@ pub(crate) struct Config {
 }
 
 impl Window {
-    /// Returns the division of files into windows, for a budget of `max_mapped_bytes`.
-    ///
-    /// The size of a window is rounded up to the mapping granularity and then reduced to the budget.
-    ///
-    /// # Errors
-    ///
-    /// Returns [`InvalidConfig`](ErrorKind::InvalidConfig) if a window has 0 bytes, or if the budget is smaller than
-    /// the mapping granularity.
+    /// Returns the division of files into windows. Their size is rounded up to the mapping granularity and then reduced
+    /// to the budget.
     pub(crate) fn geometry(self, max_mapped_bytes: u64) -> Result<Geometry> {
         let bytes = match self {
             Window::WholeFile => return Ok(Geometry::whole_file()),
@@ -273,7 +259,7 @@ impl Window {
 
 /// The limits in force, as [`MapManager::limits`](crate::MapManager::limits) reports them.
 ///
-/// Budget decisions do not read this value: reservations compare with `Budget::limit`. So the lock delays no reader.
+/// Reservations compare with `Budget::limit` instead, so the lock delays no reader.
 #[derive(Debug)]
 pub(crate) struct LiveLimits(Mutex<Limits>);
 
@@ -286,18 +272,16 @@ impl LiveLimits {
         *self.lock()
     }
 
-    /// Replaces the limits, then calls `apply` while the lock is held.
-    ///
-    /// `apply` sets the limits of the budgets. The lock orders concurrent changes, so the last change determines both.
+    /// Replaces the limits, and calls `apply`, which sets those of the budgets. The lock orders concurrent changes, so
+    /// the last change determines both.
     pub(crate) fn set(&self, limits: Limits, apply: impl FnOnce()) {
         let mut current = self.lock();
         *current = limits;
         apply();
     }
 
-    /// Locks the limits. A poisoned lock is recovered: the limits are replaced in one assignment, so they are
-    /// consistent.
     fn lock(&self) -> MutexGuard<'_, Limits> {
+        // Limits are replaced in one assignment, so those behind a poisoned lock are consistent.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

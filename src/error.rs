@@ -11,9 +11,8 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 /// The reason why a call failed: [`kind`](Error::kind) for programs, `Display` for people.
 ///
 /// The message names the file and the byte range if they are known, and the remedy if there is one. The error that the
-/// OS reported is at the end of the message, and is the [`source`](error::Error::source).
-///
-/// An `Error` is one word in size, so that `Result`s stay small. It converts to [`io::Error`].
+/// OS reported is at the end of the message, and is the [`source`](error::Error::source). An `Error` is one word in
+/// size. It converts to [`io::Error`].
 ///
 /// # Examples
 ///
@@ -84,24 +83,20 @@ impl Error {
         Self(Box::new(Details { kind, message: message.into(), path: None, range: None, source: None }))
     }
 
-    /// Returns an error of kind [`Io`](ErrorKind::Io). `message` names the operation that failed.
     pub(crate) fn io(message: impl Into<Cow<'static, str>>, source: io::Error) -> Self {
         Self::new(ErrorKind::Io, message).because(source)
     }
 
-    /// Adds the error of the OS.
     pub(crate) fn because(mut self, source: io::Error) -> Self {
         self.0.source = Some(source);
         self
     }
 
-    /// Adds the path of the file.
     pub(crate) fn at(mut self, path: Option<&Path>) -> Self {
         self.0.path = path.map(Path::to_path_buf);
         self
     }
 
-    /// Adds the byte range in the file.
     pub(crate) fn within(mut self, range: Range<u64>) -> Self {
         self.0.range = Some(range);
         self
@@ -112,18 +107,14 @@ impl Error {
         self.0.kind
     }
 
-    /// Returns the path of the file that the call failed on: the path that it was opened by, or another known path of
-    /// it.
-    ///
+    /// Returns the path of the file that the call failed on: the one that it was opened by, or another known path.
     /// Returns `None` if the file has no known path, or if the failure concerns no file.
     pub fn path(&self) -> Option<&Path> {
         self.0.path.as_deref()
     }
 
-    /// Returns the byte range of the file that the call failed on, if the failure concerns one.
-    ///
-    /// This is the requested range, or a range from the start of the window. If the requested range was reversed, then
-    /// `start > end`.
+    /// Returns the byte range of the file that the call failed on, if the failure concerns one: the requested range,
+    /// which may be reversed, or a range from the start of the window.
     pub fn range(&self) -> Option<Range<u64>> {
         self.0.range.clone()
     }

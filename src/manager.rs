@@ -11,11 +11,11 @@ use crate::error::{Error, Result};
 use crate::file::{MappedFile, Shared};
 use crate::stats::Stats;
 
-/// A cache of mapped file regions. Clones share the cache.
+/// A cache of mapped file regions.
 ///
 /// A manager opens files. Threads read their windows through the handles, each a [`MappedFile`]. Each window is mapped
-/// once for all readers. An unused window stays mapped until the budget ([`Limits`]) needs its room. Cloning a manager
-/// is one atomic increment.
+/// once for all readers. An unused window stays mapped until the budget ([`Limits`]) needs its room. Clones of a
+/// manager share the cache; cloning is one atomic increment.
 ///
 /// # The collector
 ///
@@ -79,11 +79,10 @@ impl MapManager {
         MapManagerBuilder::default()
     }
 
-    /// Opens a file by its path.
+    /// Opens a file by its path. Maps nothing. An empty file is not an error.
     ///
     /// All opens of one file share one cache entry, whether by another name, a link or a descriptor. Opening a known
-    /// file updates its length, as [`refresh`](MappedFile::refresh) does; with [`Revalidate::Never`], it does not. The
-    /// call maps nothing.
+    /// file updates its length, as [`refresh`](MappedFile::refresh) does; with [`Revalidate::Never`], it does not.
     ///
     /// # Performance
     ///
@@ -97,14 +96,11 @@ impl MapManager {
     ///   in use and [`Overcommit`] does not allow more.
     /// - [`Io`](crate::ErrorKind::Io) for any other error of the OS.
     ///
-    /// An empty file is not an error.
-    ///
     /// # Examples
     ///
     /// ```
-    /// # use smmap::{ErrorKind, MapManager};
-    /// // SAFETY: no process changes or truncates the files of this example.
-    /// let maps = unsafe { MapManager::builder().build()? };
+    /// # use smmap::ErrorKind;
+    /// # let maps = unsafe { smmap::MapManager::builder().build()? }; // SAFETY: no process changes the files.
     /// let (one, other) = (maps.open("Cargo.toml")?, maps.open("./src/../Cargo.toml")?);
     /// assert_eq!((maps.stats().files, one.len()), (1, other.len()));
     /// assert_eq!(maps.open("src").unwrap_err().kind(), ErrorKind::NotAFile);
@@ -116,12 +112,11 @@ impl MapManager {
         Ok(MappedFile::new(&self.shared, file, Some(path.to_path_buf())))
     }
 
-    /// Opens the file of a descriptor. The file may be deleted.
+    /// Opens the file of a descriptor. The file may be deleted. The position of the descriptor has no effect.
     ///
-    /// The cache takes the descriptor over. It closes the descriptor at once if it already has one of this file.
-    /// Otherwise the descriptor stays open as long as a handle may need it, even beyond
-    /// [`max_open_files`](Limits::max_open_files), unless the file was also opened by a path. Without a path the cache
-    /// cannot reopen the file. The position of the descriptor has no effect.
+    /// The cache takes the descriptor over, and closes it at once if it already has one of this file. Otherwise the
+    /// descriptor stays open as long as a handle may need it, even beyond [`max_open_files`](Limits::max_open_files),
+    /// unless the file was also opened by a path: without one, the cache cannot reopen the file.
     ///
     /// # Errors
     ///
@@ -131,12 +126,10 @@ impl MapManager {
     /// # Examples
     ///
     /// ```
-    /// # use smmap::MapManager;
     /// # let directory = tempfile::tempdir().unwrap();
     /// # let path = directory.path().join("gone");
     /// std::fs::write(&path, "still here").unwrap();
-    /// // SAFETY: no process changes or truncates the files of this example.
-    /// let maps = unsafe { MapManager::builder().build()? };
+    /// # let maps = unsafe { smmap::MapManager::builder().build()? }; // SAFETY: no process changes the files.
     /// let file = maps.open_file(std::fs::File::open(&path).unwrap())?;
     /// # #[cfg(unix)]
     /// std::fs::remove_file(&path).unwrap();
@@ -178,9 +171,9 @@ impl MapManager {
 
     /// Unmaps the regions of the file at `path`, or of all files below the directory `path`.
     ///
-    /// Unused regions are unmapped at once. A region in use is unmapped after its last client releases it. The handles
-    /// of the file stay usable, and later reads map its windows again. Returns the number of regions of either kind;
-    /// both are 0 if `path` leads to no known file.
+    /// Unused regions are unmapped at once, and regions in use after their last clients release them. Returns the
+    /// number of either kind; both are 0 if `path` leads to no known file. The handles of the file stay usable, and
+    /// later reads map its windows again.
     ///
     /// A file is found by any of its names. For a directory, or a path that leads nowhere now, the cache compares whole
     /// components of the four newest names that it knows of each file. A file opened only from a descriptor has no
@@ -197,9 +190,8 @@ impl MapManager {
     /// # Examples
     ///
     /// ```
-    /// # use smmap::{Closed, MapManager};
-    /// // SAFETY: no process changes or truncates the files of this example.
-    /// let maps = unsafe { MapManager::builder().build()? };
+    /// # use smmap::Closed;
+    /// # let maps = unsafe { smmap::MapManager::builder().build()? }; // SAFETY: no process changes the files.
     /// let file = maps.open("src/lib.rs")?;
     /// file.prefetch(..)?;
     /// let held = file.lease(..)?;
@@ -243,9 +235,8 @@ impl MapManager {
     /// # Examples
     ///
     /// ```
-    /// # use smmap::{ErrorKind, MapManager};
-    /// // SAFETY: no process changes or truncates the files of this example.
-    /// let maps = unsafe { MapManager::builder().build()? };
+    /// # use smmap::ErrorKind;
+    /// # let maps = unsafe { smmap::MapManager::builder().build()? }; // SAFETY: no process changes the files.
     /// let mut limits = maps.limits();
     /// limits.max_regions = 0;
     /// assert_eq!(maps.set_limits(limits).unwrap_err().kind(), ErrorKind::InvalidConfig);
@@ -266,9 +257,7 @@ impl MapManager {
     /// # Examples
     ///
     /// ```
-    /// # use smmap::MapManager;
-    /// // SAFETY: no process changes or truncates the files of this example.
-    /// let maps = unsafe { MapManager::builder().build()? };
+    /// # let maps = unsafe { smmap::MapManager::builder().build()? }; // SAFETY: no process changes the files.
     /// maps.open("Cargo.toml")?.lease(..10)?;
     /// assert_eq!((maps.stats().misses, maps.stats().copies, maps.stats().maps), (1, 1, 0));
     /// # Ok::<(), smmap::Error>(())

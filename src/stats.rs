@@ -99,7 +99,7 @@ pub(crate) enum Event {
     ReadRepeat,
     /// A mapping made.
     Map,
-    /// A copy that is neither `Cold` nor `Again`.
+    /// A copy that is neither `ReadMiss` nor `ReadRepeat`.
     Copy,
     /// A mapping made, or a descriptor opened, beyond the limits.
     Overcommit,

@@ -15,9 +15,8 @@ use crate::policy::{Access, AccessRun, SEQUENTIAL_SLACK};
 
 /// A reader of a file that holds one window at a time, for use by one thread.
 ///
-/// A cursor reads a file as if all of it were mapped. It never holds two windows. Each
-/// thread needs its own cursor: call [`MappedFile::cursor`] again, or clone one. A clone starts at the same position
-/// and moves independently.
+/// A cursor reads a file as if all of it were mapped. Each thread needs its own: call [`MappedFile::cursor`] again, or
+/// clone one.
 ///
 /// [`window_at`](Self::window_at) and [`slice`](Self::slice) read at a given offset. [`Read`], [`BufRead`] and [`Seek`]
 /// use and move a *position*, which reads at an offset leave alone. `BufRead` returns the bytes of the window without a
@@ -46,7 +45,7 @@ use crate::policy::{Access, AccessRun, SEQUENTIAL_SLACK};
 /// # Ok::<(), smmap::Error>(())
 /// ```
 pub struct Cursor {
-    /// Dropped before `file`, which owns the slots that the guard protects.
+    /// The protected window. It precedes `file`, so that it is dropped first: `file` owns the slots.
     held: WindowGuard,
     /// The bytes of the last `slice` that was copied.
     scratch: Vec<u8>,
@@ -64,9 +63,7 @@ impl MappedFile {
     /// # Examples
     ///
     /// ```
-    /// # use smmap::MapManager;
-    /// // SAFETY: no process changes or truncates the files of this example.
-    /// let maps = unsafe { MapManager::builder().build()? };
+    /// # let maps = unsafe { smmap::MapManager::builder().build()? }; // SAFETY: no process changes the files.
     /// let cursor = maps.open("Cargo.toml")?.cursor();
     /// assert_eq!((cursor.position(), maps.stats().regions), (0, 0));
     /// # Ok::<(), smmap::Error>(())
@@ -123,7 +120,7 @@ impl Cursor {
         Ok(self.held.get_from(offset))
     }
 
-    /// Returns `true` if the held window ends before the file and before a whole window would: the file has grown.
+    /// Returns `true` if the file has grown and its held window, the old tail, could now reach further.
     #[inline]
     fn is_outgrown(&self) -> bool {
         let len = self.held.bytes().len() as u64;
@@ -157,23 +154,15 @@ impl Cursor {
     /// and before the next call, if other processes may truncate the file.
     ///
     /// The check covers the part of `range` inside the window that the cursor holds, and passes for the rest.
-    /// [`Lease::check`](crate::Lease::check) says what it can detect and what it costs.
-    ///
-    /// # Errors
-    ///
-    /// Those of [`Lease::check`](crate::Lease::check), such as [`Truncated`](crate::ErrorKind::Truncated) if the file
-    /// ends, or ended, before `range` does, and [`Io`](crate::ErrorKind::Io) if the medium failed.
+    /// [`Lease::check`](crate::Lease::check) says what it can detect, what it costs, and which errors it returns.
     ///
     /// # Examples
     ///
     /// ```
-    /// # use smmap::MapManager;
-    /// // SAFETY: no process changes or truncates the files of this example.
-    /// let maps = unsafe { MapManager::builder().build()? };
+    /// # let maps = unsafe { smmap::MapManager::builder().build()? }; // SAFETY: no process changes the files.
     /// let mut cursor = maps.open("Cargo.toml")?.cursor();
-    /// let is_package = cursor.slice(..9)? == b"[package]";
-    /// cursor.check(..9)?;
-    /// assert!(is_package);
+    /// let sum: u32 = cursor.slice(..9)?.iter().map(|&byte| u32::from(byte)).sum();
+    /// cursor.check(..9)?; // `sum` is the sum of bytes of the file.
     /// # Ok::<(), smmap::Error>(())
     /// ```
     pub fn check(&self, range: impl RangeBounds<u64>) -> Result<()> {
@@ -185,8 +174,8 @@ impl Cursor {
         }
     }
 
-    /// Returns an error if bytes of `range`, as the last call returned them, are suspect and not the file's. Bytes that
-    /// the guard does not hold were copied, and checked then.
+    /// Returns an error if bytes of `range` in the held window are suspect and not the file's. Other bytes were copied,
+    /// and checked then.
     #[inline]
     pub(super) fn validate(&self, range: Range<u64>) -> Result<()> {
         match self.held.get(range.start, range.end) {
@@ -215,9 +204,8 @@ impl Cursor {
         }
     }
 
-    /// Holds the region that serves `range`. The range is not empty, lies inside the file, and starts in the window
-    /// that starts at `first`. Returns `false` if the caller has to read the file. On an error the cursor holds
-    /// nothing.
+    /// Holds the region that serves `range`, which is not empty and lies inside the file. Its first window starts at
+    /// `first`. Returns `false` if the caller has to read the file. On an error the cursor holds nothing.
     fn hold_range(&mut self, range: &Range<u64>, first: u64, access: Access, need: Need) -> Result<bool> {
         // This comes before the lookup, so that the cursor never pins two windows.
         self.release_window();
@@ -251,10 +239,9 @@ impl Cursor {
 
     /// Returns exactly the bytes of `range`, in one piece, even if they cross windows.
     ///
-    /// A range of at most 256 KiB is copied into a buffer of the cursor in three cases: it crosses windows; its window
-    /// is not mapped and [`Admission`](crate::Admission) does not find that a mapping pays off; or another thread is
-    /// mapping or unmapping the window. A larger range is always mapped. If it crosses windows, it is mapped as a
-    /// detached region, which is unmapped when the cursor leaves it.
+    /// A range of at most 256 KiB is copied into a buffer of the cursor in the cases listed at [`MappedFile::lease`]. A
+    /// larger range is always mapped. If it crosses windows, it is mapped as a detached region, which is unmapped when
+    /// the cursor leaves it.
     ///
     /// # Performance
     ///
@@ -269,9 +256,8 @@ impl Cursor {
     /// # Examples
     ///
     /// ```
-    /// # use smmap::{ErrorKind, MapManager};
-    /// // SAFETY: no process changes or truncates the files of this example.
-    /// let maps = unsafe { MapManager::builder().build()? };
+    /// # use smmap::ErrorKind;
+    /// # let maps = unsafe { smmap::MapManager::builder().build()? }; // SAFETY: no process changes the files.
     /// let file = maps.open("Cargo.toml")?;
     /// let mut cursor = file.cursor();
     /// assert_eq!(cursor.slice(..=8)?, b"[package]");
@@ -295,8 +281,7 @@ impl Cursor {
         }
     }
 
-    /// Returns bytes outside the held region, or `None` and the error in `failed`. One call for all of them keeps the
-    /// fast path in registers.
+    /// Returns bytes outside the held region, or `None` and the error in `failed`.
     #[inline(never)]
     fn slice_elsewhere(&mut self, range: impl RangeBounds<u64>, failed: &mut Option<Error>) -> Option<&[u8]> {
         let (start, end) = geometry::ends(&range);
@@ -336,9 +321,7 @@ impl Cursor {
     /// # Examples
     ///
     /// ```
-    /// # use smmap::MapManager;
-    /// // SAFETY: no process changes or truncates the files of this example.
-    /// let maps = unsafe { MapManager::builder().build()? };
+    /// # let maps = unsafe { smmap::MapManager::builder().build()? }; // SAFETY: no process changes the files.
     /// let mut cursor = maps.open("Cargo.toml")?.cursor();
     /// cursor.window_at(0)?;
     /// assert_eq!(maps.stats().pinned_regions, 1);
@@ -357,12 +340,9 @@ impl Cursor {
     /// # Examples
     ///
     /// ```
-    /// # use smmap::MapManager;
-    /// # use std::io::Read;
-    /// // SAFETY: no process changes or truncates the files of this example.
-    /// let maps = unsafe { MapManager::builder().build()? };
+    /// # let maps = unsafe { smmap::MapManager::builder().build()? }; // SAFETY: no process changes the files.
     /// let mut cursor = maps.open("Cargo.toml")?.cursor();
-    /// cursor.read_exact(&mut [0; 9]).unwrap();
+    /// std::io::Read::read_exact(&mut cursor, &mut [0; 9]).unwrap();
     /// assert_eq!(cursor.position(), 9);
     /// # Ok::<(), smmap::Error>(())
     /// ```
@@ -375,13 +355,10 @@ impl Cursor {
     /// # Examples
     ///
     /// ```
-    /// # use smmap::MapManager;
-    /// # use std::io::Read;
-    /// // SAFETY: no process changes or truncates the files of this example.
-    /// let maps = unsafe { MapManager::builder().build()? };
+    /// # let maps = unsafe { smmap::MapManager::builder().build()? }; // SAFETY: no process changes the files.
     /// let mut cursor = maps.open("Cargo.toml")?.cursor();
     /// cursor.set_position(1 << 40);
-    /// assert_eq!(cursor.read(&mut [0; 9]).unwrap(), 0);
+    /// assert_eq!(std::io::Read::read(&mut cursor, &mut [0; 9]).unwrap(), 0);
     /// # Ok::<(), smmap::Error>(())
     /// ```
     pub fn set_position(&mut self, position: u64) {
@@ -393,9 +370,7 @@ impl Cursor {
     /// # Examples
     ///
     /// ```
-    /// # use smmap::MapManager;
-    /// // SAFETY: no process changes or truncates the files of this example.
-    /// let maps = unsafe { MapManager::builder().build()? };
+    /// # let maps = unsafe { smmap::MapManager::builder().build()? }; // SAFETY: no process changes the files.
     /// let cursor = maps.open("Cargo.toml")?.cursor();
     /// assert!(cursor.file().path().is_some_and(|path| path.ends_with("Cargo.toml")));
     /// # Ok::<(), smmap::Error>(())

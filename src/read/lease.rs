@@ -16,9 +16,9 @@ use crate::protocol::slot::Slot;
 
 /// Owned bytes of a file.
 ///
-/// The bytes stay valid, at the same address, until the lease is dropped. This holds even if the manager and all
-/// handles of the file are dropped, the limits change, or the file is renamed or deleted. A lease is `'static`. It can
-/// be sent, shared, cloned and [sliced](Self::slice) without a copy of the bytes.
+/// The bytes stay valid, at the same address, until the lease is dropped, even if the manager and all handles of the
+/// file are dropped, or the file is renamed or deleted. A lease is `'static`. It can be sent, shared, cloned and
+/// [sliced](Self::slice) without a copy of the bytes.
 ///
 /// A lease keeps its whole region mapped, and so takes room in the budget; copy a few bytes out if you keep them for
 /// long. A lease of a small range may hold a copy instead (see [`is_mapped`](Self::is_mapped)), which is outside the
@@ -57,9 +57,8 @@ impl Lease {
         Self::new(RegionRef::empty(), offset)
     }
 
-    /// Returns a lease of the bytes at `range`, which counts from the first byte of this lease.
-    ///
-    /// Nothing is copied. Both leases keep the region mapped; an empty slice keeps none.
+    /// Returns a lease of the bytes at `range`, which counts from the first byte of this lease. Nothing is copied. Both
+    /// leases keep the region mapped; an empty slice keeps none.
     ///
     /// # Panics
     ///
@@ -68,9 +67,7 @@ impl Lease {
     /// # Examples
     ///
     /// ```
-    /// # use smmap::MapManager;
-    /// // SAFETY: no process changes or truncates the files of this example.
-    /// let maps = unsafe { MapManager::builder().build()? };
+    /// # let maps = unsafe { smmap::MapManager::builder().build()? }; // SAFETY: no process changes the files.
     /// let lease = maps.open("Cargo.toml")?.lease(1..9)?;
     /// let package = lease.slice(..7);
     /// assert_eq!((&package[..], package.as_ptr()), (&b"package"[..], lease.as_ptr()));
@@ -91,9 +88,7 @@ impl Lease {
     /// # Examples
     ///
     /// ```
-    /// # use smmap::MapManager;
-    /// // SAFETY: no process changes or truncates the files of this example.
-    /// let maps = unsafe { MapManager::builder().build()? };
+    /// # let maps = unsafe { smmap::MapManager::builder().build()? }; // SAFETY: no process changes the files.
     /// assert_eq!(maps.open("Cargo.toml")?.lease(3..9)?.slice(2..).offset(), 5);
     /// # Ok::<(), smmap::Error>(())
     /// ```
@@ -101,16 +96,13 @@ impl Lease {
         self.offset
     }
 
-    /// Returns `true` if the lease holds a mapping, or `false` if it holds a copy or no bytes.
-    ///
-    /// A copy is made of a small range if its window was not mapped, or if the range crosses windows.
+    /// Returns `true` if the lease holds a mapping, or `false` if it holds a copy or no bytes. [`MappedFile::lease`]
+    /// says when it copies.
     ///
     /// # Examples
     ///
     /// ```
-    /// # use smmap::MapManager;
-    /// // SAFETY: no process changes or truncates the files of this example.
-    /// let maps = unsafe { MapManager::builder().build()? };
+    /// # let maps = unsafe { smmap::MapManager::builder().build()? }; // SAFETY: no process changes the files.
     /// let file = maps.open("Cargo.toml")?;
     /// assert!(!file.lease(0..9)?.is_mapped(), "a small range of an unmapped window is copied");
     /// file.prefetch(..)?;
@@ -124,12 +116,10 @@ impl Lease {
     /// Checks that the file had all bytes of the lease. Call it after reading them, if other processes may truncate the
     /// file.
     ///
-    /// The check compares the end of the lease with the current length of the file. If `fault_guard` is installed, the
-    /// cache also knows the ranges that readers could not load and that read as zeros; the check compares these with
-    /// the file. Without the guard, reading truncated bytes ends the process.
-    ///
-    /// A lease that holds a copy always passes. With [`Revalidate::Never`](crate::Revalidate::Never), the check does
-    /// not ask for the length.
+    /// The check compares the end of the lease with the current length of the file, except with
+    /// [`Revalidate::Never`](crate::Revalidate::Never). If `fault_guard` is installed, it also compares the ranges that
+    /// readers could not load, and that read as zeros, with the file. Without the guard, reading truncated bytes ends
+    /// the process. A lease that holds a copy always passes.
     ///
     /// The file cannot be checked after the manager is gone, or if the descriptor was closed and the path leads
     /// elsewhere. The call then fails only if bytes may be missing: readers could not load a range, or, with the guard,
@@ -149,13 +139,10 @@ impl Lease {
     /// # Examples
     ///
     /// ```
-    /// # use smmap::MapManager;
-    /// // SAFETY: no process changes or truncates the files of this example.
-    /// let maps = unsafe { MapManager::builder().build()? };
-    /// let lease = maps.open("Cargo.toml")?.lease(..9)?;
-    /// let is_package = &lease[..] == b"[package]";
-    /// lease.check()?;
-    /// assert!(is_package);
+    /// # let maps = unsafe { smmap::MapManager::builder().build()? }; // SAFETY: no process changes the files.
+    /// let lease = maps.open("Cargo.toml")?.lease(..)?;
+    /// let sum: u64 = lease.iter().map(|&byte| u64::from(byte)).sum();
+    /// lease.check()?; // `sum` is the sum of bytes of the file.
     /// # Ok::<(), smmap::Error>(())
     /// ```
     pub fn check(&self) -> Result<()> {
@@ -175,7 +162,8 @@ impl MappedFile {
     ///
     /// A range of at most 256 KiB is copied in three cases: it crosses windows; its window is not mapped and
     /// [`Admission`](crate::Admission) does not find that a mapping pays off; or another thread is mapping or unmapping
-    /// the window. A larger range is always mapped. If it crosses windows, each call maps it again as a detached region.
+    /// the window. A larger range is always mapped. If it crosses windows, each call maps it again as a detached
+    /// region.
     ///
     /// # Performance
     ///
@@ -194,9 +182,7 @@ impl MappedFile {
     /// # Examples
     ///
     /// ```
-    /// # use smmap::MapManager;
-    /// // SAFETY: no process changes or truncates the files of this example.
-    /// let maps = unsafe { MapManager::builder().build()? };
+    /// # let maps = unsafe { smmap::MapManager::builder().build()? }; // SAFETY: no process changes the files.
     /// let file = maps.open("Cargo.toml")?;
     /// assert_eq!(&file.lease(1..=7)?[..], b"package");
     /// assert_eq!(file.lease(..)?.len() as u64, file.len());
