@@ -72,9 +72,8 @@ pub enum ErrorKind {
     NotAFile,
     /// A limit or the window size is 0, or the budget is smaller than the smallest window.
     InvalidConfig,
-    /// Any other failure that the OS reported. The [`source`](error::Error::source) is the error of the OS.
-    ///
-    /// This includes a lack of descriptors: raise the limit of the process (`ulimit -n`), or lower `max_open_files`.
+    /// Any other failure that the OS reported, which is the [`source`](error::Error::source). If descriptors are short,
+    /// raise the limit of the process (`ulimit -n`), or lower `max_open_files`.
     Io,
 }
 

@@ -230,10 +230,8 @@ impl MappedFile {
     ///
     /// # Errors
     ///
-    /// - [`OutOfBounds`](ErrorKind::OutOfBounds) if `range` is reversed or reaches past the end of the file.
-    /// - [`Truncated`](ErrorKind::Truncated) if the file is now shorter than the end of `range`.
-    /// - [`Io`](ErrorKind::Io) if the medium fails, or for any other error of the OS.
-    /// - [`Replaced`](ErrorKind::Replaced) as in [`refresh`](Self::refresh).
+    /// [`OutOfBounds`](ErrorKind::OutOfBounds) if `range` is reversed or reaches past the end of the file, and the
+    /// errors of [`read_at`](Self::read_at).
     ///
     /// # Examples
     ///
@@ -254,11 +252,8 @@ impl MappedFile {
     ///
     /// # Errors
     ///
-    /// - [`OutOfBounds`](ErrorKind::OutOfBounds) if `range` is reversed or reaches past the end of the file.
-    /// - [`OverBudget`](ErrorKind::OverBudget) if there is no room and [`Overcommit`](crate::Overcommit) does not allow
-    ///   more.
-    /// - [`OutOfMaps`](ErrorKind::OutOfMaps) if the OS refuses a mapping.
-    /// - The errors of [`read_at`](Self::read_at).
+    /// [`OutOfBounds`](ErrorKind::OutOfBounds) if `range` is reversed or reaches past the end of the file, and the
+    /// errors of [`Cursor::window_at`](crate::Cursor::window_at).
     ///
     /// # Examples
     ///

@@ -1,9 +1,9 @@
 //! A lock-free concurrent cache of read-only, memory-mapped file regions, for many threads.
 //!
 //! A [`MapManager`] maps *windows* of files: fixed, aligned parts, of 16 MiB by default. All threads share each mapped
-//! region. The manager knows which regions are in use, and it unmaps unused ones to stay inside a budget of
-//! bytes, regions and open files. A program can therefore read files of any size with a fixed amount of mapped memory.
-//! The crate is the Rust successor of Python's `smmap`.
+//! region. The manager unmaps regions that are not in use, to stay inside a budget of bytes, regions and open files. A
+//! program can therefore read files of any size with a fixed amount of mapped memory. The crate is the Rust successor
+//! of Python's `smmap`.
 //!
 //! ```
 //! use smmap::{MapManager, Window};
@@ -68,9 +68,9 @@
 //!     - The last client of a detached region, or of a window of a closed or truncated file, unmaps it.
 //!     - If `fault_guard` is installed, bytes that end in zeros at the end of a page are verified against the file.
 //! - **Readers do not wait for each other on a hit.** A cursor protects its window by one store to its own hazard
-//!   record. A thread scans these records before it unmaps. Inside its window, a cursor writes nothing that another
-//!   thread reads. When it moves, it may also store the access frequency of the window, until that is saturated. Taking
-//!   a lease is one atomic write to a word that all clients of the window share, and so is dropping it.
+//!   record, and may store the access frequency of the window, until that is saturated. Inside its window, it writes
+//!   nothing that another thread reads. Taking a lease is one *shared write*, an atomic write to a word that all
+//!   clients of the window share, and so is dropping it.
 //! - **A miss waits only if it must map.** It then waits for the thread that already loads the window, for unmaps in
 //!   progress (20 ms at most), and for room if [`Overcommit::Wait`] is set. A read that may copy waits for none of
 //!   these: it reads the file. Opening a file takes short locks on tables of files and names.

@@ -9,10 +9,8 @@ use crossbeam_utils::CachePadded;
 
 use crate::protocol::atomics::ThreadIds;
 
-/// The events of a manager since it was built, and the amounts that it holds now.
-///
-/// [`MapManager::stats`](crate::MapManager::stats) returns it. The counters of different threads are read one after the
-/// other, so under load a snapshot does not describe a single instant.
+/// The events of a manager since it was built, and the amounts that it holds now. The counters of different threads are
+/// read one after the other, so under load a snapshot does not describe a single instant.
 ///
 /// # Examples
 ///
@@ -56,11 +54,9 @@ pub struct Stats {
     pub regions: usize,
     /// The highest value of [`regions`](Self::regions) so far.
     pub peak_regions: usize,
-    /// Bytes of the regions that leases, cursors and buffers hold now, and of those that the OS refused to unmap so
-    /// far.
-    ///
-    /// In whole pages. Each region is counted once, whether it is a window or detached. A window that a cursor has left
-    /// for another one is not counted.
+    /// Bytes, in whole pages, of the regions that leases, cursors and buffers hold now, and of those that the OS
+    /// refused to unmap so far. Each region is counted once. A window that a cursor has left for another one is not
+    /// counted.
     pub pinned_bytes: u64,
     /// The number of regions counted in [`pinned_bytes`](Self::pinned_bytes).
     pub pinned_regions: usize,
@@ -108,14 +104,11 @@ pub(crate) enum Event {
 const EVENTS: usize = Event::Overcommit as usize + 1;
 
 /// The counters of all events, in shards of one cache line each.
-///
-/// A thread with a small number has a shard of its own, which it writes with a plain load and store. All other threads
-/// share the shards of the second list.
 #[derive(Debug)]
 pub(crate) struct Counters {
     /// Shards of one thread each, by the thread's number.
     own: Box<[Shard]>,
-    /// Shards of several threads each. A power of two.
+    /// Shards of the other threads. Their number is a power of two.
     shared: Box<[Shard]>,
 }
 
@@ -177,28 +170,23 @@ impl Tally {
 /// The first thread number that several threads may share. Smaller numbers belong to one living thread each.
 const OWN: usize = 64;
 
-/// The value of [`NUMBER`] before a thread has a number.
 const UNKNOWN: usize = usize::MAX;
 
-/// The numbers below [`OWN`] that living threads have taken.
+/// The numbers below [`OWN`] that living threads have.
 static NUMBERS: OnceLock<ThreadIds> = OnceLock::new();
 
 thread_local! {
-    /// This thread's number.
     static NUMBER: Number = const { Number(Cell::new(UNKNOWN)) };
 }
 
-/// Returns this thread's number.
-///
-/// A number below [`OWN`] belongs to this thread alone while the thread lives. If all of these are taken, or if the
-/// thread is ending, the number is [`OWN`] or larger, and other threads may have it too.
+/// Returns this thread's number, which is [`OWN`] or larger if all smaller ones are taken or if the thread is ending.
 #[inline]
 fn this_thread() -> usize {
     // The access fails while the thread ends, after its number was freed: the thread then uses a shared shard.
     NUMBER.try_with(Number::get).unwrap_or(OWN)
 }
 
-/// A thread's number, which is free again after the thread has ended.
+/// A thread's number, or [`UNKNOWN`]. It is free again after the thread has ended.
 struct Number(Cell<usize>);
 
 impl Number {

@@ -1,10 +1,10 @@
 //! Feature `fault-guard` (Unix): reads of a truncated file or a failed medium return errors instead of ending the
 //! process.
 //!
-//! An access of mapped bytes that the file no longer has, or that the medium cannot read, raises SIGBUS. The default
-//! action of SIGBUS ends the process. After [`install`], a handler checks whether the address belongs to a region of
-//! this crate. If so, it marks the region as *faulted*, maps zeros over the faulted range, and lets the reader
-//! continue. A later check reports the fault, so that the program does not take the zeros for data:
+//! An access of mapped bytes that the file no longer has, or that the medium cannot read, raises SIGBUS, which ends the
+//! process by default. After [`install`], a handler checks whether the address belongs to a region of this crate. If
+//! so, it marks the region as *faulted*, maps zeros over the faulted range, and lets the reader continue. A later check
+//! reports the fault, so that the program does not take the zeros for data:
 //!
 //! | bytes read by | are checked by |
 //! |---|---|
@@ -15,28 +15,27 @@
 //! | `BufRead` of a cursor | the next call that fills the buffer |
 //!
 //! The error is [`Truncated`](crate::ErrorKind::Truncated), or [`Io`](crate::ErrorKind::Io) if the file still reaches
-//! that far. New readers do not get a faulted region: the next access maps the window again. The faulted region is
-//! unmapped when its last client is dropped, or within a second or two if it has none. The handler fills only the pages
-//! that cannot be read, so a reader beside a bad sector still reads the data there. (On Linux before 5.14 and on other
-//! systems, it fills page by page.)
+//! that far. The next access maps the window again. The faulted region is unmapped when its last client is dropped, or
+//! within a second or two if it has none. The handler fills only the pages that cannot be read, so a reader beside a
+//! bad sector still reads the data there. (On Linux before 5.14 and on other systems, it fills page by page.)
 //!
 //! A file that ends inside a page has zeros from its end to the end of that page, and accesses of these raise no
-//! signal. There the *length* of the file tells. A copying call asks for the length, by one system call, only if its
-//! bytes end in zeros and all bytes after them in the page are zero too. `check` always asks for it. With
+//! signal. A copying call then compares with the file's length, by one system call, if its bytes end in zeros and all
+//! bytes after them in the page are zero too. `check` always asks for the length. With
 //! [`Revalidate::Never`](crate::Revalidate::Never), neither asks, unless a fault was found.
 //!
 //! # Limitations
 //!
 //! - The promise made to [`build`](crate::MapManagerBuilder::build) still holds. Bytes that turn to zeros under a
 //!   `&[u8]` are bytes that change. If files may be truncated at any time, prefer calls that copy.
-//! - A file that is truncated inside a page and grows over that place again before a check cannot be told from an
-//!   unchanged one. Zeros that were read in between are not reported.
+//! - If a file is truncated inside a page and grows over that place again before a check, zeros that were read in
+//!   between are not reported.
 //! - A system call that is passed faulted bytes (`write` from a lease) fails with EFAULT; the handler is not called.
 //! - A thread that blocks SIGBUS is not guarded: the OS ends the process.
 //! - A fault outside this crate's regions, and a SIGBUS that a process sent, goes to the previously installed handler,
 //!   or ends the process as before. That handler now runs on the thread's alternate stack, if the thread has one.
-//! - A handler that is installed later and does not call the previous one disables the guard. Call [`install`] again
-//!   after it. That works seven times.
+//! - A handler that is installed later and does not call the previous one disables the guard, until [`install`] is
+//!   called again.
 //! - In a child of `fork`, new mappings are not guarded, not even those of a new manager. Inherited mappings are.
 //! - If the OS has no mapping left for the zeros, and the reserve for that case is used up, the process ends with a
 //!   message that names the limit to raise.
@@ -44,10 +43,8 @@
 //! # Performance
 //!
 //! A hit loads two words that seldom change, and a copy also reads its last byte. That adds about a sixth to the
-//! instructions of a short `slice`, a tenth to those of a lease, and a fifth to those of a small `read_at`. Each
-//! mapping and each unmapping updates a table of address ranges. A fault costs several times as much as a page fault on
-//! a present page, about ten microseconds, independent of the number of regions. The benchmark is `cargo bench --bench
-//! fault_guard --features fault-guard -- ratios`.
+//! instructions of a short `slice`, a tenth to those of a lease, and a fifth to those of a small `read_at`. A fault
+//! costs about ten microseconds, independent of the number of regions. `benches/fault_guard.rs` measures these costs.
 //!
 //! # Examples
 //!
@@ -77,9 +74,10 @@ use crate::protocol::address_table::AddressTable;
 /// The mappings of all managers: a process has one handler.
 static RANGES: OnceLock<Known> = OnceLock::new();
 
-/// The table of mappings, and the process that may write to it.
 struct Known {
     ranges: AddressTable,
+    /// The process that may change the table. A child of `fork` may not: a thread that does not exist in the child may
+    /// have held the table's lock.
     process: Process,
 }
 
@@ -87,9 +85,8 @@ static IS_INSTALLED: OnceLock<()> = OnceLock::new();
 
 /// Installs the handler for SIGBUS, for the rest of the process's life.
 ///
-/// One call is enough, from any thread, before or after managers are built. Another call does nothing if the handler is
-/// still installed. If another handler was installed since, it installs the guard over that handler; this works
-/// seven times.
+/// One call is enough, from any thread, before or after managers are built. Another call does nothing, unless another
+/// handler was installed since: then it installs the guard over that handler, which works seven times.
 ///
 /// # Errors
 ///
@@ -110,9 +107,7 @@ pub fn install() -> Result<()> {
     Ok(())
 }
 
-/// Adds a new mapping to the table, before any reader gets its address.
-///
-/// Does nothing in a child of `fork`: a thread that does not exist in the child may have held the table's lock.
+/// Adds a new mapping to the table, before any reader gets its address. Does nothing in a child of `fork`.
 pub(crate) fn register(mapping: Range<usize>) {
     let known = RANGES.get_or_init(|| Known { ranges: AddressTable::default(), process: Process::this() });
     if known.process.is_this() {
@@ -121,9 +116,8 @@ pub(crate) fn register(mapping: Range<usize>) {
     }
 }
 
-/// Removes a mapping from the table, after its last reader and before it is unmapped.
-///
-/// Does nothing in a child of `fork`, for the reason given at [`register`].
+/// Removes a mapping from the table, after its last reader and before it is unmapped. Does nothing in a child of
+/// `fork`.
 pub(crate) fn unregister(mapping: Range<usize>) {
     if let Some(known) = RANGES.get().filter(|known| known.process.is_this()) {
         known.ranges.remove(mapping);
@@ -136,9 +130,8 @@ pub(crate) fn any_faulted() -> bool {
     RANGES.get().is_some_and(|known| known.ranges.any_faulted())
 }
 
-/// Returns the addresses of the faulted part of `bytes`, which lie in `mapping`; `None` if there is none.
-///
-/// Call it after the bytes were read, so that it covers faults of that read.
+/// Returns the addresses of the faulted part of `bytes`, which lie in `mapping`, or `None` if there is none. Call it
+/// after the bytes were read, so that it covers faults of that read.
 #[inline]
 pub(crate) fn faulted_part(mapping: Range<usize>, bytes: Range<usize>) -> Option<Range<usize>> {
     RANGES.get()?.ranges.faulted_part(mapping, bytes)

@@ -24,12 +24,9 @@ use crate::file::MappedFile;
 ///
 /// # Errors
 ///
-/// [`slice`](Self::slice), [`get`](Self::get) and [`get_back`](Self::get_back) fail as [`Cursor::slice`] does.
-/// Searches, comparisons and iterators fail as [`Cursor::window_at`] does; an iterator ends after an error.
-///
-/// All calls except `slice` check their own results: with `fault_guard`, they return an error instead of a result that
-/// depends on bytes the file does not have. The iterators check where each piece ends, but not the bytes of its lease:
-/// call [`Lease::check`] after reading them.
+/// All calls except [`slice`](Self::slice) check their own results: with `fault_guard`, they return an error instead of
+/// a result that depends on bytes the file does not have. The iterators check where each piece ends, but not the bytes
+/// of its lease: call [`Lease::check`] after reading them. An iterator ends after an error.
 ///
 /// # Examples
 ///
@@ -120,7 +117,7 @@ impl Buffer {
         self.cursor.release();
     }
 
-    /// Returns the byte at `index`, or `None` if `index` is at or past the end.
+    /// Returns the byte at `index`, or `None` if `index` is at or past the end. Fails as [`Cursor::slice`] does.
     ///
     /// # Examples
     ///
@@ -141,7 +138,7 @@ impl Buffer {
     }
 
     /// Returns the byte at `index` counted from the end, where 0 is the last byte, or `None` if the file has too few
-    /// bytes.
+    /// bytes. Fails as [`Cursor::slice`] does.
     ///
     /// # Examples
     ///
@@ -159,8 +156,8 @@ impl Buffer {
         }
     }
 
-    /// Returns exactly the bytes of `range`, in one piece, as [`Cursor::slice`] does. To check them, call
-    /// [`check`](Self::check).
+    /// Returns exactly the bytes of `range`, in one piece, and fails, as [`Cursor::slice`] does. To check the bytes,
+    /// call [`check`](Self::check).
     ///
     /// # Examples
     ///
@@ -174,7 +171,8 @@ impl Buffer {
         self.cursor.slice(range)
     }
 
-    /// Checks that the file had the bytes that [`slice`](Self::slice) returned last, as [`Cursor::check`] does.
+    /// Checks that the file had the bytes that [`slice`](Self::slice) returned last. Works and fails as
+    /// [`Cursor::check`] does.
     ///
     /// # Examples
     ///
@@ -190,6 +188,7 @@ impl Buffer {
     }
 
     /// Returns the offset of the first match of `needle`, or `None` if there is none. An empty needle matches at 0.
+    /// Fails as [`Cursor::window_at`] does.
     ///
     /// # Examples
     ///
@@ -204,7 +203,7 @@ impl Buffer {
     }
 
     /// Returns the offset of the last match of `needle`, or `None` if there is none. An empty needle matches at the
-    /// end. The windows are searched from the last to the first.
+    /// end. The windows are searched from the last to the first. Fails as [`Cursor::window_at`] does.
     ///
     /// # Examples
     ///
@@ -239,7 +238,7 @@ impl Buffer {
     }
 
     /// Returns an iterator over the offsets of all matches of `needle`, in order, without overlaps. An empty needle
-    /// matches at each offset from 0 to the length.
+    /// matches at each offset from 0 to the length. Items fail as [`Cursor::window_at`] does.
     ///
     /// # Examples
     ///
@@ -296,7 +295,7 @@ impl Buffer {
         Ok(found.map(|found| start + found as u64))
     }
 
-    /// Returns `true` if the file starts with `bytes`.
+    /// Returns `true` if the file starts with `bytes`. Fails as [`Cursor::window_at`] does.
     ///
     /// # Examples
     ///
@@ -309,7 +308,7 @@ impl Buffer {
         Ok(bytes.len() as u64 <= self.len() && self.compare_from(0, bytes)?.is_eq())
     }
 
-    /// Returns `true` if the file ends with `bytes`.
+    /// Returns `true` if the file ends with `bytes`. Fails as [`Cursor::window_at`] does.
     ///
     /// # Examples
     ///
@@ -325,7 +324,8 @@ impl Buffer {
         }
     }
 
-    /// Returns `true` if the file consists of exactly `bytes`. O(1) if the lengths differ.
+    /// Returns `true` if the file consists of exactly `bytes`. O(1) if the lengths differ. Fails as
+    /// [`Cursor::window_at`] does.
     ///
     /// # Examples
     ///
@@ -338,7 +338,7 @@ impl Buffer {
         Ok(bytes.len() as u64 == self.len() && self.compare_from(0, bytes)?.is_eq())
     }
 
-    /// Compares the file with `bytes` lexicographically, as slices compare.
+    /// Compares the file with `bytes` lexicographically, as slices compare. Fails as [`Cursor::window_at`] does.
     ///
     /// # Examples
     ///
@@ -380,7 +380,8 @@ impl Buffer {
     /// crosses windows.
     ///
     /// A line usually keeps its whole window mapped, so keeping all lines of a large file keeps all of it mapped. The
-    /// iterator reads whole windows ahead, even for the first line. Items fail also as [`MappedFile::lease`] does.
+    /// iterator reads whole windows ahead, even for the first line. Items fail as [`Cursor::window_at`]
+    /// and [`MappedFile::lease`] do.
     ///
     /// # Examples
     ///
@@ -391,13 +392,13 @@ impl Buffer {
     /// # Ok::<(), smmap::Error>(())
     /// ```
     pub fn lines(&self) -> Lines {
-        Lines { pieces: Pieces::new(self.file(), b'\n') }
+        Lines { pieces: self.split(b'\n') }
     }
 
     /// Returns an iterator over the pieces of the file between the bytes equal to `separator`, as `slice::split`
     /// returns them. An empty file has one empty piece.
     ///
-    /// Each piece is a [`Lease`], as each of the [`lines`](Self::lines) is.
+    /// Items are leases, and fail, as those of [`lines`](Self::lines).
     ///
     /// # Examples
     ///
@@ -408,7 +409,7 @@ impl Buffer {
     /// # Ok::<(), smmap::Error>(())
     /// ```
     pub fn split(&self, separator: u8) -> Split {
-        Split { pieces: Pieces::new(self.file(), separator) }
+        Split { file: self.file().clone(), separator, next: Some(0), window: Lease::default() }
     }
 }
 
@@ -462,18 +463,20 @@ impl fmt::Debug for FindIter<'_> {
 #[derive(Debug)]
 #[must_use = "iterators are lazy and do nothing unless consumed"]
 pub struct Lines {
-    pieces: Pieces,
+    pieces: Split,
 }
 
 impl Iterator for Lines {
     type Item = Result<Lease>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        match self.pieces.next()? {
+        let line = self.pieces.next()?;
+        let is_ended = self.pieces.next.is_some();
+        match line {
             // A line break at the end of the file does not start another line.
-            Ok(Piece { bytes, ended: false }) if bytes.is_empty() => None,
-            Ok(Piece { bytes, ended: true }) if bytes.ends_with(b"\r") => Some(Ok(bytes.slice(..bytes.len() - 1))),
-            piece => Some(piece.map(|piece| piece.bytes)),
+            Ok(line) if line.is_empty() && !is_ended => None,
+            Ok(line) if line.ends_with(b"\r") && is_ended => Some(Ok(line.slice(..line.len() - 1))),
+            line => Some(line),
         }
     }
 }
@@ -492,52 +495,28 @@ impl FusedIterator for Lines {}
 #[derive(Debug)]
 #[must_use = "iterators are lazy and do nothing unless consumed"]
 pub struct Split {
-    pieces: Pieces,
+    file: MappedFile,
+    separator: u8,
+    /// The offset of the next piece; `None` if the last one ended with the file or failed.
+    next: Option<u64>,
+    /// The window of the last piece, held as a lease: a piece inside it costs one shared write and no lookup.
+    window: Lease,
 }
 
 impl Iterator for Split {
     type Item = Result<Lease>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        Some(self.pieces.next()?.map(|piece| piece.bytes))
+        let start = self.next.take()?;
+        Some(self.piece_at(start))
     }
 }
 
 impl FusedIterator for Split {}
 
-/// The iterator behind [`Lines`] and [`Split`]. It holds its window as a lease, so that a piece inside that window
-/// costs one shared write and no lookup.
-#[derive(Debug)]
-struct Pieces {
-    file: MappedFile,
-    separator: u8,
-    /// The offset of the next piece; `None` at the end.
-    at: Option<u64>,
-    window: Lease,
-}
-
-struct Piece {
-    bytes: Lease,
-    /// `true` if a separator ended the piece, `false` if the end of the file did.
-    ended: bool,
-}
-
-impl Pieces {
-    fn new(file: &MappedFile, separator: u8) -> Self {
-        Self { file: file.clone(), separator, at: Some(0), window: Lease::default() }
-    }
-
-    fn next(&mut self) -> Option<Result<Piece>> {
-        let start = self.at.take()?;
-        let piece = self.piece_at(start);
-        if let Ok(Piece { bytes, ended: true }) = &piece {
-            self.at = Some(start + bytes.len() as u64 + 1);
-        }
-        Some(piece)
-    }
-
-    /// Returns the piece that starts at `start`, however many windows it crosses.
-    fn piece_at(&mut self, start: u64) -> Result<Piece> {
+impl Split {
+    /// Returns the piece that starts at `start`, however many windows it crosses. Sets `next` if a separator ends it.
+    fn piece_at(&mut self, start: u64) -> Result<Lease> {
         let mut at = start;
         while at < self.file.len() {
             self.hold_window_of(at)?;
@@ -549,11 +528,13 @@ impl Pieces {
             let searched = rest.len().min(len + 1);
             self.file.validate(self.window.region(), at, &rest[..searched])?;
             if found.is_some() {
-                return Ok(Piece { bytes: self.lease(start..end)?, ended: true });
+                let piece = self.lease(start..end)?;
+                self.next = Some(end + 1);
+                return Ok(piece);
             }
             at = end;
         }
-        Ok(Piece { bytes: self.lease(start..at)?, ended: false })
+        self.lease(start..at)
     }
 
     fn hold_window_of(&mut self, at: u64) -> Result<()> {

@@ -25,9 +25,8 @@ use crate::policy::{Access, AccessRun, SEQUENTIAL_SLACK};
 /// # Performance
 ///
 /// Inside its window, a read costs about as much as a slice, and writes nothing that another thread reads. To enter
-/// another mapped window, the cursor stores to its own hazard record, and also stores the access frequency of the
-/// window until that is saturated. It does not count itself as a client. The second window allocates 12 KiB, once, if
-/// the window size is a power of two.
+/// another mapped window, the cursor stores to its own hazard record, and stores the access frequency of the window
+/// until that is saturated. The second window allocates 12 KiB, once, if the window size is a power of two.
 ///
 /// # Examples
 ///
@@ -250,8 +249,7 @@ impl Cursor {
     ///
     /// # Errors
     ///
-    /// - [`OutOfBounds`](crate::ErrorKind::OutOfBounds) if `range` is reversed or reaches past the end of the file.
-    /// - Those of [`window_at`](Self::window_at). `OverBudget` and `OutOfMaps` are possible only for more than 256 KiB.
+    /// Those of [`MappedFile::lease`].
     ///
     /// # Examples
     ///

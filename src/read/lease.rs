@@ -173,11 +173,8 @@ impl MappedFile {
     /// # Errors
     ///
     /// - [`OutOfBounds`](crate::ErrorKind::OutOfBounds) if `range` is reversed or reaches past the end of the file.
-    /// - [`OverBudget`](crate::ErrorKind::OverBudget) if a range of more than 256 KiB has no room, and
-    ///   [`Overcommit`](crate::Overcommit) does not allow more.
-    /// - [`OutOfMaps`](crate::ErrorKind::OutOfMaps) if the OS refuses to map such a range.
-    /// - [`Truncated`](crate::ErrorKind::Truncated), [`Replaced`](crate::ErrorKind::Replaced) and
-    ///   [`Io`](crate::ErrorKind::Io) as for [`read_at`](Self::read_at).
+    /// - Those of [`Cursor::window_at`](crate::Cursor::window_at). `OverBudget` and `OutOfMaps` are possible only for
+    ///   more than 256 KiB.
     ///
     /// # Examples
     ///

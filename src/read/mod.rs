@@ -1,6 +1,6 @@
-//! What a reader holds: a cursor, a lease, a buffer, or an iterator over windows.
+//! The readers: cursors, leases, buffers, and iterators over windows.
 //!
-//! All of them look a window up first, and ask [`MappedFile::acquire`](crate::MappedFile) if that is no hit. The size
+//! All of them look a window up first, and call [`MappedFile::acquire`](crate::MappedFile) if that is no hit. The size
 //! of a range decides what they need:
 //!
 //! | range | in one window | across windows |
