@@ -26,18 +26,16 @@ use crate::sync::{Mutex, MutexGuard};
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Window {
-    /// Aligned windows of one size. Python smmap's `SlidingWindowMapManager`.
+    /// Aligned windows of one size, as in Python smmap's `SlidingWindowMapManager`.
     Sliding {
-        /// Bytes of one window. Must not be 0.
-        ///
-        /// The size is rounded up to a multiple of the mapping granularity: a page, or 64 KiB on Windows. It is reduced
-        /// to `max_mapped_bytes` if it is larger.
+        /// Bytes of one window. Must not be 0. The manager rounds them up to a multiple of the mapping granularity (a
+        /// page, or 64 KiB on Windows), and reduces them to `max_mapped_bytes` if they are more.
         bytes: u64,
     },
-    /// One window for each file. Python smmap's `StaticWindowMapManager`.
+    /// One window for each file, as in Python smmap's `StaticWindowMapManager`.
     ///
-    /// For files that fit the budget. Of a larger file only the requested ranges are mapped. [`Admission`] does not
-    /// apply: a small read maps the whole file if the budget can make room for it without waiting.
+    /// Of a file larger than the budget only the requested ranges are mapped. [`Admission`] does not apply: a small
+    /// read maps the whole file if the budget can make room for it without waiting.
     WholeFile,
 }
 
@@ -172,9 +170,7 @@ pub enum Revalidate {
 /// # Examples
 ///
 /// ```
-/// # use smmap::MapManager;
-/// // SAFETY: no process changes or truncates the files of this example.
-/// let maps = unsafe { MapManager::builder().build()? };
+/// # let maps = unsafe { smmap::MapManager::builder().build()? }; // SAFETY: no process changes the files.
 /// let mut limits = maps.limits();
 /// limits.max_mapped_bytes = 64 << 20;
 /// maps.set_limits(limits)?;

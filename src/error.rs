@@ -17,9 +17,8 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 /// # Examples
 ///
 /// ```
-/// # use smmap::{ErrorKind, MapManager};
-/// // SAFETY: no process changes or truncates the files of this example.
-/// let maps = unsafe { MapManager::builder().build()? };
+/// # use smmap::ErrorKind;
+/// # let maps = unsafe { smmap::MapManager::builder().build()? }; // SAFETY: no process changes the files.
 /// let error = maps.open("/no/such/file").unwrap_err();
 /// assert_eq!(error.kind(), ErrorKind::Io);
 /// assert!(error.to_string().contains("/no/such/file"));
@@ -42,9 +41,8 @@ struct Details {
 /// # Examples
 ///
 /// ```
-/// # use smmap::{ErrorKind, MapManager};
-/// // SAFETY: no process changes or truncates the files of this example.
-/// let maps = unsafe { MapManager::builder().build()? };
+/// # use smmap::ErrorKind;
+/// # let maps = unsafe { smmap::MapManager::builder().build()? }; // SAFETY: no process changes the files.
 /// let file = maps.open("Cargo.toml")?;
 /// let past = file.lease(file.len()..file.len() + 1).unwrap_err();
 /// assert_eq!(past.kind(), ErrorKind::OutOfBounds);

@@ -13,8 +13,8 @@ use crate::os::Advice;
 use crate::policy::Access;
 use crate::protocol::slot::Slot;
 
-/// Owned by each manager, file, cursor, buffer and iterator, but by no lease. The collector thread holds the cache
-/// weakly, so the cache shuts down with the last of these owners.
+/// The cache and its collector. Each manager, file, cursor, buffer and iterator owns it, but no lease does. The
+/// collector thread holds the cache weakly, so the cache shuts down with the last owner.
 pub(crate) struct Shared {
     collector: Option<Collector>,
     pub(crate) cache: Arc<Cache>,
@@ -45,9 +45,7 @@ impl Drop for Shared {
 /// # Examples
 ///
 /// ```
-/// # use smmap::MapManager;
-/// // SAFETY: no process changes or truncates the files of this example.
-/// let maps = unsafe { MapManager::builder().build()? };
+/// # let maps = unsafe { smmap::MapManager::builder().build()? }; // SAFETY: no process changes the files.
 /// let file = maps.open("Cargo.toml")?;
 /// let lease = file.lease(1..8)?;
 /// drop((file, maps));
@@ -225,8 +223,8 @@ impl MappedFile {
     ///
     /// The call reads each page of the range, and so may wait for the disk. It maps nothing and does not need
     /// `fault_guard`. Pages of mapped windows are loaded into memory, as far as memory allows (Linux 5.14 or later).
-    /// Pages of other windows, and all pages on other systems, are read from the file. O(bytes). The file may be
-    /// truncated right after the call.
+    /// Pages of other windows, and all pages on other systems, are read from the file. O(bytes). The result holds for
+    /// the moment of the call only.
     ///
     /// # Errors
     ///
@@ -269,8 +267,8 @@ impl MappedFile {
         let range = self.resolve(&range)?;
         let budget = self.cache().limits();
         let in_bytes = self.geometry().window_bytes().map_or(1, |bytes| (budget.max_mapped_bytes / bytes).max(1));
-        let windows = in_bytes.min(budget.max_regions as u64);
-        for (window, piece) in self.geometry().pieces(range).take(usize::try_from(windows).unwrap_or(usize::MAX)) {
+        let windows = in_bytes.min(budget.max_regions as u64) as usize;
+        for (window, piece) in self.geometry().pieces(range).take(windows) {
             if let Some(region) = self.window(window, piece.end)?.region() {
                 region.mapping().advise(Advice::WillNeed);
             }
@@ -279,7 +277,7 @@ impl MappedFile {
     }
 }
 
-/// For the readers in `read/`: calls of the cache, with errors that name the file.
+/// Calls of the cache for the readers in `read/`, with errors that name the file.
 impl MappedFile {
     #[inline]
     pub(crate) fn cache(&self) -> &Cache {

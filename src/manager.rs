@@ -81,10 +81,7 @@ impl MapManager {
     ///
     /// All opens of one file share one cache entry, whether by another name, a link or a descriptor. Opening a known
     /// file updates its length, as [`refresh`](MappedFile::refresh) does; with [`Revalidate::Never`], it does not.
-    ///
-    /// # Performance
-    ///
-    /// O(1): one `open`, two `stat`s and a lookup. The lookup takes a short lock on part of the table of files.
+    /// O(1): one `open`, two `stat`s, and a lookup under a short lock on part of the table of files.
     ///
     /// # Errors
     ///
@@ -178,12 +175,8 @@ impl MapManager {
     /// known name, so no directory matches it.
     ///
     /// On Windows, which cannot delete an open file, the call also closes the descriptor. The file can be deleted once
-    /// no region of it is held.
-    ///
-    /// # Performance
-    ///
-    /// O(windows ever read of the files, and cursors). A directory also takes O(known files), with a few system calls
-    /// each.
+    /// no region of it is held. O(windows ever read of the files, and cursors). A directory also takes O(known files),
+    /// with a few system calls each.
     ///
     /// # Examples
     ///
@@ -244,11 +237,8 @@ impl MapManager {
         self.shared.cache.set_limits(limits)
     }
 
-    /// Returns the counters of the cache, and the amounts it holds now.
-    ///
-    /// # Performance
-    ///
-    /// O(regions + cursors), to count the regions in use. Hits do not wait for this call.
+    /// Returns the counters of the cache, and the amounts it holds now. O(regions + cursors), to count the regions in
+    /// use. Hits do not wait for this call.
     ///
     /// # Examples
     ///
@@ -309,8 +299,6 @@ impl fmt::Debug for MapManager {
 ///     MapManager::builder()
 ///         .window(Window::Sliding { bytes: 1 << 20 })
 ///         .max_mapped_bytes(64 << 20)
-///         .max_regions(1_000)
-///         .max_open_files(100)
 ///         .overcommit(Overcommit::Fail)
 ///         .admission(Admission::Always)
 ///         .build()?
@@ -332,64 +320,54 @@ pub struct MapManagerBuilder {
 }
 
 impl MapManagerBuilder {
-    /// Sets the part of a file that one mapping covers.
-    pub fn window(mut self, window: Window) -> Self {
-        self.window = window;
-        self
+    /// Sets the part of a file that one mapping covers. It is reduced to [`max_mapped_bytes`](Self::max_mapped_bytes).
+    pub fn window(self, window: Window) -> Self {
+        Self { window, ..self }
     }
 
     /// Sets all limits at once. A limit that is also set by its own method has the value set there.
-    pub fn limits(mut self, limits: Limits) -> Self {
-        self.limits = Some(limits);
-        self
+    pub fn limits(self, limits: Limits) -> Self {
+        Self { limits: Some(limits), ..self }
     }
 
-    /// Sets the bytes that may be mapped at once, counted in whole pages. A larger [`window`](Self::window) is reduced
-    /// to this size.
-    pub fn max_mapped_bytes(mut self, bytes: u64) -> Self {
-        self.max_mapped_bytes = Some(bytes);
-        self
+    /// Sets the bytes that may be mapped at once, counted in whole pages.
+    pub fn max_mapped_bytes(self, bytes: u64) -> Self {
+        Self { max_mapped_bytes: Some(bytes), ..self }
     }
 
-    /// Sets the number of regions that may be mapped at once. The OS has a limit of its own (`vm.max_map_count` on
-    /// Linux).
-    pub fn max_regions(mut self, regions: usize) -> Self {
-        self.max_regions = Some(regions);
-        self
+    /// Sets the number of regions that may be mapped at once. The OS limits it too (`vm.max_map_count` on Linux).
+    pub fn max_regions(self, regions: usize) -> Self {
+        Self { max_regions: Some(regions), ..self }
     }
 
     /// Sets the number of file descriptors that may be open at once.
-    pub fn max_open_files(mut self, files: usize) -> Self {
-        self.max_open_files = Some(files);
-        self
+    pub fn max_open_files(self, files: usize) -> Self {
+        Self { max_open_files: Some(files), ..self }
     }
 
     /// Sets the outcome of a call that must map while everything in the budget is in use.
-    pub fn overcommit(mut self, overcommit: Overcommit) -> Self {
-        self.overcommit = overcommit;
-        self
+    pub fn overcommit(self, overcommit: Overcommit) -> Self {
+        Self { overcommit, ..self }
     }
 
     /// Sets when a small read of an unmapped window maps that window.
-    pub fn admission(mut self, admission: Admission) -> Self {
-        self.admission = admission;
-        self
+    pub fn admission(self, admission: Admission) -> Self {
+        Self { admission, ..self }
     }
 
     /// Sets whether the cache checks open files for changes.
-    pub fn revalidate(mut self, revalidate: Revalidate) -> Self {
-        self.revalidate = revalidate;
-        self
+    pub fn revalidate(self, revalidate: Revalidate) -> Self {
+        Self { revalidate, ..self }
     }
 
     /// Builds the manager and starts its collector thread.
     ///
     /// # Safety
     ///
-    /// Other processes, and other code of this process, can write to a mapped file. The caller promises, for all files
-    /// read through this manager:
+    /// The caller promises, for all files read through this manager:
     ///
-    /// - No process changes bytes of a file while they are borrowed from a [`Cursor`], a [`Lease`] or a [`Buffer`].
+    /// - No process, this one included, changes bytes of a file while they are borrowed from a [`Cursor`], a [`Lease`]
+    ///   or a [`Buffer`].
     /// - No process truncates a file while a region of it is held or a call reads it. A cursor and a buffer hold their
     ///   window between calls as well, until they move to another, are released or are dropped.
     /// - After a file was truncated, [`MappedFile::refresh`] is called before the next read from it. This is necessary

@@ -15,9 +15,7 @@ use crate::protocol::atomics::ThreadIds;
 /// # Examples
 ///
 /// ```
-/// # use smmap::MapManager;
-/// // SAFETY: no process changes or truncates the files of this example.
-/// let maps = unsafe { MapManager::builder().build()? };
+/// # let maps = unsafe { smmap::MapManager::builder().build()? }; // SAFETY: no process changes the files.
 /// let file = maps.open("Cargo.toml")?;
 /// file.prefetch(..)?;
 /// let lease = file.lease(..)?;

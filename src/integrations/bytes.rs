@@ -9,9 +9,7 @@ use crate::Lease;
 /// # Examples
 ///
 /// ```
-/// # use smmap::MapManager;
-/// // SAFETY: no process changes or truncates the files of this example.
-/// let maps = unsafe { MapManager::builder().build()? };
+/// # let maps = unsafe { smmap::MapManager::builder().build()? }; // SAFETY: no process changes the files.
 /// let lease = maps.open("Cargo.toml")?.lease(..9)?;
 /// let address = lease.as_ptr();
 /// let bytes = bytes::Bytes::from(lease);

@@ -413,7 +413,7 @@ impl Buffer {
     }
 }
 
-/// An iterator over the matches of a needle. Made by [`Buffer::find_iter`]. Ends after an error.
+/// An iterator over the matches of a needle, made by [`Buffer::find_iter`]. It ends after an error.
 ///
 /// # Examples
 ///
@@ -451,7 +451,7 @@ impl fmt::Debug for FindIter<'_> {
     }
 }
 
-/// An iterator over the lines of a file. Made by [`Buffer::lines`]. Ends after an error.
+/// An iterator over the lines of a file, made by [`Buffer::lines`]. It ends after an error.
 ///
 /// # Examples
 ///
@@ -483,7 +483,7 @@ impl Iterator for Lines {
 
 impl FusedIterator for Lines {}
 
-/// An iterator over the pieces of a file between separators. Made by [`Buffer::split`]. Ends after an error.
+/// An iterator over the pieces of a file between separators, made by [`Buffer::split`]. It ends after an error.
 ///
 /// # Examples
 ///

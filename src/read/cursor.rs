@@ -83,8 +83,7 @@ impl Cursor {
     /// # Performance
     ///
     /// If the cursor enters the next window within its first 4 KiB, it asks the OS whether that window is in memory. If
-    /// it is not, on Linux the call reads all of it before it returns. On other Unix systems, the call only advises the
-    /// OS to do so.
+    /// it is not, on Linux the call reads all of it before it returns; on other Unix systems, it only advises the OS.
     ///
     /// # Errors
     ///
@@ -446,10 +445,6 @@ impl Seek for Cursor {
         self.position = position.ok_or_else(|| {
             io::Error::new(io::ErrorKind::InvalidInput, "a seek to before the start of the file, or beyond all offsets")
         })?;
-        Ok(self.position)
-    }
-
-    fn stream_position(&mut self) -> io::Result<u64> {
         Ok(self.position)
     }
 }

@@ -8,8 +8,7 @@
 //! | at most [`SMALL`] bytes | its window, if that is mapped or the mapping pays off; otherwise a copy | a copy |
 //! | more | its window, which is mapped if it was not; if the budget has no room for the window, a detached region | a detached region |
 //!
-//! A copy takes mapped bytes from where they are mapped, and reads the rest. It never fails for the budget. A detached
-//! region counts in the budget like any other, and is unmapped with its last client.
+//! A copy takes mapped bytes from their mapping, and reads the rest. It never fails for the budget.
 
 mod buffer;
 mod cursor;
@@ -26,8 +25,7 @@ pub use windows::Windows;
 use crate::cache::Need;
 use crate::policy::Access;
 
-/// The largest range, in bytes, that is copied instead of mapped by itself. Copying it costs about as much as mapping
-/// it and touching its pages.
+/// The largest range, in bytes, that is copied: this costs about as much as mapping it and touching its pages.
 pub(crate) const SMALL: u64 = 256 << 10;
 
 /// Returns what a slice or a lease of `range` needs.

@@ -7,7 +7,7 @@ use super::Lease;
 use crate::error::Result;
 use crate::file::MappedFile;
 
-/// An iterator over the windows of a file, in order, each as a [`Lease`]. Made by [`MappedFile::windows`].
+/// An iterator over the windows of a file, in order, each as a [`Lease`], made by [`MappedFile::windows`].
 ///
 /// `next` maps the window that it returns. If the window is not in memory, `next` also has it read from the disk, and
 /// on Linux waits for that. The cache may unmap a window after its lease is dropped, so a file of any size can be read
