@@ -320,7 +320,7 @@ pub struct MapManagerBuilder {
 }
 
 impl MapManagerBuilder {
-    /// Sets the part of a file that one mapping covers. It is reduced to [`max_mapped_bytes`](Self::max_mapped_bytes).
+    /// Sets the part of a file that one mapping covers. It has at most [`max_mapped_bytes`](Self::max_mapped_bytes).
     pub fn window(self, window: Window) -> Self {
         Self { window, ..self }
     }
