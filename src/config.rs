@@ -163,16 +163,15 @@ pub enum Revalidate {
     Never,
 }
 
-/// The budget of a manager: the most that may be mapped and open at one time.
-///
-/// [`set_limits`](crate::MapManager::set_limits) changes it while the manager is in use. No limit may be 0.
+/// The budget of a manager: the most that may be mapped and open at one time. No limit may be 0.
+/// [`set_limits`](crate::MapManager::set_limits) changes it while the manager is in use.
 ///
 /// # Examples
 ///
 /// ```
+/// # use smmap::Limits;
 /// # let maps = unsafe { smmap::MapManager::builder().build()? }; // SAFETY: no process changes the files.
-/// let mut limits = maps.limits();
-/// limits.max_mapped_bytes = 64 << 20;
+/// let limits = Limits { max_mapped_bytes: 64 << 20, ..maps.limits() };
 /// maps.set_limits(limits)?;
 /// assert_eq!(maps.limits(), limits);
 /// # Ok::<(), smmap::Error>(())

@@ -47,9 +47,7 @@ impl Drop for Shared {
 /// ```
 /// # let maps = unsafe { smmap::MapManager::builder().build()? }; // SAFETY: no process changes the files.
 /// let file = maps.open("Cargo.toml")?;
-/// let lease = file.lease(1..8)?;
-/// drop((file, maps));
-/// assert_eq!(&lease[..], b"package");
+/// assert_eq!(file.cursor().slice(1..8)?, b"package");
 /// # Ok::<(), smmap::Error>(())
 /// ```
 #[derive(Clone)]
@@ -309,20 +307,19 @@ impl MappedFile {
         self.named(Error::new(ErrorKind::OutOfBounds, message).within(range))
     }
 
-    /// Adds the file's path to an error: the one that this handle was opened by, or another known name.
+    /// Adds the path that this handle was opened by, or another known name of the file.
     #[cold]
     pub(crate) fn named(&self, error: Error) -> Error {
         let name = self.handle.file.names().into_iter().next();
         error.at(self.path().or(name.as_deref()))
     }
 
-    /// Decides how to serve a range that was not a hit: see [`Cache::acquire`].
     #[inline]
     pub(crate) fn acquire(&self, slot: &Slot<Region>, range: &Range<u64>, need: Need) -> Result<Acquired> {
         self.cache().acquire(self.cached(), slot, range, need).map_err(|error| self.named(error))
     }
 
-    /// Returns the region of a window that is mapped up to `end`, an offset in the file. Maps the window if it is not.
+    /// Returns the region of a window, mapped at least up to `end`, an offset in the file.
     pub(crate) fn window(&self, window: u64, end: u64) -> Result<RegionRef> {
         let start = self.geometry().start(window);
         let slot = match self.cache().lookup(self.cached(), window, end - start, Access::Counted) {
@@ -335,7 +332,7 @@ impl MappedFile {
         }
     }
 
-    /// Copies the bytes at `at` of a region, which are those of the file at `offset`, into `buf`.
+    /// Fills `buf` with the bytes at `at` of a region, which are those of the file at `offset`.
     pub(crate) fn copy_from(
         &self,
         region: Option<&Region>,

@@ -28,8 +28,6 @@
 //!
 //! - The promise made to [`build`](crate::MapManagerBuilder::build) still holds. Bytes that turn to zeros under a
 //!   `&[u8]` are bytes that change. If files may be truncated at any time, prefer calls that copy.
-//! - If a file is truncated inside a page and grows over that place again before a check, zeros that were read in
-//!   between are not reported.
 //! - A system call that is passed faulted bytes (`write` from a lease) fails with EFAULT; the handler is not called.
 //! - A thread that blocks SIGBUS is not guarded: the OS ends the process.
 //! - A fault outside this crate's regions, and a SIGBUS that a process sent, goes to the previously installed handler,
@@ -37,8 +35,7 @@
 //! - A handler that is installed later and does not call the previous one disables the guard, until [`install`] is
 //!   called again.
 //! - In a child of `fork`, new mappings are not guarded, not even those of a new manager. Inherited mappings are.
-//! - If the OS has no mapping left for the zeros, and the reserve for that case is used up, the process ends with a
-//!   message that names the limit to raise.
+//! - [`guarantees`](crate::guarantees) has the limits of truncation within a page, and of mappings for the zeros.
 //!
 //! # Performance
 //!

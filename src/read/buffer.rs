@@ -17,8 +17,6 @@ use crate::file::MappedFile;
 /// a time, as a [`Cursor`] does; matches and lines that cross windows are found too. It corresponds to
 /// `SlidingWindowMapBuffer` of Python's smmap; [`get_back`](Self::get_back) replaces Python's negative indexes.
 ///
-/// # Performance
-///
 /// Searches use memchr. They are O(bytes) if the needle is no longer than a window; a longer one costs in addition a
 /// copy or mapping of twice its length for each window.
 ///

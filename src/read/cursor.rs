@@ -19,8 +19,7 @@ use crate::policy::{Access, AccessRun, SEQUENTIAL_SLACK};
 /// clone one.
 ///
 /// [`window_at`](Self::window_at) and [`slice`](Self::slice) read at a given offset. [`Read`], [`BufRead`] and [`Seek`]
-/// use and move a *position*, which reads at an offset leave alone. `BufRead` returns the bytes of the window without a
-/// copy.
+/// use and move a *position*, which reads at an offset leave alone.
 ///
 /// # Performance
 ///
@@ -240,8 +239,6 @@ impl Cursor {
     /// A range of at most 256 KiB is copied into a buffer of the cursor in the cases listed at [`MappedFile::lease`]. A
     /// larger range is always mapped. If it crosses windows, it is mapped as a detached region, which is unmapped when
     /// the cursor leaves it.
-    ///
-    /// # Performance
     ///
     /// O(1) inside the window that the cursor holds. A copy is O(bytes). A cursor that moves forward reads ahead as
     /// described at [`window_at`](Self::window_at).

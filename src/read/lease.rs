@@ -22,11 +22,8 @@ use crate::protocol::slot::Slot;
 ///
 /// A lease keeps its whole region mapped, and so takes room in the budget; copy a few bytes out if you keep them for
 /// long. A lease of a small range may hold a copy instead (see [`is_mapped`](Self::is_mapped)), which is outside the
-/// budget.
-///
-/// # Performance
-///
-/// A lease of a mapped window costs one shared write to take, and one to drop. Cloning costs one, and so does slicing.
+/// budget. Taking, cloning, slicing and dropping a lease of a mapped window each cost one atomic write to a word that
+/// all clients of the window share.
 ///
 /// # Examples
 ///
@@ -114,7 +111,7 @@ impl Lease {
     }
 
     /// Checks that the file had all bytes of the lease. Call it after reading them, if other processes may truncate the
-    /// file.
+    /// file. O(1), with one system call; ranges that could not be loaded are read from the file.
     ///
     /// The check compares the end of the lease with the current length of the file, except with
     /// [`Revalidate::Never`](crate::Revalidate::Never). If `fault_guard` is installed, it also compares the ranges that
@@ -124,10 +121,6 @@ impl Lease {
     /// The file cannot be checked after the manager is gone, or if the descriptor was closed and the path leads
     /// elsewhere. The call then fails only if bytes may be missing: readers could not load a range, or, with the guard,
     /// the bytes end in zeros up to the end of a page.
-    ///
-    /// # Performance
-    ///
-    /// O(1), with one system call. Ranges that could not be loaded are read from the file.
     ///
     /// # Errors
     ///
@@ -164,8 +157,6 @@ impl MappedFile {
     /// [`Admission`](crate::Admission) does not find that a mapping pays off; or another thread is mapping or unmapping
     /// the window. A larger range is always mapped. If it crosses windows, each call maps it again as a detached
     /// region.
-    ///
-    /// # Performance
     ///
     /// A hit is a lookup in the file's table of windows and one shared write. It takes no lock, allocates nothing and
     /// makes no system call.
