@@ -70,7 +70,7 @@ fn run(cache: &Weak<Cache>, wake_event: &WakeEvent) {
     let mut at_most = Some(IDLE_INTERVAL);
     while wake_event.sleep(at_most) != Woken::Stop {
         let Some(cache) = cache.upgrade() else { return };
-        cache.trim();
+        cache.trim_budgets();
         if pass.last.elapsed() >= PASS_INTERVAL {
             pass.examine(&cache, FILES_PER_PASS);
             epoch::flush();

@@ -17,7 +17,7 @@ use crate::policy::Access;
 use crate::stats::Event;
 
 impl Cache {
-    /// Fills `buf` with `range` of the file. Both have the same length; `range` is inside the file.
+    /// Fills `buf` with `range` of the file. `buf` has the length of `range`, which is inside the file.
     pub(crate) fn copy(&self, file: &Arc<CachedFile>, range: Range<u64>, mut buf: &mut [u8]) -> Result<()> {
         debug_assert_eq!(range.end - range.start, buf.len() as u64);
         let geometry = &self.config.geometry;
@@ -43,8 +43,8 @@ impl Cache {
         Ok(())
     }
 
-    /// Fills `buf` with the bytes from `at` on of a region, which are those of the file from `offset` on. Suspect bytes
-    /// are read from the file instead.
+    /// Fills `buf` from index `at` of `bytes`, which are mapped by `region`. The byte at `at` is the one at `offset` of
+    /// the file. If the mapped bytes are suspect, reads them from the file instead.
     #[inline]
     pub(crate) fn copy_from(
         &self,
@@ -82,7 +82,8 @@ impl Cache {
     }
 }
 
-/// Fills `buf` from `offset` on. Returns an error if the file, whose last known length is `known_len`, ends before.
+/// Fills `buf` with the bytes of `file` at `offset`. Returns an error that names `known_len`, the last known length, if
+/// the file is too short.
 // Inlined always: the call costs a tenth of a small copy.
 #[inline(always)]
 pub(super) fn read_exact_at(file: &File, buf: &mut [u8], offset: u64, known_len: u64) -> Result<()> {

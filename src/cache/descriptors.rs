@@ -1,10 +1,10 @@
 //! [`Descriptors`]: the open descriptors of a cache, at most `max_open_files` of them. The only user of arc-swap.
 //!
-//! A reader takes its file's descriptor without a lock and without a write that other readers wait for. The pool's lock
-//! is for the rest: to install a descriptor, to close one, and to count a handle in. No system call happens under that
-//! lock. In a child of `fork`, drops do not take it.
+//! A reader takes its file's descriptor without a lock and without a write that other readers wait for. The lock of the
+//! queue is for the rest: to install a descriptor, to close one, and to count a handle in. No system call happens under
+//! that lock. In a child of `fork`, drops do not take it.
 //!
-//! To make room, the pool closes a descriptor by the CLOCK rule: the oldest one that no reader took since it was
+//! To make room, a thread closes a descriptor by the CLOCK rule: the oldest one that no reader took since it was
 //! examined last. A descriptor is *needed* if its file has a handle but no name that still leads to it. A needed
 //! descriptor is never closed.
 
@@ -15,7 +15,8 @@ use std::sync::{Arc, PoisonError, TryLockError, Weak};
 use arc_swap::{ArcSwapOption, Guard};
 
 use super::CachedFile;
-use super::room::{NextStep, Patience, Room};
+use super::backoff::Backoff;
+use super::room::{Room, find_room};
 use crate::config::Overcommit;
 use crate::os::Process;
 use crate::protocol::budget::{Budget, Reservation, Usage};
@@ -26,7 +27,7 @@ pub(crate) struct OpenFile {
     file: File,
     reservation: Reservation,
     owner: Weak<CachedFile>,
-    /// 1 after a reader took the descriptor, until the pool examines it.
+    /// 1 after a reader took the descriptor, until `Descriptors::close_one` examines it.
     was_used: AtomicU32,
 }
 
@@ -87,8 +88,8 @@ impl DescriptorCell {
 /// The open descriptors of a cache, their budget, and the choice of the one to close.
 pub(super) struct Descriptors {
     pub(super) budget: Arc<Budget>,
-    /// Every open descriptor, the one that was installed or examined longest ago first. Entries of closed ones stay
-    /// until the pool comes across them, or [`purge`] does.
+    /// Every open descriptor. The one that was installed or examined longest ago is the first. Entries of closed
+    /// descriptors stay until [`close_one`](Self::close_one) or [`purge`] removes them.
     queue: Mutex<VecDeque<Weak<OpenFile>>>,
     process: Process,
 }
@@ -104,31 +105,36 @@ impl Descriptors {
     /// waiting. Returns `None` if there is no room.
     pub(super) fn reserve(&self, overcommit: Option<Overcommit>) -> Option<Room> {
         let mut transit = self.budget.enter_transit();
-        let mut patience = Patience::new();
+        match overcommit {
+            Some(overcommit) => {
+                let search = || self.reserve_or_close();
+                find_room(&self.budget, &mut transit, 0, overcommit, &mut Backoff::new(), search)
+            }
+            None => Some(match self.reserve_or_close() {
+                Some(reservation) => Room { reservation, over: false },
+                None => Room::exceeding(&self.budget, 0),
+            }),
+        }
+    }
+
+    fn reserve_or_close(&self) -> Option<Reservation> {
         loop {
             if let Some(reservation) = self.budget.reserve(0) {
-                return Some(Room { reservation, over: false });
+                return Some(reservation);
             }
-            if let Some(reservation) = self.close_one() {
-                // If the limit was lowered or exceeded before, the place has to go.
-                if self.budget.is_within() {
-                    return Some(Room { reservation, over: false });
-                }
-                continue;
-            }
-            let Some(overcommit) = overcommit else { return Some(Room::exceeding(&self.budget, 0)) };
-            match patience.next(&self.budget, &mut transit, 0, overcommit) {
-                NextStep::LookAgain => {}
-                NextStep::Exceed => return Some(Room::exceeding(&self.budget, 0)),
-                NextStep::Refuse => return None,
+            let closed = self.close_one()?;
+            // If the limit was lowered or exceeded before, the place of the closed descriptor is given up.
+            if self.budget.is_within() {
+                return Some(closed);
             }
         }
     }
 
-    /// Makes `descriptor` the file's own and returns it. If the file already has one, returns that, and closes `descriptor`.
+    /// Makes `descriptor` the file's own and returns it. If the file already has one, returns that, and closes
+    /// `descriptor`.
     ///
-    /// Counts a handle in if `for_handle`. The lock makes the two one step for [`close_one`](Self::close_one): it never closes
-    /// the descriptor of a file that it found without handles after a handle was counted in.
+    /// Counts a handle in if `for_handle`. The lock makes the two one step for [`close_one`](Self::close_one). So that
+    /// never closes the descriptor of a file for lack of handles after a handle was counted in.
     pub(super) fn install(
         &self,
         owner: &Arc<CachedFile>,
@@ -164,23 +170,13 @@ impl Descriptors {
         Some(open)
     }
 
-    /// Closes the descriptor of a file whose last handle was dropped, unless it has a new handle.
-    pub(super) fn close_unneeded(&self, file: &CachedFile) {
+    /// Closes the descriptor of a file if `may_close` returns `true` while no handle can be counted in.
+    pub(super) fn close_if(&self, file: &CachedFile, may_close: impl FnOnce() -> bool) {
         // Until the descriptor is closed, its place is neither free nor in use.
         let _transit = self.budget.enter_transit();
         let queue = self.lock();
-        let closed = if file.handles.count() == 0 { file.descriptor.open.swap(None) } else { None };
+        let closed = if may_close() { file.descriptor.open.swap(None) } else { None };
         // The system call comes after the lock.
-        drop(queue);
-        drop(closed);
-    }
-
-    /// Closes the descriptor of a file.
-    #[cfg(windows)]
-    pub(super) fn close(&self, file: &CachedFile) {
-        let _transit = self.budget.enter_transit();
-        let queue = self.lock();
-        let closed = file.descriptor.open.swap(None);
         drop(queue);
         drop(closed);
     }
@@ -195,7 +191,7 @@ impl Descriptors {
     pub(super) fn close_one(&self) -> Option<Reservation> {
         let _transit = self.budget.enter_transit();
         let entries = self.lock()?.len();
-        // Twice round. The first time spares descriptors that were used since they were examined last.
+        // The first of two rounds spares descriptors that were used since they were examined last.
         for examined in 0..2 * entries {
             let entry = self.lock()?.pop_front()?;
             let Some(candidate) = entry.upgrade() else { continue };

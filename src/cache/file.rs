@@ -1,4 +1,5 @@
 //! [`CachedFile`]: one file of a cache: its identity, length and names, the slots of its windows, and its descriptor.
+//! `src/file.rs` has its handle, the public `MappedFile`.
 
 use std::cmp::Ordering;
 use std::path::{Path, PathBuf};
@@ -6,9 +7,9 @@ use std::sync::{Arc, PoisonError, Weak};
 use std::time::SystemTime;
 use std::{fmt, io};
 
-use super::Cache;
 use super::descriptors::DescriptorCell;
 use super::region::Region;
+use super::{Cache, Change};
 use crate::os::{self, Stat};
 use crate::protocol::atomics::{FencedU64, UserCount};
 use crate::protocol::radix_table::RadixTable;
@@ -55,27 +56,17 @@ pub(crate) struct CachedFile {
     pub(super) cache: Weak<Cache>,
 }
 
-/// The change of a file's content between two looks.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Content {
-    Same,
-    Grown,
-    Truncated,
-    Modified,
-}
-
-impl Content {
-    fn since(before: &Stat, now: &Stat) -> Self {
-        // Any process can set the time of modification back. No process can set the time of change, but other events
-        // than a write move it on as well; those that `stat` can tell from a write are excluded here.
-        let has_other_attributes = before.links != now.links || before.attributes != now.attributes;
-        match now.len.cmp(&before.len) {
-            Ordering::Greater => Self::Grown,
-            Ordering::Less => Self::Truncated,
-            Ordering::Equal if now.modified != before.modified => Self::Modified,
-            Ordering::Equal if now.changed != before.changed && !has_other_attributes => Self::Modified,
-            Ordering::Equal => Self::Same,
-        }
+/// Returns the change of a file's content between two results of `stat`.
+fn content_change(before: &Stat, now: &Stat) -> Change {
+    // Any process can set the time of modification back. No process can set the time of change, but other events
+    // than a write advance it as well. Those that `stat` can tell from a write are excluded here.
+    let has_other_attributes = before.links != now.links || before.attributes != now.attributes;
+    match now.len.cmp(&before.len) {
+        Ordering::Greater => Change::Grown,
+        Ordering::Less => Change::Truncated,
+        Ordering::Equal if now.modified != before.modified => Change::Modified,
+        Ordering::Equal if now.changed != before.changed && !has_other_attributes => Change::Modified,
+        Ordering::Equal => Change::Unchanged,
     }
 }
 
@@ -116,30 +107,31 @@ impl CachedFile {
         &self.windows
     }
 
-    /// Drains each window from index `first` on.
-    pub(super) fn drain_from(&self, first: u64, mut each: impl FnMut(Drain<Region>)) {
-        self.windows.for_each_from(first, |_, slot| each(slot.drain()));
+    /// Drains each window from index `first_window` on.
+    pub(super) fn drain_from(&self, first_window: u64, mut each: impl FnMut(Drain<Region>)) {
+        self.windows.for_each_from(first_window, |_, slot| each(slot.drain()));
     }
 
-    /// Records the result of `look`, and returns it with the change since the last one.
+    /// Records the result of `look`, and returns it with the change of the content since the last one: `Unchanged`,
+    /// `Grown`, `Truncated` or `Modified`.
     ///
     /// If the length changed, `drain` is called with the smaller of both lengths, after the new length was published:
     /// regions from there on are out of date. The lock covers `look`, so that an older result never replaces a newer
     /// one.
-    pub(crate) fn notice(
+    pub(crate) fn record_stat(
         &self,
         look: impl FnOnce() -> io::Result<Stat>,
         drain: impl FnOnce(u64),
-    ) -> io::Result<(Content, Stat)> {
+    ) -> io::Result<(Change, Stat)> {
         let mut noticed = unpoisoned(&self.noticed);
         let stat = look()?;
-        let content = Content::since(&noticed, &stat);
+        let change = content_change(&noticed, &stat);
         if noticed.len != stat.len {
             self.len.store_then_fence(stat.len);
             drain(noticed.len.min(stat.len));
         }
         noticed.clone_from(&stat);
-        Ok((content, stat))
+        Ok((change, stat))
     }
 
     /// Adds a name that led to the file, made absolute, in front of the others.

@@ -1,9 +1,8 @@
 //! Mapping a window or a range: begin the load, make room, map, publish. Nothing is mapped anywhere else.
 //!
-//! One thread loads a window. Concurrently, other threads read the file if they may, or wait for that loader and for
-//! nothing else. A range across windows has no slot. The slot of a window may still belong to an older, draining
-//! region, or to a sleeping evicting thread. In these cases the range is mapped *detached*: for its clients alone,
-//! inside the budget, in no table.
+//! One thread loads a window. Concurrently, other threads read the file if they may, or wait for that loader only. A
+//! range across windows has no slot, and the slot of a window may still belong to a draining region or to a sleeping
+//! evicting thread. The range is then mapped *detached*: for its clients alone, inside the budget, in no table.
 
 use std::io;
 use std::ops::Range;
@@ -14,7 +13,7 @@ use super::backoff::Backoff;
 use super::descriptors::OpenFile;
 use super::open::cannot_stat;
 use super::region::{Region, RegionRef};
-use super::room::{Patience, Refused, Room, RoomPolicy, TRANSIT_MAX};
+use super::room::{Refused, Room, RoomPolicy, TRANSIT_MAX};
 use super::{Cache, CachedFile, TICKS};
 use crate::config::Revalidate;
 use crate::error::{Error, ErrorKind, Result};
@@ -29,8 +28,7 @@ use crate::stats::Event;
 const DRAIN_MAX: Duration = Duration::from_millis(5);
 
 impl Cache {
-    /// Returns the region of a window that is mapped up to `end`, relative to its start, and maps the window if it is
-    /// not.
+    /// Returns the region of a window of which at least `min_len` bytes are mapped, and maps the window if necessary.
     ///
     /// Returns `None` if `policy` is not [`RoomPolicy::Required`] and the window is not available at once. The caller
     /// then reads the file; the copy is counted here. Want of room is never an error then.
@@ -40,19 +38,19 @@ impl Cache {
         file: &Arc<CachedFile>,
         slot: &Slot<Region>,
         window: u64,
-        end: u64,
+        min_len: u64,
         policy: RoomPolicy,
     ) -> Result<Option<RegionRef>> {
         if self.stats.count(Event::Miss) % TICKS == 0 {
             self.tick();
         }
         // The wait for another loader counts towards the wait for room.
-        let (mut patience, mut for_drain) = (Patience::new(), Backoff::new());
+        let (mut waited, mut for_drain) = (Backoff::new(), Backoff::new());
         let mapped = loop {
             let state = match slot.take() {
                 Ok(client) => {
                     let region = RegionRef::new(client);
-                    if region.len() as u64 >= end && !is_faulted(&region) {
+                    if region.len() as u64 >= min_len && !is_faulted(&region) {
                         break region;
                     }
                     drop(region);
@@ -64,7 +62,7 @@ impl Cache {
                 Err(state) => state,
             };
             match slot.begin_load() {
-                Ok(loading) => match self.load(file, loading, window, policy, &mut patience)? {
+                Ok(loading) => match self.load(file, loading, window, policy, &mut waited)? {
                     Some(region) => break region,
                     None => return Ok(self.read_instead()),
                 },
@@ -73,15 +71,15 @@ impl Cache {
                 Err(_) if !policy.is_required() => return Ok(self.read_instead()),
                 // `state` is older than the refused `begin_load`: a load that began since is waited for in the next
                 // turn.
-                Err(_) if state.phase() == Phase::Loading && !state.is_draining() => patience.for_room.pause(),
+                Err(_) if state.phase() == Phase::Loading && !state.is_draining() => waited.pause(),
                 Err(_) if for_drain.pause_within(DRAIN_MAX) => {}
                 Err(_) => break self.map_detached(file, self.config.geometry.span(window, file.len()))?,
             }
         };
         // Another thread may have noticed, since the caller checked the range, that the file is shorter.
         let start = self.config.geometry.start(window);
-        if (mapped.len() as u64) < end {
-            return Err(truncated(start + mapped.len() as u64, start + end));
+        if (mapped.len() as u64) < min_len {
+            return Err(truncated(start + mapped.len() as u64, start + min_len));
         }
         Ok(Some(mapped))
     }
@@ -98,11 +96,11 @@ impl Cache {
         loading: Loading<'_, Region>,
         window: u64,
         policy: RoomPolicy,
-        patience: &mut Patience,
+        waited: &mut Backoff,
     ) -> Result<Option<RegionRef>> {
         // The length is read after `begin_load`: a thread that changes it later drains the slot.
         let span = self.config.geometry.span(window, file.len_to_map());
-        let mapped = self.map(file, span, policy, patience, |mapping, reservation| {
+        let mapped = self.map(file, span, policy, waited, |mapping, reservation| {
             self.regions.publish(loading, mapping, reservation, file)
         });
         match mapped {
@@ -117,7 +115,7 @@ impl Cache {
         let granule = os::mapping_granularity() as u64;
         let start = span.start / granule * granule;
         let policy = RoomPolicy::Required(self.config.overcommit);
-        let mapped = self.map(file, start..span.end, policy, &mut Patience::new(), |mapping, reservation| {
+        let mapped = self.map(file, start..span.end, policy, &mut Backoff::new(), |mapping, reservation| {
             file.detached.enter();
             self.regions.publish_detached(mapping, reservation, file)
         });
@@ -132,7 +130,7 @@ impl Cache {
         file: &Arc<CachedFile>,
         span: Range<u64>,
         policy: RoomPolicy,
-        patience: &mut Patience,
+        waited: &mut Backoff,
         publish: impl FnOnce(Mapping, Reservation) -> SlotRef<Region>,
     ) -> Result<RegionRef, NotMapped> {
         // An optional mapping needs the descriptor for its copy as well. It exceeds max_open_files instead of waiting
@@ -158,7 +156,7 @@ impl Cache {
         if policy.is_required() && !self.has_room(pages) {
             self.regions.note_pressure();
         }
-        let room = self.regions.make_room(&mut transit, pages, policy, patience);
+        let room = self.regions.make_room(&mut transit, pages, policy, waited);
         let Room { reservation, over } = room.map_err(|refused| NotMapped::NoRoom(refused, pages as u64))?;
         if over {
             self.stats.count(Event::Overcommit);
@@ -206,34 +204,25 @@ impl Cache {
 
     #[cold]
     fn explain(&self, not_mapped: NotMapped) -> Error {
-        match not_mapped {
-            NotMapped::NoRoom(Refused::TooLarge, bytes) => self.too_large(bytes),
-            NotMapped::NoRoom(Refused::AllPinned, bytes) => self.all_pinned(bytes),
+        let (used, limit) = (self.regions.budget.used(), self.regions.budget.limit());
+        let message = match not_mapped {
+            NotMapped::Failed(error) => return error,
             NotMapped::NoMaps(error, len) => {
                 let hint = os::map_limit_hint();
                 let message = format!("the OS refused a mapping of {len} bytes, with nothing unused left: {hint}");
-                Error::new(ErrorKind::OutOfMaps, message).because(error)
+                return Error::new(ErrorKind::OutOfMaps, message).because(error);
             }
-            NotMapped::Failed(error) => error,
-        }
-    }
-
-    fn too_large(&self, bytes: u64) -> Error {
-        let limit = self.regions.budget.limit().bytes;
-        let message = format!(
-            "a mapping of {bytes} bytes is larger than the whole budget of {limit}: raise max_mapped_bytes, \
-             ask for less at once, or use smaller windows"
-        );
-        Error::new(ErrorKind::OverBudget, message)
-    }
-
-    fn all_pinned(&self, bytes: u64) -> Error {
-        let (used, limit) = (self.regions.budget.used(), self.regions.budget.limit());
-        let message = format!(
-            "no room for {bytes} bytes, because all of {} bytes in {} regions are in use (limits: {} bytes, {} regions): \
-             drop leases or cursors, raise the limits, or allow overcommit",
-            used.bytes, used.items, limit.bytes, limit.items
-        );
+            NotMapped::NoRoom(Refused::TooLarge, bytes) => format!(
+                "a mapping of {bytes} bytes is larger than the whole budget of {}: raise max_mapped_bytes, ask for less \
+                 at once, or use smaller windows",
+                limit.bytes
+            ),
+            NotMapped::NoRoom(Refused::AllPinned, bytes) => format!(
+                "no room for {bytes} bytes, because all of {} bytes in {} regions are in use (limits: {} bytes, {} \
+                 regions): drop leases or cursors, raise the limits, or allow overcommit",
+                used.bytes, used.items, limit.bytes, limit.items
+            ),
+        };
         Error::new(ErrorKind::OverBudget, message)
     }
 }
@@ -268,9 +257,9 @@ impl From<Error> for NotMapped {
 #[cfg(test)]
 impl Cache {
     /// Returns the region of a window, mapped if it was not.
-    pub(super) fn map_window(&self, file: &Arc<CachedFile>, window: u64, end: u64) -> RegionRef {
+    pub(super) fn map_window(&self, file: &Arc<CachedFile>, window: u64, min_len: u64) -> RegionRef {
         let policy = RoomPolicy::Required(self.config.overcommit);
-        let loaded = self.load_window(file, file.windows().at(window), window, end, policy);
+        let loaded = self.load_window(file, file.windows().at(window), window, min_len, policy);
         loaded.unwrap().expect("a required window is mapped, or there is an error")
     }
 }
@@ -314,8 +303,8 @@ pub(super) mod tests {
             self.file.windows().at(window)
         }
 
-        fn load(&self, window: u64, end: u64, policy: RoomPolicy) -> Result<Option<RegionRef>> {
-            self.cache.load_window(&self.file, self.slot(window), window, end, policy)
+        fn load(&self, window: u64, min_len: u64, policy: RoomPolicy) -> Result<Option<RegionRef>> {
+            self.cache.load_window(&self.file, self.slot(window), window, min_len, policy)
         }
 
         /// Maps the first window.

@@ -1,25 +1,7 @@
 //! The cache: which windows are mapped, for which reader, and for how long.
 //!
-//! | file | task |
-//! |---|---|
-//! | `mod` | [`Cache::lookup`], the hit, and [`Cache::acquire`], the one decision between mapping and reading |
-//! | [`mod@file`] | a file with its identity, length, names, windows and descriptor |
-//! | [`open`] | opening, refreshing and closing files |
-//! | [`descriptors`] | the pool of open descriptors |
-//! | [`load`] | mapping a window or a range |
-//! | [`room`] | making room in a budget, and keeping some of it free |
-//! | [`reclaim`] | unmapping: what the owner of a region does |
-//! | [`pool`] | all regions, and the choice of a victim |
-//! | [`region`] | a mapping in a slot, and its counted clients |
-//! | [`window_guard`] | the region that a cursor reads, protected by a hazard pointer |
-//! | [`copy`] | reading without keeping a mapping |
-//! | [`prefault`] | bringing a window into memory for a sequential reader |
-//! | [`validate`] | finding out whether mapped bytes were really there |
-//! | [`registry`] | the files that are known, by identity |
-//! | [`collector`] | the background thread |
-//! | [`backoff`] | waiting for another thread |
-//!
-//! Only `load` maps, and only `reclaim` unmaps.
+//! [`Cache::lookup`] is the hit, and [`Cache::acquire`] is the one decision between mapping and reading. Only [`load`]
+//! maps, and only [`reclaim`] unmaps. docs/architecture.md lists the files of this folder.
 
 mod backoff;
 mod collector;
@@ -72,7 +54,7 @@ pub(crate) struct Cache {
     process: Process,
 }
 
-/// The need of a caller for which [`Cache::lookup`] found no region.
+/// The need of a caller that missed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Need {
     /// A mapped window.
@@ -87,13 +69,14 @@ pub(crate) enum Need {
 /// The result of [`Cache::acquire`].
 #[derive(Debug)]
 pub(crate) enum Acquired {
-    /// A region, the offset of its first byte in the file, and the window's index, or `None` for a detached region.
+    /// A region, the offset of its first byte in the file, and the window's index. `window` is `None` for a range that is
+    /// no window.
     Region { region: RegionRef, start: u64, window: Option<u64> },
     /// The caller reads the file. The copy is counted already.
     ReadFile,
 }
 
-/// The policy's clock advances by this many ticks, at each so-many-th access to a window that is not mapped. So readers
+/// The number of accesses to unmapped windows after which the policy's clock advances, by as many ticks. So readers
 /// rarely write the clock's cache line.
 const TICKS: u64 = 16;
 
@@ -198,27 +181,27 @@ impl Cache {
             self.regions.budget.set_limit(regions);
             self.descriptors.budget.set_limit(descriptors);
         });
-        self.trim();
+        self.trim_budgets();
         self.wake_event.wake();
         Ok(())
     }
 
-    /// Returns a client of a window's region if the window is mapped up to `end`, relative to its start: the hit of a
-    /// lease or a copy. Otherwise returns the window's slot, for [`acquire`](Self::acquire).
+    /// Returns a client of a window's region if at least `min_len` bytes of the window are mapped: the hit of a lease or
+    /// a copy. Otherwise returns the window's slot, for [`acquire`](Self::acquire).
     ///
-    /// No lock, no allocation, no system call. Counts the access if it is `Access::Counted`, and a hit.
+    /// Takes no lock, allocates nothing, and makes no system call. Counts a hit, and an `Access::Counted`.
     #[inline]
     pub(crate) fn lookup<'f>(
         &self,
         file: &'f CachedFile,
         window: u64,
-        end: u64,
+        min_len: u64,
         access: Access,
     ) -> Result<SlotRef<Region>, &'f Slot<Region>> {
         let slot = self.accessed_slot(file, window, access);
         let client = slot.take().map_err(|_| slot)?;
         // A range that crosses into the next window is not here, nor is the new tail of a file that has grown.
-        if client.mapping().len() as u64 >= end && !client.mapping().is_faulted() {
+        if client.mapping().len() as u64 >= min_len && !client.mapping().is_faulted() {
             self.stats.count(Event::Hit);
             Ok(client)
         } else {
@@ -226,24 +209,24 @@ impl Cache {
         }
     }
 
-    /// Protects a window, which starts at `first`, in `guard` if it is mapped up to `end`: the hit of a cursor in a
-    /// window that its slot cache does not contain. Returns `true` if the window follows the one read before. Otherwise
-    /// returns the window's slot, for [`acquire`](Self::acquire).
+    /// Protects a window in `guard` if it is mapped up to the offset `end`: the hit of a cursor in a window that its slot
+    /// cache does not contain. `window_start` is the offset of the window.
     ///
-    /// `first` and `end` are offsets in the file.
+    /// Returns `true` if the window follows the one read before. If the window is not mapped, returns its slot, for
+    /// [`acquire`](Self::acquire).
     pub(crate) fn lookup_protected<'f>(
         &self,
         guard: &mut WindowGuard,
         file: &'f CachedFile,
         window: u64,
-        first: u64,
+        window_start: u64,
         end: u64,
         access: Access,
     ) -> Result<bool, &'f Slot<Region>> {
         let slot = self.accessed_slot(file, window, access);
         // Under pressure most windows that come here are not mapped. The snapshot spares those the protection.
         let may_be_mapped = slot.snapshot().phase() == Phase::Mapped;
-        let protected = if may_be_mapped { guard.protect(slot, window, first, end) } else { None };
+        let protected = if may_be_mapped { guard.protect(slot, window, window_start, end) } else { None };
         protected.ok_or(slot)
     }
 
@@ -424,7 +407,7 @@ impl Cache {
     /// Unmaps everything but what leases hold. Called when the last handle was dropped, so each descriptor is closed
     /// already. Takes no lock, because a child of `fork` calls it as well.
     pub(crate) fn shut_down(&self) {
-        self.regions.drain(|token| drop(self.regions.reclaim(token)));
+        self.regions.drain_all(|token| drop(self.regions.reclaim(token)));
         self.regions.retry_deferred();
     }
 }

@@ -6,7 +6,7 @@ use std::{fs, io};
 
 use super::backoff::Backoff;
 use super::descriptors::OpenFile;
-use super::file::{Content, FileKey};
+use super::file::FileKey;
 use super::reclaim::token_of;
 use super::room::Room;
 use super::{Cache, CachedFile, Change, Closed};
@@ -40,11 +40,7 @@ impl Cache {
         let file = self.registry.get(&FileKey::from(&stat))?;
         let descriptor = self.descriptors.enter_if_open(&file)?;
         file.add_name(path);
-        if self.notice_at_open(&file, &descriptor).is_err() {
-            self.release_handle(&file);
-            return None;
-        }
-        Some(file)
+        self.notice_at_open(file, descriptor).ok()
     }
 
     /// Takes over a descriptor. A descriptor without a path stays open while the file has a handle.
@@ -74,11 +70,7 @@ impl Cache {
             file.add_name(name);
         }
         let descriptor = self.descriptors.install(&file, reservation, descriptor, true);
-        if let Err(error) = self.notice_at_open(&file, &descriptor) {
-            drop(descriptor);
-            self.release_handle(&file);
-            return Err(error);
-        }
+        let file = self.notice_at_open(file, descriptor)?;
         if self.registry.len() == 1 {
             // The collector sleeps for long while the cache has no files.
             self.wake_event.wake();
@@ -89,23 +81,27 @@ impl Cache {
     /// Counts a handle out. With the last one the descriptor closes; mapped windows stay.
     pub(crate) fn release_handle(&self, file: &CachedFile) {
         if file.handles.leave() {
-            self.descriptors.close_unneeded(file);
+            self.descriptors.close_if(file, || file.handles.count() == 0);
         }
     }
 
-    /// Notices a change of a file that is opened, which may be known already.
-    fn notice_at_open(&self, file: &CachedFile, descriptor: &OpenFile) -> Result<()> {
-        match self.config.revalidate {
-            Revalidate::AtOpen => self.notice(file, || os::stat(descriptor.file())).map(drop),
-            Revalidate::Never => Ok(()),
+    /// Returns a file that is opened, after noticing its changes. On an error, counts the new handle out.
+    fn notice_at_open(&self, file: Arc<CachedFile>, descriptor: Arc<OpenFile>) -> Result<Arc<CachedFile>> {
+        if self.config.revalidate == Revalidate::AtOpen {
+            if let Err(error) = self.notice(&file, || os::stat(descriptor.file())) {
+                drop(descriptor);
+                self.release_handle(&file);
+                return Err(error);
+            }
         }
+        Ok(file)
     }
 
     /// Records the result of `look`, and drains the windows that a new length puts out of date.
-    fn notice(&self, file: &CachedFile, look: impl FnOnce() -> io::Result<Stat>) -> Result<(Content, Stat)> {
+    fn notice(&self, file: &CachedFile, look: impl FnOnce() -> io::Result<Stat>) -> Result<(Change, Stat)> {
         let _transit = self.regions.budget.enter_transit();
         let mut tokens = Vec::new();
-        let noticed = file.notice(look, |from| {
+        let noticed = file.record_stat(look, |from| {
             file.drain_from(self.config.geometry.index(from), |drained| tokens.extend(token_of(drained)));
         });
         self.regions.reclaim_all(tokens);
@@ -115,17 +111,15 @@ impl Cache {
     /// Returns the change of the file since the last look, and of the file that `path` leads to.
     pub(crate) fn refresh(&self, file: &Arc<CachedFile>, path: Option<&Path>) -> Result<Change> {
         let descriptor = self.descriptor(file, Some(self.config.overcommit))?;
-        let (content, stat) = self.notice(file, || os::stat(descriptor.file()))?;
+        let (change, stat) = self.notice(file, || os::stat(descriptor.file()))?;
         drop(descriptor);
         let leads_to = path.map(|path| os::stat_path(path).map(|stat| FileKey::from(&stat)));
-        Ok(match (content, leads_to) {
-            (Content::Truncated, _) => Change::Truncated,
+        Ok(match (change, leads_to) {
+            (Change::Truncated, _) => Change::Truncated,
             (_, Some(Ok(key))) if key != file.key() => Change::Replaced,
             (_, Some(Err(error))) if leads_nowhere(&error) => Change::Deleted,
             (_, None) if stat.links == 0 => Change::Deleted,
-            (Content::Grown, _) => Change::Grown,
-            (Content::Modified, _) => Change::Modified,
-            (Content::Same, _) => Change::Unchanged,
+            (change, _) => change,
         })
     }
 
@@ -151,7 +145,7 @@ impl Cache {
             // the path leads.
             #[cfg(windows)]
             if file.is_reachable() {
-                self.descriptors.close(&file);
+                self.descriptors.close_if(&file, || true);
             }
         }
         closed
@@ -180,7 +174,7 @@ impl Cache {
             if let Some(open) = file.descriptor.get() {
                 return Ok(open);
             }
-            // Before the thread claims the reopening: this may wait, and other threads must not wait for that.
+            // This may wait. So it comes before the thread claims the reopening, for which other threads wait.
             let reservation = self.reserve_descriptor(overcommit)?;
             if let Some(_reopening) = file.descriptor.try_reopen() {
                 if let Some(open) = file.descriptor.get() {
@@ -200,22 +194,18 @@ impl Cache {
                        max_open_files";
         let mut failed = Error::new(ErrorKind::Replaced, message);
         for name in file.names() {
-            let (descriptor, stat) = match self.open_descriptor(&name) {
+            failed = match self.open_descriptor(&name) {
                 Ok(descriptor) => {
                     let stat = os::stat(&descriptor).map_err(cannot_stat)?;
-                    (descriptor, stat)
+                    if stat.kind == Kind::File && FileKey::from(&stat) == file.key() {
+                        return Ok(descriptor);
+                    }
+                    let message = "the path now leads to another file, and the descriptor of the old one was closed to \
+                                   stay within max_open_files: open the path again, or raise max_open_files";
+                    Error::new(ErrorKind::Replaced, message)
                 }
-                Err(error) => {
-                    failed = error;
-                    continue;
-                }
+                Err(error) => error,
             };
-            if stat.kind == Kind::File && FileKey::from(&stat) == file.key() {
-                return Ok(descriptor);
-            }
-            let message = "the path now leads to another file, and the descriptor of the old one was closed to stay within \
-                           max_open_files: open the path again, or raise max_open_files";
-            failed = Error::new(ErrorKind::Replaced, message);
         }
         Err(failed)
     }
@@ -246,20 +236,16 @@ impl Cache {
     }
 
     fn reserve_descriptor(&self, overcommit: Option<Overcommit>) -> Result<Reservation> {
-        match self.descriptors.reserve(overcommit) {
-            Some(Room { reservation, over }) => {
-                if over {
-                    self.stats.count(Event::Overcommit);
-                }
-                Ok(reservation)
-            }
-            None => {
-                let limit = self.descriptors.budget.limit().items;
-                let message =
-                    format!("all {limit} descriptors of max_open_files are in use or could not be reopened: raise it");
-                Err(Error::new(ErrorKind::OverBudget, message))
-            }
+        let Some(Room { reservation, over }) = self.descriptors.reserve(overcommit) else {
+            let limit = self.descriptors.budget.limit().items;
+            let message =
+                format!("all {limit} descriptors of max_open_files are in use or could not be reopened: raise it");
+            return Err(Error::new(ErrorKind::OverBudget, message));
+        };
+        if over {
+            self.stats.count(Event::Overcommit);
         }
+        Ok(reservation)
     }
 }
 

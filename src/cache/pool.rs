@@ -222,7 +222,7 @@ impl RegionPool {
     }
 
     /// Drains every region, and passes the tokens of unused ones to `each`.
-    pub(super) fn drain(&self, mut each: impl FnMut(UnmapToken<Region>)) {
+    pub(super) fn drain_all(&self, mut each: impl FnMut(UnmapToken<Region>)) {
         self.ring.for_each(&epoch::pin(), |slot| {
             if let Drain::Owned(token) = slot.drain() {
                 each(token);
@@ -230,8 +230,8 @@ impl RegionPool {
         });
     }
 
-    /// Returns the number and bytes of the regions that are detached, have clients, are protected by cursors, or that
-    /// the OS refused to unmap. O(regions + cursors).
+    /// Returns the number and bytes of regions in use: detached, with clients, protected by cursors, or refused by the
+    /// OS. O(regions + cursors).
     pub(super) fn pinned(&self) -> Usage {
         let mut pinned =
             Usage { bytes: self.detached_bytes.total() as usize, items: self.detached_items.total() as usize };
@@ -249,7 +249,7 @@ impl RegionPool {
         });
         // A deferred region whose last reader has left is not in use. Detached regions are counted already.
         let is_in_use = |token: &&UnmapToken<Region>| {
-            !token.is_detached() && (protected.contains_token(token) || !token.payload().is_in_ring())
+            !token.is_detached() && (protected.contains_token(token) || token.payload().unmap_was_tried())
         };
         let deferred = self.deferred();
         deferred.iter().flat_map(|tokens| tokens.iter()).filter(is_in_use).for_each(|token| add(token.payload()));
@@ -281,7 +281,8 @@ impl RegionPool {
 
     /// Takes the tokens off the deferred list that were deferred for readers and are not in `protected`.
     pub(super) fn take_unprotected(&self, protected: &ProtectedSet<Region>) -> Vec<UnmapToken<Region>> {
-        let is_free = |token: &UnmapToken<Region>| token.payload().is_in_ring() && !protected.contains_token(token);
+        let is_free =
+            |token: &UnmapToken<Region>| !token.payload().unmap_was_tried() && !protected.contains_token(token);
         self.deferred().map_or_else(Vec::new, |mut deferred| {
             let (free, kept) = std::mem::take(&mut *deferred).into_iter().partition(is_free);
             *deferred = kept;

@@ -47,7 +47,7 @@ impl RegionPool {
         match self.reclaim_unless(protected.as_ref(), token) {
             Ok(reservation) => Some(reservation),
             Err(NotFreed::Protected) => {
-                self.rescan_deferred();
+                self.reclaim_all(self.take_newly_unprotected());
                 None
             }
             Err(NotFreed::Retained) => None,
@@ -55,37 +55,32 @@ impl RegionPool {
     }
 
     /// [Reclaims](Self::reclaim) several regions with one scan, and returns their number and bytes to the budget.
-    pub(super) fn reclaim_all(&self, tokens: Vec<UnmapToken<Region>>) -> Usage {
+    pub(super) fn reclaim_all(&self, mut tokens: Vec<UnmapToken<Region>>) -> Usage {
         let mut freed = Usage::default();
-        if tokens.is_empty() {
-            return freed;
-        }
         let _transit = self.budget.enter_transit();
-        let protected = self.hazards.scan_after_barrier();
-        let mut any_protected = false;
-        for token in tokens {
-            match self.reclaim_unless(protected.as_ref(), token) {
-                Ok(reservation) => {
-                    freed.items += 1;
-                    freed.bytes += reservation.bytes();
+        while !tokens.is_empty() {
+            let protected = self.hazards.scan_after_barrier();
+            let mut any_protected = false;
+            for token in tokens {
+                match self.reclaim_unless(protected.as_ref(), token) {
+                    Ok(reservation) => {
+                        freed.items += 1;
+                        freed.bytes += reservation.bytes();
+                    }
+                    Err(not_freed) => any_protected |= not_freed == NotFreed::Protected,
                 }
-                Err(not_freed) => any_protected |= not_freed == NotFreed::Protected,
             }
-        }
-        if any_protected {
-            add(&mut freed, self.rescan_deferred());
+            tokens = if any_protected { self.take_newly_unprotected() } else { Vec::new() };
         }
         freed
     }
 
-    /// Scans the hazard records again after a region was deferred: its last reader may have left before it was queued,
-    /// and no other thread would come for it. Returns the regions and bytes that were freed.
-    fn rescan_deferred(&self) -> Usage {
-        match self.hazards.scan_after_barrier() {
-            // The scan does not cover tokens that were deferred since, so `reclaim_all` scans again.
-            Some(protected) => self.reclaim_all(self.take_unprotected(&protected)),
-            None => Usage::default(),
-        }
+    /// Scans the hazard records again after a region was deferred, and takes the unprotected tokens off the deferred
+    /// list. The last reader of the region may have left before the token was queued, and no other thread would retry.
+    ///
+    /// The scan does not cover tokens that are deferred after it. So the caller scans once more to reclaim these.
+    fn take_newly_unprotected(&self) -> Vec<UnmapToken<Region>> {
+        self.hazards.scan_after_barrier().map_or_else(Vec::new, |protected| self.take_unprotected(&protected))
     }
 
     /// Unmaps a region that is not in `protected`, the result of a scan after the thread became its owner. `None` means
@@ -96,9 +91,9 @@ impl RegionPool {
         token: UnmapToken<Region>,
     ) -> Result<Reservation, NotFreed> {
         if !token.is_detached() && protected.is_none_or(|protected| protected.contains_token(&token)) {
-            // If a region is no longer in the ring, the OS refused to unmap it before. It is not restored: a reader
-            // that has just protected it is about to find the slot unmapped.
-            let restored = if token.payload().is_in_ring() { token.restore() } else { Err(token) };
+            // A region that the OS refused to unmap is not restored: a reader that has just protected it is about to
+            // find the slot unmapped.
+            let restored = if token.payload().unmap_was_tried() { Err(token) } else { token.restore() };
             return Err(match restored {
                 Ok(()) => NotFreed::Retained,
                 Err(token) => {
@@ -190,14 +185,14 @@ impl Cache {
 
     /// Tries the deferred list again for a cursor that left a draining region.
     #[cold]
-    pub(crate) fn retry_deferred(&self) {
+    pub(crate) fn retry_deferred_for_cursor(&self) {
         self.regions.retry_deferred();
     }
 }
 
 impl CachedFile {
-    /// Takes over the token of a region of this file whose last client was dropped.
-    pub(super) fn reclaim(self: Arc<Self>, token: UnmapToken<Region>) {
+    /// Unmaps a region of this file whose last client was dropped.
+    pub(super) fn reclaim_from_client(self: Arc<Self>, token: UnmapToken<Region>) {
         if token.is_detached() {
             // Unlike the last handle, the last detached region triggers nothing.
             let _ = self.detached.leave();
@@ -214,7 +209,10 @@ impl CachedFile {
 
 /// Unmaps a region whose cache is dropped: there is no budget, ring or deferred list any more.
 pub(super) fn reclaim_orphan(token: UnmapToken<Region>) {
-    if let Err((token, _refusal)) = token.vacate(|region| region.unmap_without_cache()) {
+    if let Err((token, _refusal)) = token.vacate(|region| {
+        let _ = region.take_ring_entry();
+        region.unmap()
+    }) {
         orphans().push(token);
     }
 }

@@ -34,7 +34,7 @@ pub(crate) struct Region {
 unsafe impl Payload for Region {
     fn last_client_dropped(token: UnmapToken<Self>) {
         let file = Arc::clone(&token.payload().file);
-        file.reclaim(token);
+        file.reclaim_from_client(token);
     }
 }
 
@@ -63,9 +63,10 @@ impl Region {
         self.reservation.bytes()
     }
 
-    /// Returns `true` until an owner began to unmap the region. A detached region is never in the ring.
-    pub(super) fn is_in_ring(&self) -> bool {
-        self.ring_entry.is_some()
+    /// Returns `true` if an owner has taken the region out of the ring to unmap it, and the OS refused. Always returns
+    /// `true` for a detached region, which is never in the ring.
+    pub(super) fn unmap_was_tried(&self) -> bool {
+        self.ring_entry.is_none()
     }
 
     pub(super) fn take_ring_entry(&mut self) -> Option<RingEntry> {
@@ -77,12 +78,6 @@ impl Region {
         #[cfg(test)]
         tests::refuse_unmap()?;
         self.mapping.unmap()
-    }
-
-    /// [Unmaps](Self::unmap) a region whose cache is dropped, and the clock ring with it.
-    pub(super) fn unmap_without_cache(&mut self) -> io::Result<()> {
-        self.ring_entry = None;
-        self.unmap()
     }
 
     /// Returns the reservation of a region that was unmapped, after dropping the rest.

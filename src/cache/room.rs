@@ -8,6 +8,8 @@
 //! 4. Otherwise, if other threads are in transit (between retiring a victim and publishing its successor), release
 //!    everything, pause, and look again, for at most [`TRANSIT_MAX`].
 //! 5. Otherwise everything is pinned, and [`Overcommit`] decides.
+//!
+//! Descriptors get room in the same way. Their victims have no deferred list, so step 3 is missing.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -55,7 +57,7 @@ pub(super) enum Refused {
     AllPinned,
 }
 
-/// Room for one item.
+/// Room in a budget for one item: a region or a descriptor.
 #[derive(Debug)]
 pub(super) struct Room {
     pub(super) reservation: Reservation,
@@ -73,48 +75,35 @@ impl Room {
     }
 }
 
-/// How long a thread has waited for room so far.
-pub(super) struct Patience {
-    for_transit: Backoff,
-    /// For pinned room, and for another loader.
-    pub(super) for_room: Backoff,
-    is_last_look: bool,
-}
-
-/// The next step of a thread that found nothing to evict.
-pub(super) enum NextStep {
-    LookAgain,
-    Exceed,
-    Refuse,
-}
-
-impl Patience {
-    pub(super) fn new() -> Self {
-        Self { for_transit: Backoff::new(), for_room: Backoff::new(), is_last_look: false }
-    }
-
-    /// Decides after a search for `bytes` without success, and waits if waiting may help. The thread is not in transit
-    /// during the wait, because it holds nothing.
-    pub(super) fn next(
-        &mut self,
-        budget: &Budget,
-        transit: &mut InTransit<'_>,
-        bytes: usize,
-        overcommit: Overcommit,
-    ) -> NextStep {
-        if transit_could_free(budget, bytes) && transit.pause(|| self.for_transit.pause_within(TRANSIT_MAX)) {
-            return NextStep::LookAgain;
+/// Repeats `search` until it finds room for an item of `bytes`, as `overcommit` allows. Returns `None` if it may not
+/// wait any longer, nor exceed the limit.
+///
+/// The caller is in `transit`, except during a wait, because it holds nothing then. `waited` is its wait so far, which
+/// [`Overcommit::Wait`] limits.
+pub(super) fn find_room(
+    budget: &Arc<Budget>,
+    transit: &mut InTransit<'_>,
+    bytes: usize,
+    overcommit: Overcommit,
+    waited: &mut Backoff,
+    mut search: impl FnMut() -> Option<Reservation>,
+) -> Option<Room> {
+    let mut for_transit = Backoff::new();
+    let mut is_last_search = false;
+    loop {
+        if let Some(reservation) = search() {
+            return Some(Room { reservation, over: false });
+        }
+        if transit_could_free(budget, bytes) && transit.pause(|| for_transit.pause_within(TRANSIT_MAX)) {
+            continue;
         }
         match overcommit {
-            Overcommit::Wait(time) if transit.pause(|| self.for_room.pause_within(time)) => NextStep::LookAgain,
-            Overcommit::Allow => NextStep::Exceed,
+            Overcommit::Wait(time) if transit.pause(|| waited.pause_within(time)) => {}
+            Overcommit::Allow => return Some(Room::exceeding(budget, bytes)),
+            Overcommit::Fail | Overcommit::Wait(_) if is_last_search => return None,
             // Another thread may have unmapped what this one did not find, and left transit before this one read the
             // count.
-            Overcommit::Fail | Overcommit::Wait(_) if !self.is_last_look => {
-                self.is_last_look = true;
-                NextStep::LookAgain
-            }
-            Overcommit::Fail | Overcommit::Wait(_) => NextStep::Refuse,
+            Overcommit::Fail | Overcommit::Wait(_) => is_last_search = true,
         }
     }
 }
@@ -129,24 +118,35 @@ fn transit_could_free(budget: &Budget, bytes: usize) -> bool {
 }
 
 impl RegionPool {
-    /// Reserves one region of `bytes`, and evicts others for it as `policy` allows. The caller is in `transit`.
-    pub(super) fn make_room<'b>(
-        &'b self,
-        transit: &mut InTransit<'b>,
+    /// Reserves one region of `bytes`, and evicts others for it as `policy` allows. For `transit` and `waited`, see
+    /// [`find_room`].
+    pub(super) fn make_room(
+        &self,
+        transit: &mut InTransit<'_>,
         bytes: usize,
         policy: RoomPolicy,
-        patience: &mut Patience,
+        waited: &mut Backoff,
     ) -> Result<Room, Refused> {
         if bytes > self.budget.limit().bytes {
             return Err(Refused::TooLarge);
         }
+        let search = || self.reserve_or_evict(bytes, policy);
+        let room = match policy {
+            RoomPolicy::Required(overcommit) => find_room(&self.budget, transit, bytes, overcommit, waited, search),
+            RoomPolicy::Free | RoomPolicy::AtMost(_) => search().map(|reservation| Room { reservation, over: false }),
+        };
+        room.ok_or(Refused::AllPinned)
+    }
+
+    /// Reserves `bytes` by steps 1 to 3. If that is not enough, other threads may use what was evicted.
+    fn reserve_or_evict(&self, bytes: usize, policy: RoomPolicy) -> Option<Reservation> {
         let mut held: Option<Reservation> = None;
         let mut failures = 0;
         loop {
             let may_take_free_room = held.is_some() || !matches!(policy, RoomPolicy::AtMost(_));
             if may_take_free_room {
                 if let Some(reservation) = self.complete(&mut held, bytes) {
-                    return Ok(Room { reservation, over: false });
+                    return Some(reservation);
                 }
             }
             let victim = match policy {
@@ -155,30 +155,20 @@ impl RegionPool {
                 RoomPolicy::AtMost(frequency) => self.victim_at_most(frequency),
                 RoomPolicy::Required(_) => self.victim(),
             };
-            if let Some(token) = victim {
-                match self.reclaim(token) {
-                    Some(reservation) => {
-                        self.evicted.add(1);
-                        match &mut held {
-                            Some(held) => held.absorb(reservation),
-                            None => held = Some(reservation),
-                        }
-                    }
-                    None => failures += 1,
+            let Some(token) = victim else {
+                if policy.is_required() && self.retry_deferred() > 0 {
+                    continue;
                 }
+                return None;
+            };
+            let Some(evicted) = self.reclaim(token) else {
+                failures += 1;
                 continue;
-            }
-            let RoomPolicy::Required(overcommit) = policy else { return Err(Refused::AllPinned) };
-            if self.retry_deferred() > 0 {
-                continue;
-            }
-            // While the thread waits, other threads may use what it has evicted so far.
-            held = None;
-            failures = 0;
-            match patience.next(&self.budget, transit, bytes, overcommit) {
-                NextStep::LookAgain => {}
-                NextStep::Exceed => return Ok(Room::exceeding(&self.budget, bytes)),
-                NextStep::Refuse => return Err(Refused::AllPinned),
+            };
+            self.evicted.add(1);
+            match &mut held {
+                Some(held) => held.absorb(evicted),
+                None => held = Some(evicted),
             }
         }
     }
@@ -204,14 +194,14 @@ impl RegionPool {
 impl Cache {
     /// Evicts unused regions down to the [admission limit](Self::admission_limit), and closes descriptors beyond their
     /// limit.
-    pub(super) fn trim(&self) {
+    pub(super) fn trim_budgets(&self) {
         reclaim::retry_orphans();
         self.regions.trim(|| self.excess());
         self.descriptors.trim();
     }
 
-    /// Returns the number of windows to evict to reach the admission limit. No more: the next optional mapping would
-    /// take a place that was freed without need.
+    /// Returns the number of windows to evict to reach the admission limit. It is never more, because the next optional
+    /// mapping would take a place that was freed without need.
     fn excess(&self) -> usize {
         let (used, limit) = (self.regions.budget.used(), self.admission_limit(self.regions.budget.limit()));
         let window = self.config.geometry.window_bytes().map_or(usize::MAX, |bytes| bytes as usize);
@@ -233,8 +223,8 @@ impl Cache {
 
     /// Returns `true` if half of the headroom is used, and the collector should evict.
     ///
-    /// The collector waits until half of the headroom is used, and then evicts several regions at once: it takes a
-    /// processor from other threads, and its barrier interrupts all readers.
+    /// The collector takes a processor from other threads, and its barrier interrupts all readers. So it waits that
+    /// long, and then evicts several regions at once.
     pub(super) fn is_room_low(&self) -> bool {
         let (used, limit) = (self.regions.budget.used(), self.regions.budget.limit());
         let admission = self.admission_limit(limit);

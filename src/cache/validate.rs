@@ -2,6 +2,7 @@
 //! in a mapping (see [`fault_guard`](crate::fault_guard)).
 //!
 //! After a read, the reader asks the region for a [`Suspect`]. If there is one, the bytes are compared with the file.
+//! [`Revalidate`] is about other checks: of a file's length and names, by `stat`.
 
 use std::fs::File;
 use std::ops::Range;
@@ -122,10 +123,11 @@ impl Cache {
         let geometry = &self.config.geometry;
         for (window, piece) in geometry.pieces(range.clone()) {
             let start = geometry.start(window);
-            let (at, end) = ((piece.start - start) as usize, piece.end - start);
-            let mapped = self.lookup(file, window, end, Access::Repeat);
+            let (at, min_len) = ((piece.start - start) as usize, piece.end - start);
+            let mapped = self.lookup(file, window, min_len, Access::Repeat);
             // If the OS cannot populate the pages, the read says why.
-            let is_populated = mapped.is_ok_and(|client| client.mapping().populate(at..end as usize).unwrap_or(false));
+            let is_populated =
+                mapped.is_ok_and(|client| client.mapping().populate(at..min_len as usize).unwrap_or(false));
             if !is_populated {
                 read_in_parts(descriptor.file(), piece, |_| Ok(()))?;
             }

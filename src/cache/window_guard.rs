@@ -145,8 +145,8 @@ impl WindowGuard {
         let (window, slot, address) = self.slots.get(start)?;
         // SAFETY: the slot is of the table of this guard's file, whose elements do not move.
         let slot = unsafe { slot.as_ref() };
-        let first = window << self.slots.shift;
-        if start >= end || self.detached.is_some() || !self.protect_slot(slot, end - first) {
+        let window_start = window << self.slots.shift;
+        if start >= end || self.detached.is_some() || !self.protect_slot(slot, end - window_start) {
             return None;
         }
         if self.bytes.address() != address {
@@ -155,27 +155,25 @@ impl WindowGuard {
             return None;
         }
         self.hazard.count();
-        let is_next = self.start.wrapping_add(self.window_bytes) == first;
-        self.start = first;
-        let at = start - first;
+        let is_next = self.move_to(window_start);
+        let at = start - window_start;
         // SAFETY: inside the mapping, which reaches up to `end`.
         let address = unsafe { address.add(at as usize) };
         Some(Switch { slot, address, at, is_next })
     }
 
-    /// Protects the window of `slot`, which starts at `first`, if it is mapped up to `end`, without a fault. Returns
-    /// `None` otherwise, and the guard then holds nothing. Returns `Some(true)` if the window follows the one read
-    /// before.
-    pub(super) fn protect(&mut self, slot: &Slot<Region>, window: u64, first: u64, end: u64) -> Option<bool> {
+    /// Protects the window of `slot` if it is mapped up to the offset `end`, without a fault. Otherwise returns `None`,
+    /// and the guard then holds nothing. Returns `Some(true)` if the window follows the one read before.
+    pub(super) fn protect(&mut self, slot: &Slot<Region>, window: u64, window_start: u64, end: u64) -> Option<bool> {
         self.clear();
         self.detached = None;
-        if !self.protect_slot(slot, end - first) {
+        if !self.protect_slot(slot, end - window_start) {
             self.release();
             return None;
         }
         self.hazard.count();
         self.slots.insert(window, NonNull::from(slot), self.bytes.address());
-        Some(self.move_to(first))
+        Some(self.move_to(window_start))
     }
 
     /// Reads a region that the caller has counted a client in for. The hazard pointer takes over from the client,
@@ -218,9 +216,10 @@ impl WindowGuard {
         Some(unsafe { slot.as_ref() })
     }
 
-    /// Protects `slot`, and reads its region. Returns `false` if it is not mapped up to `end` bytes, or has a fault.
+    /// Protects `slot`, and reads its region. Returns `false` if less than `min_len` bytes are mapped, or if the region
+    /// has a fault.
     #[inline(always)]
-    fn protect_slot(&mut self, slot: &Slot<Region>, end: u64) -> bool {
+    fn protect_slot(&mut self, slot: &Slot<Region>, min_len: u64) -> bool {
         // SAFETY: a slot of the cache whose owners scan this domain (see the documentation of the type).
         let Some(region) = (unsafe { self.hazard.protect(slot) }) else {
             self.clear();
@@ -232,13 +231,15 @@ impl WindowGuard {
         // SAFETY: the region stays protected until `clear` or the next `protect` replaces these bytes.
         self.bytes = unsafe { RegionBytes::new(mapping.address(), mapping.len()) };
         // A range that crosses into the next window is not here, nor is the new tail of a file that has grown.
-        if (mapping.len() as u64) < end || mapping.is_faulted() {
+        if (mapping.len() as u64) < min_len || mapping.is_faulted() {
             self.clear();
             return false;
         }
         true
     }
 
+    /// Records the start of the region, and returns `true` if it follows the window read before.
+    #[inline(always)]
     fn move_to(&mut self, start: u64) -> bool {
         let is_next = self.start.wrapping_add(self.window_bytes) == start;
         self.start = start;

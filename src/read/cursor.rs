@@ -230,7 +230,7 @@ impl Cursor {
 
     fn release_window(&mut self) {
         if self.held.release() {
-            self.file.cache().retry_deferred();
+            self.file.cache().retry_deferred_for_cursor();
         }
     }
 
@@ -490,6 +490,6 @@ mod tests {
                 assert_eq!(reader.join().unwrap(), b"ld and new");
             });
         };
-        file.cached().notice(look, meanwhile).unwrap();
+        file.cached().record_stat(look, meanwhile).unwrap();
     }
 }
