@@ -47,7 +47,6 @@ impl Collector {
 }
 
 impl Drop for Collector {
-    /// Stops the thread and joins it.
     fn drop(&mut self) {
         let Some(thread) = self.thread.take() else { return };
         if !self.process.is_this() {
@@ -131,30 +130,14 @@ fn is_gone(file: &CachedFile) -> bool {
 #[cfg(unix)]
 mod tests {
     use super::*;
-    use crate::config::{Admission, Config, Limits, Overcommit};
-    use crate::geometry::Geometry;
-    use std::fs;
+    use crate::cache::descriptors::tests::Setting;
 
     #[test]
     fn pass_continues_after_the_last_examined_file() {
-        let config = Config {
-            geometry: Geometry::whole_file(),
-            overcommit: Overcommit::Fail,
-            admission: Admission::Always,
-            revalidate: Revalidate::AtOpen,
-        };
-        let limits = Limits { max_mapped_bytes: 1 << 20, max_regions: 100, max_open_files: 100 };
-        let cache = Cache::new(config, limits);
-        let directory = tempfile::tempdir().unwrap();
-        let open_handles: Vec<_> = (0..12)
-            .map(|number| {
-                let path = directory.path().join(number.to_string());
-                fs::write(&path, "bytes").unwrap();
-                let file = cache.open(&path).unwrap();
-                cache.map_window(&file, 0, 5);
-                file
-            })
-            .collect();
+        let setting = Setting::new(100);
+        let open_handles: Vec<_> = (0..12).map(|number| setting.open(number)).collect();
+        let Setting { cache, directory } = setting;
+        open_handles.iter().for_each(|file| drop(cache.map_window(file, 0, 5)));
         let mut pass = Pass { next: 0, last: Instant::now() };
         pass.examine(&cache, 8);
         assert_eq!(cache.stats().regions, 12, "the paths still lead to the files");

@@ -267,7 +267,7 @@ fn purge(queue: &mut VecDeque<Weak<OpenFile>>, open: usize) {
 
 #[cfg(test)]
 #[cfg(unix)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use crate::cache::Cache;
     use crate::config::{Admission, Config, Limits, Revalidate};
@@ -275,13 +275,14 @@ mod tests {
     use std::fs;
     use std::path::PathBuf;
 
-    struct Setting {
-        cache: Arc<Cache>,
-        directory: tempfile::TempDir,
+    /// A cache of files in a directory that no other test uses.
+    pub(in crate::cache) struct Setting {
+        pub(in crate::cache) cache: Arc<Cache>,
+        pub(in crate::cache) directory: tempfile::TempDir,
     }
 
     impl Setting {
-        fn new(max_open_files: usize) -> Self {
+        pub(in crate::cache) fn new(max_open_files: usize) -> Self {
             let config = Config {
                 geometry: Geometry::whole_file(),
                 overcommit: Overcommit::Fail,
@@ -296,13 +297,18 @@ mod tests {
             self.directory.path().join(number.to_string())
         }
 
-        fn open(&self, number: usize) -> Arc<CachedFile> {
+        pub(in crate::cache) fn open(&self, number: usize) -> Arc<CachedFile> {
             fs::write(self.path(number), "bytes").unwrap();
             self.cache.open(&self.path(number)).unwrap()
         }
 
         fn open_files(&self) -> usize {
             self.cache.descriptors.budget.used().items
+        }
+
+        /// Returns `true` if a descriptor was closed.
+        fn close_one(&self) -> bool {
+            self.cache.descriptors.close_one().is_some()
         }
     }
 
@@ -314,12 +320,12 @@ mod tests {
     fn close_one_closes_the_descriptor_that_was_not_used_for_longest() {
         let setting = Setting::new(10);
         let files: Vec<_> = (0..4).map(|number| setting.open(number)).collect();
-        let pool = &setting.cache.descriptors;
-        drop(pool.close_one().expect("all can be reopened"));
-        assert_eq!(files.iter().map(|file| is_open(file)).collect::<Vec<_>>(), [false, true, true, true]);
+        let are_open = || files.iter().map(|file| is_open(file)).collect::<Vec<_>>();
+        assert!(setting.close_one(), "all can be reopened");
+        assert_eq!(are_open(), [false, true, true, true]);
         drop(files[1].descriptor.borrow());
-        drop(pool.close_one().expect("two were not used"));
-        assert_eq!(files.iter().map(|file| is_open(file)).collect::<Vec<_>>(), [false, true, false, true]);
+        assert!(setting.close_one(), "two were not used");
+        assert_eq!(are_open(), [false, true, false, true]);
         assert_eq!(setting.open_files(), 2);
     }
 
@@ -328,8 +334,8 @@ mod tests {
         let setting = Setting::new(10);
         let (deleted, file) = (setting.open(0), setting.open(1));
         fs::remove_file(setting.path(0)).unwrap();
-        drop(setting.cache.descriptors.close_one().expect("the file that has its path"));
-        assert!(setting.cache.descriptors.close_one().is_none());
+        assert!(setting.close_one(), "the file that has its path");
+        assert!(!setting.close_one());
         assert!(is_open(&deleted) && !is_open(&file));
     }
 
@@ -350,10 +356,10 @@ mod tests {
         let setting = Setting::new(10);
         let file = setting.open(0);
         let reader = file.descriptor.get().expect("open");
-        assert!(setting.cache.descriptors.close_one().is_none(), "the reader has it");
+        assert!(!setting.close_one(), "the reader has it");
         assert_eq!((is_open(&file), setting.open_files()), (true, 1));
         drop(reader);
-        drop(setting.cache.descriptors.close_one().expect("no reader has it"));
+        assert!(setting.close_one(), "no reader has it");
         assert_eq!((is_open(&file), setting.open_files()), (false, 0));
     }
 
@@ -362,7 +368,7 @@ mod tests {
         let setting = Setting::new(10);
         let files: Vec<_> = (0..3).map(|number| setting.open(number)).collect();
         files.iter().for_each(|file| drop(file.descriptor.borrow()));
-        assert!(setting.cache.descriptors.close_one().is_some());
+        assert!(setting.close_one());
     }
 
     #[test]

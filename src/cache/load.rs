@@ -19,8 +19,7 @@ use crate::config::Revalidate;
 use crate::error::{Error, ErrorKind, Result};
 use crate::mapping::Mapping;
 use crate::os;
-use crate::protocol::budget::Reservation;
-use crate::protocol::slot::{Loading, Phase, Slot, SlotRef};
+use crate::protocol::slot::{Loading, Phase, Slot};
 use crate::stats::Event;
 
 /// The longest wait for a slot that an older region or a sleeping evicting thread still holds. Then the window is
@@ -100,38 +99,32 @@ impl Cache {
     ) -> Result<Option<RegionRef>> {
         // The length is read after `begin_load`: a thread that changes it later drains the slot.
         let span = self.config.geometry.span(window, file.len_to_map());
-        let mapped = self.map(file, span, policy, waited, |mapping, reservation| {
-            self.regions.publish(loading, mapping, reservation, file)
-        });
-        match mapped {
+        match self.map(file, Some(loading), span, policy, waited) {
             Ok(region) => Ok(Some(region)),
             Err(NotMapped::NoRoom(..) | NotMapped::NoMaps(..)) if !policy.is_required() => Ok(None),
             Err(not_mapped) => Err(self.explain(not_mapped)),
         }
     }
 
-    /// Maps `span` for its clients alone.
     pub(super) fn map_detached(&self, file: &Arc<CachedFile>, span: Range<u64>) -> Result<RegionRef> {
         let granule = os::mapping_granularity() as u64;
         let start = span.start / granule * granule;
         let policy = RoomPolicy::Required(self.config.overcommit);
-        let mapped = self.map(file, start..span.end, policy, &mut Backoff::new(), |mapping, reservation| {
-            file.detached.enter();
-            self.regions.publish_detached(mapping, reservation, file)
-        });
+        let mapped = self.map(file, None, start..span.end, policy, &mut Backoff::new());
         let region = mapped.map_err(|not_mapped| self.explain(not_mapped))?;
         let len = region.len();
         Ok(region.narrow((span.start - start) as usize..len))
     }
 
-    /// Gets the descriptor, the length, the room and the mapping of `span`, and publishes the mapping.
+    /// Gets the descriptor, the length, the room and the mapping of `span`, and publishes the mapping. Without a
+    /// `loading`, the region is detached.
     fn map(
         &self,
         file: &Arc<CachedFile>,
+        loading: Option<Loading<'_, Region>>,
         span: Range<u64>,
         policy: RoomPolicy,
         waited: &mut Backoff,
-        publish: impl FnOnce(Mapping, Reservation) -> SlotRef<Region>,
     ) -> Result<RegionRef, NotMapped> {
         // An optional mapping needs the descriptor for its copy as well. It exceeds max_open_files instead of waiting
         // for room.
@@ -163,7 +156,7 @@ impl Cache {
         }
         let mapping = self.map_or_collect(&descriptor, span.start, len, policy)?;
         self.stats.count(Event::Map);
-        let region = RegionRef::new(publish(mapping, reservation));
+        let region = RegionRef::new(self.regions.publish(loading, mapping, reservation, file));
         drop(transit);
 
         if self.is_room_low() {

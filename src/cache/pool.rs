@@ -66,29 +66,24 @@ impl RegionPool {
         }
     }
 
-    /// Publishes a window that was loaded into a slot of `file`, for evicting threads to find.
+    /// Publishes a window of `file` for evicting threads to find. Without a `loading`, makes a detached region, which no
+    /// evicting thread finds and which its last client unmaps.
     pub(super) fn publish(
         &self,
-        loading: Loading<'_, Region>,
+        loading: Option<Loading<'_, Region>>,
         mapping: Mapping,
         reservation: Reservation,
         file: &Arc<CachedFile>,
     ) -> SlotRef<Region> {
+        let Some(loading) = loading else {
+            file.detached.enter();
+            self.detached_items.add(1);
+            self.detached_bytes.add(reservation.bytes());
+            return Slot::detached(Region::new(mapping, reservation, None, Arc::clone(file)));
+        };
         // Rule 6: the slot enters the ring before it is published.
         let ring_entry = loading.enlist(&self.ring);
         loading.publish(Region::new(mapping, reservation, Some(ring_entry), Arc::clone(file)))
-    }
-
-    /// Makes a detached region: no evicting thread finds it, and its last client unmaps it.
-    pub(super) fn publish_detached(
-        &self,
-        mapping: Mapping,
-        reservation: Reservation,
-        file: &Arc<CachedFile>,
-    ) -> SlotRef<Region> {
-        self.detached_items.add(1);
-        self.detached_bytes.add(reservation.bytes());
-        Slot::detached(Region::new(mapping, reservation, None, Arc::clone(file)))
     }
 
     /// Takes a region out of the ring, before it is unmapped.

@@ -186,21 +186,6 @@ impl RegionBytes {
         unsafe { source.as_ptr().copy_to_nonoverlapping(buf.as_mut_ptr(), buf.len()) };
         source
     }
-
-    /// Limits the value to `range`, relative to its first byte.
-    ///
-    /// # Panics
-    ///
-    /// Panics if `range` is reversed or out of range.
-    #[inline]
-    fn narrow(&mut self, range: Range<usize>) {
-        if range.start > range.end || range.end > self.len {
-            out_of_range(range.start, range.end, self.len);
-        }
-        // SAFETY: `range.start` is in range.
-        self.address = unsafe { self.address.add(range.start) };
-        self.len = range.end - range.start;
-    }
 }
 
 /// The function call keeps the condition out of the caller's loop: the processor does not wait for it.
@@ -296,7 +281,13 @@ impl RegionRef {
     /// Panics if `range` is reversed or out of range.
     #[inline]
     pub(crate) fn narrow(mut self, range: Range<usize>) -> Self {
-        self.bytes.narrow(range);
+        let bytes = &mut self.bytes;
+        if range.start > range.end || range.end > bytes.len {
+            out_of_range(range.start, range.end, bytes.len);
+        }
+        // SAFETY: `range.start` is in range.
+        bytes.address = unsafe { bytes.address.add(range.start) };
+        bytes.len = range.end - range.start;
         self
     }
 }

@@ -41,28 +41,21 @@ impl Region {
         }
     }
 
-    /// Returns an error if `bytes`, a part of the mapping that was read as the file from `offset` on, are not the
-    /// file's.
-    pub(crate) fn validate(&self, offset: u64, bytes: &[u8]) -> Result<()> {
-        let suspect = self.suspect(NonNull::from(bytes).cast(), bytes.len());
-        self.file().validate(offset, bytes, suspect)
-    }
-}
-
-impl CachedFile {
-    /// Returns an error if the file ends before `bytes`, which were read as the file from `offset` on, or differs from
-    /// them where faults were found.
+    /// Returns an error if the file ends before `bytes`, a part of the mapping that was read as the file from `offset`
+    /// on, or differs from them where faults were found.
     ///
     /// Works for a lease that has outlived the file's handles and the cache. If the file cannot be asked any more, that
     /// is an error only for suspect bytes: the others cannot be zeros in place of missing bytes.
     #[cold]
-    fn validate(&self, offset: u64, bytes: &[u8], suspect: Option<Suspect>) -> Result<()> {
+    pub(crate) fn validate(&self, offset: u64, bytes: &[u8]) -> Result<()> {
+        let file = self.file();
+        let suspect = self.suspect(NonNull::from(bytes).cast(), bytes.len());
         let is_suspect = suspect.is_some();
-        let compared = self.cache.upgrade().ok_or_else(possibly_truncated).and_then(|cache| {
-            Ok(match self.descriptor.get() {
+        let compared = file.cache.upgrade().ok_or_else(possibly_truncated).and_then(|cache| {
+            Ok(match file.descriptor.get() {
                 Some(open) => cache.compare(open.file(), offset, bytes, suspect),
                 // Not installed in the file: it may have no handle that would close it.
-                None => cache.compare(&cache.reopen(self)?, offset, bytes, suspect),
+                None => cache.compare(&cache.reopen(file)?, offset, bytes, suspect),
             })
         });
         let result = match compared {
@@ -71,7 +64,7 @@ impl CachedFile {
             Err(_) => Ok(()),
         };
         let range = offset..offset + bytes.len() as u64;
-        result.map_err(|error| error.at(self.names().first().map(|name| name.as_path())).within(range))
+        result.map_err(|error| error.at(file.names().first().map(|name| name.as_path())).within(range))
     }
 }
 
@@ -90,12 +83,18 @@ impl Cache {
     ) -> Result<()> {
         match region.suspect(NonNull::from(bytes).cast(), bytes.len()) {
             None => Ok(()),
-            suspect => self.validate(file, offset, bytes, suspect),
+            suspect => self.compare_by_handle(file, offset, bytes, suspect),
         }
     }
 
     #[cold]
-    fn validate(&self, file: &Arc<CachedFile>, offset: u64, bytes: &[u8], suspect: Option<Suspect>) -> Result<()> {
+    fn compare_by_handle(
+        &self,
+        file: &Arc<CachedFile>,
+        offset: u64,
+        bytes: &[u8],
+        suspect: Option<Suspect>,
+    ) -> Result<()> {
         self.compare(self.descriptor(file, None)?.file(), offset, bytes, suspect)
     }
 
