@@ -186,8 +186,7 @@ impl Descriptors {
         while !self.budget.is_within() && self.close_one().is_some() {}
     }
 
-    /// Closes one descriptor that is neither needed nor in use, and returns its reservation. Returns `None` if there is
-    /// none.
+    /// Closes one descriptor that is neither needed nor in use, and returns its reservation.
     pub(super) fn close_one(&self) -> Option<Reservation> {
         let _transit = self.budget.enter_transit();
         let entries = self.lock()?.len();
@@ -257,8 +256,7 @@ impl Descriptors {
     }
 }
 
-/// Removes the entries of closed descriptors once they outnumber the open ones: amortized O(1) for each descriptor
-/// installed.
+/// Removes the entries of closed descriptors once they outnumber the open ones: amortized O(1).
 fn purge(queue: &mut VecDeque<Weak<OpenFile>>, open: usize) {
     if queue.len() > 2 * open + 16 {
         queue.retain(|entry| entry.strong_count() > 0);

@@ -23,7 +23,7 @@ use crate::sync::{Mutex, MutexGuard, epoch};
 pub(super) struct RegionPool {
     pub(super) budget: Arc<Budget>,
     /// The regions that could be evicted.
-    ring: ClockRing<Slot<Region>>,
+    pub(super) ring: ClockRing<Slot<Region>>,
     /// The cursors' hazard records.
     pub(super) hazards: Arc<HazardDomain<Region>>,
     clock: Clock,
@@ -86,13 +86,6 @@ impl RegionPool {
         loading.publish(Region::new(mapping, reservation, Some(ring_entry), Arc::clone(file)))
     }
 
-    /// Takes a region out of the ring, before it is unmapped.
-    pub(super) fn remove_from_ring(&self, region: &mut Region) {
-        if let Some(entry) = region.take_ring_entry() {
-            self.ring.remove(entry);
-        }
-    }
-
     /// Counts an unmapped region of `bytes`.
     pub(super) fn count_unmap(&self, was_detached: bool, bytes: usize) {
         self.unmapped.add(1);
@@ -131,8 +124,7 @@ impl RegionPool {
         self.clock.tick(accesses, policy::clock_period(windows_in_budget, has_room));
     }
 
-    /// Returns the frequency of the last victim that a candidate failed to exceed. A candidate below it need not
-    /// search.
+    /// Returns the frequency of the last victim that a candidate failed to exceed. A colder candidate need not search.
     pub(super) fn admission_threshold(&self) -> u8 {
         self.count(self.admission_threshold.load() as u32)
     }

@@ -26,37 +26,44 @@ impl Region {
 #[cfg(target_os = "linux")]
 mod tests {
     use crate::os::{self, page_cache};
-    use crate::{Admission, Cursor, MapManager, MapManagerBuilder, MappedFile, Window};
+    use crate::{Admission, Cursor, MapManager, MappedFile, Window};
     use std::fs;
     use std::io::Read as _;
-    use std::path::Path;
+    use std::path::PathBuf;
 
     const WINDOW: usize = 1 << 20;
 
-    /// A small read maps its window as well.
-    fn builder() -> MapManagerBuilder {
-        MapManager::builder().window(Window::Sliding { bytes: WINDOW as u64 }).admission(Admission::Always)
+    struct Cold {
+        file: MappedFile,
+        path: PathBuf,
+        _directory: tempfile::TempDir,
     }
 
-    /// Returns a file of three windows and one byte, none of it in memory, or `None` if the OS keeps its pages.
-    fn cold(path: &Path) -> Option<MappedFile> {
-        fs::write(path, vec![7; 3 * WINDOW + 1]).unwrap();
-        #[allow(unsafe_code, reason = "the promise is kept: no process changes the file")]
-        // SAFETY: no process changes the file.
-        let maps = unsafe { builder().build() }.unwrap();
-        page_cache::drop_pages(&os::open(path).unwrap()).then(|| maps.open(path).unwrap())
-    }
+    impl Cold {
+        /// Makes a file of three windows and one byte, none of it in memory. Returns `None` if the OS keeps its pages.
+        fn new() -> Option<Self> {
+            let directory = tempfile::tempdir().unwrap();
+            let path = directory.path().join("file");
+            fs::write(&path, vec![7; 3 * WINDOW + 1]).unwrap();
+            // A small read maps its window as well.
+            let builder =
+                MapManager::builder().window(Window::Sliding { bytes: WINDOW as u64 }).admission(Admission::Always);
+            #[allow(unsafe_code, reason = "the promise is kept: no process changes the file")]
+            // SAFETY: no process changes the file.
+            let maps = unsafe { builder.build() }.unwrap();
+            let file = page_cache::drop_pages(&os::open(&path).unwrap()).then(|| maps.open(&path).unwrap())?;
+            Some(Self { file, path, _directory: directory })
+        }
 
-    /// Returns for each of the four windows whether all of it is in memory.
-    fn windows_in_memory(path: &Path) -> Vec<bool> {
-        let pages = page_cache::pages(&os::open(path).unwrap());
-        pages.chunks(WINDOW / os::page_size()).map(|window| !window.contains(&false)).collect()
+        /// Returns `true` if all of the window is in memory.
+        fn has_in_memory(&self, window: usize) -> bool {
+            let pages = page_cache::pages(&os::open(&self.path).unwrap());
+            !pages.chunks(WINDOW / os::page_size()).nth(window).unwrap().contains(&false)
+        }
     }
 
     #[test]
     fn sequential_cursor_prefaults_the_next_window() {
-        let directory = tempfile::tempdir().unwrap();
-        let path = directory.path().join("file");
         let at = WINDOW as u64;
         let touch: [fn(&mut Cursor, u64); 3] = [
             |cursor, at| assert!(!cursor.window_at(at).unwrap().is_empty()),
@@ -67,38 +74,34 @@ mod tests {
             },
         ];
         for touch in touch {
-            let Some(file) = cold(&path) else { return };
-            let mut cursor = file.cursor();
+            let Some(cold) = Cold::new() else { return };
+            let mut cursor = cold.file.cursor();
             touch(&mut cursor, 0);
             touch(&mut cursor, at);
-            assert!(windows_in_memory(&path)[1], "{:?}", windows_in_memory(&path));
+            assert!(cold.has_in_memory(1));
         }
     }
 
     #[test]
     fn windows_prefault_each_window() {
-        let directory = tempfile::tempdir().unwrap();
-        let path = directory.path().join("file");
-        let Some(file) = cold(&path) else { return };
-        let mut windows = file.windows();
+        let Some(cold) = Cold::new() else { return };
+        let mut windows = cold.file.windows();
         let last = windows.next_back().unwrap().unwrap();
-        assert_eq!((last.len(), windows_in_memory(&path)[3]), (1, true));
+        assert_eq!((last.len(), cold.has_in_memory(3)), (1, true));
         for window in 0..3 {
             assert_eq!(windows.next().unwrap().unwrap().len(), WINDOW);
-            assert!(windows_in_memory(&path)[window], "{:?}", windows_in_memory(&path));
+            assert!(cold.has_in_memory(window), "{window}");
         }
     }
 
     /// The window was mapped before its pages left the page cache.
     #[test]
     fn windows_prefault_a_mapped_window() {
-        let directory = tempfile::tempdir().unwrap();
-        let path = directory.path().join("file");
-        let Some(file) = cold(&path) else { return };
-        let mut cursor = file.cursor();
+        let Some(cold) = Cold::new() else { return };
+        let mut cursor = cold.file.cursor();
         cursor.window_at(WINDOW as u64).unwrap();
-        assert!(!windows_in_memory(&path)[1]);
-        file.windows().nth(1).unwrap().unwrap();
-        assert!(windows_in_memory(&path)[1]);
+        assert!(!cold.has_in_memory(1));
+        cold.file.windows().nth(1).unwrap().unwrap();
+        assert!(cold.has_in_memory(1));
     }
 }

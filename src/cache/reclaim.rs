@@ -21,10 +21,8 @@ use crate::protocol::slot::{Drain, Slot, UnmapToken};
 /// stay mapped. (A lock of `std`, because it is a static. No call happens while it is held.)
 static ORPHANS: Mutex<Vec<UnmapToken<Region>>> = Mutex::new(Vec::new());
 
-/// Regions that a trimming or collecting thread retires before it unmaps them, with one scan of the hazard records for
-/// all.
-///
-/// Small, because readers can use neither a region that was retired and not yet unmapped, nor its room.
+/// Regions that a trimming or collecting thread retires and then unmaps with one scan of the hazard records. The number
+/// is small, because readers can use neither a region that was retired and not yet unmapped, nor its room.
 const BATCH: usize = 8;
 
 /// Why an owner did not unmap its region.
@@ -104,7 +102,9 @@ impl RegionPool {
         }
         let was_detached = token.is_detached();
         let vacated = token.vacate(|region| {
-            self.remove_from_ring(region);
+            if let Some(entry) = region.take_ring_entry() {
+                self.ring.remove(entry);
+            }
             region.unmap()
         });
         match vacated {

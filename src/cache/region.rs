@@ -136,15 +136,12 @@ impl RegionBytes {
     #[inline]
     pub(crate) fn contains(&self, at: u64, len: u64) -> bool {
         let left = (self.len as u64).saturating_sub(at);
-        // One comparison for `0 < len` (0 wraps to the largest number) and `len <= left`. It also implies `at <
-        // self.len`.
+        // One comparison for `0 < len` (0 wraps to the largest number) and `len <= left`. It implies `at < self.len`.
         len.wrapping_sub(1) < left
     }
 
-    /// Returns the `len` bytes at `at`, or an empty slice if they are out of range.
-    ///
-    /// An empty slice instead of an `Option`: a caller that has called [`contains`](Self::contains) needs no second
-    /// test.
+    /// Returns the `len` bytes at `at`, or an empty slice if they are out of range. An empty slice spares a caller that
+    /// has called [`contains`](Self::contains) a second test.
     #[inline]
     pub(crate) fn get(&self, at: u64, len: u64) -> &[u8] {
         if self.contains(at, len) {
@@ -169,11 +166,8 @@ impl RegionBytes {
         }
     }
 
-    /// Copies the bytes from `at` on into `buf`, and returns their address. No reference to the mapped bytes is formed.
-    ///
-    /// # Panics
-    ///
-    /// Panics if the bytes are out of range.
+    /// Copies the bytes at `at` into `buf` without a reference to the mapped bytes, and returns their address. Panics if
+    /// they are out of range.
     #[inline]
     pub(super) fn copy_to(&self, at: usize, buf: &mut [u8]) -> NonNull<u8> {
         if at > self.len || buf.len() > self.len - at {
@@ -274,11 +268,8 @@ impl RegionRef {
         (self.client, self.bytes)
     }
 
-    /// Returns the same client with only `range` of its bytes, relative to the first one.
-    ///
-    /// # Panics
-    ///
-    /// Panics if `range` is reversed or out of range.
+    /// Returns the same client with only `range` of its bytes, relative to the first one. Panics if `range` is reversed
+    /// or out of range.
     #[inline]
     pub(crate) fn narrow(mut self, range: Range<usize>) -> Self {
         let bytes = &mut self.bytes;

@@ -7,7 +7,6 @@
 use std::sync::{Arc, Weak};
 
 use dashmap::DashMap;
-use dashmap::mapref::entry::Entry;
 
 use super::CachedFile;
 use super::file::FileKey;
@@ -32,18 +31,14 @@ impl Registry {
         // Made and dropped outside of the lock. If another thread registers the file first, dropping this one finds
         // that it is not the registered one.
         let fresh = Arc::new(make());
-        let mut entry = match self.files.entry(key) {
-            Entry::Occupied(known) => known,
-            Entry::Vacant(place) => {
-                place.insert(Arc::downgrade(&fresh));
-                return fresh;
+        let known = {
+            let mut entry = self.files.entry(key).or_default();
+            let known = entry.upgrade();
+            if known.is_none() {
+                *entry = Arc::downgrade(&fresh);
             }
+            known
         };
-        let known = entry.get().upgrade();
-        if known.is_none() {
-            entry.insert(Arc::downgrade(&fresh));
-        }
-        drop(entry);
         known.unwrap_or(fresh)
     }
 
