@@ -105,16 +105,9 @@ impl Descriptors {
     /// waiting. Returns `None` if there is no room.
     pub(super) fn reserve(&self, overcommit: Option<Overcommit>) -> Option<Room> {
         let mut transit = self.budget.enter_transit();
-        match overcommit {
-            Some(overcommit) => {
-                let search = || self.reserve_or_close();
-                find_room(&self.budget, &mut transit, 0, overcommit, &mut Backoff::new(), search)
-            }
-            None => Some(match self.reserve_or_close() {
-                Some(reservation) => Room { reservation, over: false },
-                None => Room::exceeding(&self.budget, 0),
-            }),
-        }
+        let search = || self.reserve_or_close();
+        let room = find_room(&self.budget, &mut transit, 0, overcommit, &mut Backoff::new(), search);
+        if overcommit.is_none() { room.or_else(|| Some(Room::exceeding(&self.budget, 0))) } else { room }
     }
 
     fn reserve_or_close(&self) -> Option<Reservation> {
@@ -245,7 +238,7 @@ impl Descriptors {
         is_current
     }
 
-    /// Returns the queue, or `None` in a child of `fork`, where a thread that does not exist there may hold the lock.
+    /// Returns the queue, or `None` in a child of `fork`: a thread that does not exist there may hold the lock.
     fn lock(&self) -> Option<MutexGuard<'_, VecDeque<Weak<OpenFile>>>> {
         self.process.is_this().then(|| self.lock_always())
     }

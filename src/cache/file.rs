@@ -2,10 +2,10 @@
 //! `src/file.rs` has its handle, the public `MappedFile`.
 
 use std::cmp::Ordering;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, Weak};
 use std::time::SystemTime;
-use std::{fmt, io};
 
 use super::descriptors::DescriptorCell;
 use super::region::Region;
@@ -41,7 +41,7 @@ impl From<&Stat> for FileKey {
 /// A file of a cache. Its handles keep it, and so does each of its regions (rule 5 of the protocol). The registry holds
 /// it weakly.
 pub(crate) struct CachedFile {
-    key: FileKey,
+    pub(super) key: FileKey,
     len: FencedU64,
     /// The result of the newest `stat`.
     noticed: Mutex<Stat>,
@@ -83,10 +83,6 @@ impl CachedFile {
             descriptor: DescriptorCell::default(),
             cache: Arc::downgrade(cache),
         }
-    }
-
-    pub(super) fn key(&self) -> FileKey {
-        self.key
     }
 
     /// Returns the length of the file in bytes, as last noticed.
@@ -161,12 +157,6 @@ impl Drop for CachedFile {
         if let Some(cache) = self.cache.upgrade().filter(|cache| cache.process.is_this()) {
             cache.registry.remove(&self.key, self);
         }
-    }
-}
-
-impl fmt::Debug for CachedFile {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("CachedFile").field("key", &self.key).field("len", &self.len()).finish_non_exhaustive()
     }
 }
 

@@ -128,11 +128,7 @@ impl Cache {
     ) -> Result<RegionRef, NotMapped> {
         // An optional mapping needs the descriptor for its copy as well. It exceeds max_open_files instead of waiting
         // for room.
-        let overcommit = match policy {
-            RoomPolicy::Required(overcommit) => Some(overcommit),
-            RoomPolicy::Free | RoomPolicy::AtMost(_) => None,
-        };
-        let descriptor = self.descriptor(file, overcommit)?;
+        let descriptor = self.descriptor(file, policy.overcommit())?;
         // An access to a mapping beyond the end of the file would fault. So `Revalidate::AtOpen` asks here as well.
         let len = match self.config.revalidate {
             Revalidate::AtOpen => os::stat(descriptor.file()).map_err(cannot_stat)?.len,

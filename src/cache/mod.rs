@@ -19,7 +19,6 @@ mod room;
 mod validate;
 pub(crate) mod window_guard;
 
-use std::fmt;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -415,12 +414,6 @@ impl Cache {
 impl Drop for Cache {
     fn drop(&mut self) {
         self.regions.take_deferred_mut().into_iter().for_each(reclaim::reclaim_orphan);
-    }
-}
-
-impl fmt::Debug for Cache {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Cache").field("config", &self.config).field("limits", &self.limits()).finish_non_exhaustive()
     }
 }
 

@@ -116,7 +116,7 @@ impl Cache {
         let leads_to = path.map(|path| os::stat_path(path).map(|stat| FileKey::from(&stat)));
         Ok(match (change, leads_to) {
             (Change::Truncated, _) => Change::Truncated,
-            (_, Some(Ok(key))) if key != file.key() => Change::Replaced,
+            (_, Some(Ok(key))) if key != file.key => Change::Replaced,
             (_, Some(Err(error))) if leads_nowhere(&error) => Change::Deleted,
             (_, None) if stat.links == 0 => Change::Deleted,
             (change, _) => change,
@@ -197,7 +197,7 @@ impl Cache {
             failed = match self.open_descriptor(&name) {
                 Ok(descriptor) => {
                     let stat = os::stat(&descriptor).map_err(cannot_stat)?;
-                    if stat.kind == Kind::File && FileKey::from(&stat) == file.key() {
+                    if stat.kind == Kind::File && FileKey::from(&stat) == file.key {
                         return Ok(descriptor);
                     }
                     let message = "the path now leads to another file, and the descriptor of the old one was closed to \

@@ -90,12 +90,6 @@ impl Region {
     }
 }
 
-impl fmt::Debug for Region {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("Region").field(&self.mapping).finish()
-    }
-}
-
 /// Address and length of readable bytes. The guard that contains this value keeps them mapped or allocated.
 ///
 /// The value is neither `Clone` nor `Copy`, and its methods borrow it, so no slice outlives the guard.

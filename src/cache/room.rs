@@ -44,7 +44,12 @@ pub(super) enum RoomPolicy {
 
 impl RoomPolicy {
     pub(super) fn is_required(self) -> bool {
-        matches!(self, Self::Required(_))
+        self.overcommit().is_some()
+    }
+
+    /// Returns what a required mapping does if everything is pinned.
+    pub(super) fn overcommit(self) -> Option<Overcommit> {
+        if let Self::Required(overcommit) = self { Some(overcommit) } else { None }
     }
 }
 
@@ -75,16 +80,15 @@ impl Room {
     }
 }
 
-/// Repeats `search` until it finds room for an item of `bytes`, as `overcommit` allows. Returns `None` if it may not
-/// wait any longer, nor exceed the limit.
+/// Repeats `search` until it finds room for an item of `bytes`, as `overcommit` allows. Returns `None` if the thread may
+/// not wait any longer, nor exceed the limit. Without an `overcommit` it searches once.
 ///
-/// The caller is in `transit`, except during a wait, because it holds nothing then. `waited` is its wait so far, which
-/// [`Overcommit::Wait`] limits.
+/// The thread leaves `transit` while it waits, because it holds nothing then. [`Overcommit::Wait`] limits `waited`.
 pub(super) fn find_room(
     budget: &Arc<Budget>,
     transit: &mut InTransit<'_>,
     bytes: usize,
-    overcommit: Overcommit,
+    overcommit: Option<Overcommit>,
     waited: &mut Backoff,
     mut search: impl FnMut() -> Option<Reservation>,
 ) -> Option<Room> {
@@ -94,6 +98,7 @@ pub(super) fn find_room(
         if let Some(reservation) = search() {
             return Some(Room { reservation, over: false });
         }
+        let overcommit = overcommit?;
         if transit_could_free(budget, bytes) && transit.pause(|| for_transit.pause_within(TRANSIT_MAX)) {
             continue;
         }
@@ -131,11 +136,7 @@ impl RegionPool {
             return Err(Refused::TooLarge);
         }
         let search = || self.reserve_or_evict(bytes, policy);
-        let room = match policy {
-            RoomPolicy::Required(overcommit) => find_room(&self.budget, transit, bytes, overcommit, waited, search),
-            RoomPolicy::Free | RoomPolicy::AtMost(_) => search().map(|reservation| Room { reservation, over: false }),
-        };
-        room.ok_or(Refused::AllPinned)
+        find_room(&self.budget, transit, bytes, policy.overcommit(), waited, search).ok_or(Refused::AllPinned)
     }
 
     /// Reserves `bytes` by steps 1 to 3. If that is not enough, other threads may use what was evicted.
@@ -144,10 +145,9 @@ impl RegionPool {
         let mut failures = 0;
         loop {
             let may_take_free_room = held.is_some() || !matches!(policy, RoomPolicy::AtMost(_));
-            if may_take_free_room {
-                if let Some(reservation) = self.complete(&mut held, bytes) {
-                    return Some(reservation);
-                }
+            let completed = if may_take_free_room { self.complete(&mut held, bytes) } else { None };
+            if completed.is_some() {
+                return completed;
             }
             let victim = match policy {
                 _ if failures == FAILURES_MAX => None,
