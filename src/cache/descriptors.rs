@@ -261,7 +261,7 @@ fn purge(queue: &mut VecDeque<Weak<OpenFile>>, open: usize) {
 pub(super) mod tests {
     use super::*;
     use crate::cache::Cache;
-    use crate::config::{Admission, Config, Limits, Revalidate};
+    use crate::config::Limits;
     use crate::geometry::Geometry;
     use std::fs;
     use std::path::PathBuf;
@@ -274,14 +274,9 @@ pub(super) mod tests {
 
     impl Setting {
         pub(in crate::cache) fn new(max_open_files: usize) -> Self {
-            let config = Config {
-                geometry: Geometry::whole_file(),
-                overcommit: Overcommit::Fail,
-                admission: Admission::Always,
-                revalidate: Revalidate::AtOpen,
-            };
             let limits = Limits { max_mapped_bytes: 1 << 20, max_regions: 100, max_open_files };
-            Self { cache: Cache::new(config, limits), directory: tempfile::tempdir().unwrap() }
+            let cache = Cache::for_tests(Geometry::whole_file(), limits);
+            Self { cache, directory: tempfile::tempdir().unwrap() }
         }
 
         fn path(&self, number: usize) -> PathBuf {

@@ -13,7 +13,7 @@ use super::backoff::Backoff;
 use super::descriptors::OpenFile;
 use super::open::cannot_stat;
 use super::region::{Region, RegionRef};
-use super::room::{Refused, Room, RoomPolicy, TRANSIT_MAX};
+use super::room::{Room, RoomPolicy, TRANSIT_MAX};
 use super::{Cache, CachedFile, TICKS};
 use crate::config::Revalidate;
 use crate::error::{Error, ErrorKind, Result};
@@ -101,7 +101,9 @@ impl Cache {
         let span = self.config.geometry.span(window, file.len_to_map());
         match self.map(file, Some(loading), span, policy, waited) {
             Ok(region) => Ok(Some(region)),
-            Err(NotMapped::NoRoom(..) | NotMapped::NoMaps(..)) if !policy.is_required() => Ok(None),
+            Err(NotMapped::TooLarge(_) | NotMapped::AllPinned(_) | NotMapped::NoMaps(..)) if !policy.is_required() => {
+                Ok(None)
+            }
             Err(not_mapped) => Err(self.explain(not_mapped)),
         }
     }
@@ -138,15 +140,18 @@ impl Cache {
             return Err(truncated(len, file.len()).into());
         }
         let bytes = span.end - span.start;
-        let Some(len) = Mapping::addressable(bytes) else { return Err(NotMapped::NoRoom(Refused::TooLarge, bytes)) };
+        let Some(len) = Mapping::addressable(bytes) else { return Err(NotMapped::TooLarge(bytes)) };
 
         let mut transit = self.regions.budget.enter_transit();
         let pages = Mapping::pages(len);
         if policy.is_required() && !self.has_room(pages) {
             self.regions.note_pressure();
         }
+        if pages > self.regions.budget.limit().bytes {
+            return Err(NotMapped::TooLarge(pages as u64));
+        }
         let room = self.regions.make_room(&mut transit, pages, policy, waited);
-        let Room { reservation, over } = room.map_err(|refused| NotMapped::NoRoom(refused, pages as u64))?;
+        let Room { reservation, over } = room.ok_or(NotMapped::AllPinned(pages as u64))?;
         if over {
             self.stats.count(Event::Overcommit);
         }
@@ -201,12 +206,12 @@ impl Cache {
                 let message = format!("the OS refused a mapping of {len} bytes, with nothing unused left: {hint}");
                 return Error::new(ErrorKind::OutOfMaps, message).because(error);
             }
-            NotMapped::NoRoom(Refused::TooLarge, bytes) => format!(
+            NotMapped::TooLarge(bytes) => format!(
                 "a mapping of {bytes} bytes is larger than the whole budget of {}: raise max_mapped_bytes, ask for less \
                  at once, or use smaller windows",
                 limit.bytes
             ),
-            NotMapped::NoRoom(Refused::AllPinned, bytes) => format!(
+            NotMapped::AllPinned(bytes) => format!(
                 "no room for {bytes} bytes, because all of {} bytes in {} regions are in use (limits: {} bytes, {} \
                  regions): drop leases or cursors, raise the limits, or allow overcommit",
                 used.bytes, used.items, limit.bytes, limit.items
@@ -229,8 +234,10 @@ pub(super) fn truncated(now: u64, before: u64) -> Error {
 /// Why a span was not mapped. An optional mapping drops the reason, so the message, which can take long, is made later.
 #[derive(Debug)]
 enum NotMapped {
-    /// The budget has no room for this many bytes.
-    NoRoom(Refused, u64),
+    /// This many bytes are more than the whole budget.
+    TooLarge(u64),
+    /// The budget has no room for this many bytes now.
+    AllPinned(u64),
     /// The OS refused a mapping of this many bytes.
     NoMaps(io::Error, usize),
     /// Another failure, with its message.
@@ -244,26 +251,31 @@ impl From<Error> for NotMapped {
 }
 
 #[cfg(test)]
-impl Cache {
-    /// Returns the region of a window, mapped if it was not.
-    pub(super) fn map_window(&self, file: &Arc<CachedFile>, window: u64, min_len: u64) -> RegionRef {
-        let policy = RoomPolicy::Required(self.config.overcommit);
-        let loaded = self.load_window(file, file.windows().at(window), window, min_len, policy);
-        loaded.unwrap().expect("a required window is mapped, or there is an error")
-    }
-}
-
-#[cfg(test)]
 pub(super) mod tests {
     use super::*;
     use crate::cache::reclaim::token_of;
     use crate::config::{Admission, Config, Limits, Overcommit, Window};
+    use crate::geometry::Geometry;
     use crate::policy::{self, Access};
     use std::sync::mpsc;
     use std::thread;
 
     pub(in crate::cache) const WINDOW: u64 = 64 << 10;
     const LONG: Duration = Duration::from_secs(10);
+
+    impl Cache {
+        pub(in crate::cache) fn for_tests(geometry: Geometry, limits: Limits) -> Arc<Self> {
+            let (overcommit, admission, revalidate) = (Overcommit::Allow, Admission::Adaptive, Revalidate::AtOpen);
+            Self::new(Config { geometry, overcommit, admission, revalidate }, limits)
+        }
+
+        /// Returns the region of a window, mapped if it was not.
+        pub(in crate::cache) fn map_window(&self, file: &Arc<CachedFile>, window: u64, min_len: u64) -> RegionRef {
+            let policy = RoomPolicy::Required(self.config.overcommit);
+            let loaded = self.load_window(file, file.windows().at(window), window, min_len, policy);
+            loaded.unwrap().expect("a required window is mapped, or there is an error")
+        }
+    }
 
     pub(in crate::cache) struct Opened {
         pub(in crate::cache) cache: Arc<Cache>,
@@ -275,15 +287,10 @@ pub(super) mod tests {
         /// Makes a cache with room for `windows`, and opens a file of `len` bytes in it.
         pub(in crate::cache) fn new(windows: u64, len: u64) -> Self {
             let limits = Limits { max_mapped_bytes: windows * WINDOW, max_regions: 1_000, max_open_files: 10 };
-            let config = Config {
-                geometry: Window::Sliding { bytes: WINDOW }.geometry(limits.max_mapped_bytes).unwrap(),
-                overcommit: Overcommit::Allow,
-                admission: Admission::Adaptive,
-                revalidate: Revalidate::AtOpen,
-            };
+            let geometry = Window::Sliding { bytes: WINDOW }.geometry(limits.max_mapped_bytes).unwrap();
             let on_disk = tempfile::NamedTempFile::new().unwrap();
             on_disk.as_file().set_len(len).unwrap();
-            let cache = Cache::new(config, limits);
+            let cache = Cache::for_tests(geometry, limits);
             let file = cache.open(on_disk.path()).unwrap();
             Self { cache, file, on_disk }
         }
@@ -369,7 +376,7 @@ pub(super) mod tests {
         let opened = Opened::new(8, WINDOW + 3_000);
         opened.on_disk.as_file().set_len(WINDOW + 1_000).unwrap();
         opened.cache.refresh(&opened.file, None).unwrap();
-        let error = opened.load(1, 3_000, RoomPolicy::Required(Overcommit::Allow)).unwrap_err();
+        let error = opened.load(1, 3_000, RoomPolicy::Required(Overcommit::Allow)).err().expect("too short");
         let says = format!("shrunk to {} bytes, from {}:", WINDOW + 1_000, WINDOW + 3_000);
         assert!(error.kind() == ErrorKind::Truncated && error.to_string().contains(&says), "{error}");
     }

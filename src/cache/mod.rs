@@ -66,7 +66,6 @@ pub(crate) enum Need {
 }
 
 /// The result of [`Cache::acquire`].
-#[derive(Debug)]
 pub(crate) enum Acquired {
     /// A region, the offset of its first byte in the file, and the window's index. `window` is `None` for a range that is
     /// no window.

@@ -8,7 +8,7 @@
 use std::ops::{Deref, Range};
 use std::ptr::NonNull;
 use std::sync::Arc;
-use std::{fmt, io, slice};
+use std::{io, slice};
 
 use super::CachedFile;
 use crate::mapping::Mapping;
@@ -292,12 +292,6 @@ impl Deref for RegionRef {
     #[inline]
     fn deref(&self) -> &[u8] {
         self.bytes.as_slice()
-    }
-}
-
-impl fmt::Debug for RegionRef {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("RegionRef").field("len", &self.len()).finish_non_exhaustive()
     }
 }
 

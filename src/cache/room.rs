@@ -53,15 +53,6 @@ impl RoomPolicy {
     }
 }
 
-/// Why there is no room.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Refused {
-    /// The request is larger than the whole budget.
-    TooLarge,
-    /// Everything in the budget is in use, or accessed too often for [`RoomPolicy::AtMost`].
-    AllPinned,
-}
-
 /// Room in a budget for one item: a region or a descriptor.
 #[derive(Debug)]
 pub(super) struct Room {
@@ -123,20 +114,17 @@ fn transit_could_free(budget: &Budget, bytes: usize) -> bool {
 }
 
 impl RegionPool {
-    /// Reserves one region of `bytes`, and evicts others for it as `policy` allows. For `transit` and `waited`, see
-    /// [`find_room`].
+    /// Reserves one region of `bytes`, and evicts others for it as `policy` allows. Returns `None` if all others are in
+    /// use, or accessed too often for [`RoomPolicy::AtMost`]. For `transit` and `waited`, see [`find_room`].
     pub(super) fn make_room(
         &self,
         transit: &mut InTransit<'_>,
         bytes: usize,
         policy: RoomPolicy,
         waited: &mut Backoff,
-    ) -> Result<Room, Refused> {
-        if bytes > self.budget.limit().bytes {
-            return Err(Refused::TooLarge);
-        }
+    ) -> Option<Room> {
         let search = || self.reserve_or_evict(bytes, policy);
-        find_room(&self.budget, transit, bytes, policy.overcommit(), waited, search).ok_or(Refused::AllPinned)
+        find_room(&self.budget, transit, bytes, policy.overcommit(), waited, search)
     }
 
     /// Reserves `bytes` by steps 1 to 3. If that is not enough, other threads may use what was evicted.
