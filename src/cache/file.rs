@@ -23,8 +23,8 @@ const NAMES_MAX: usize = 4;
 
 /// The identity of an *opened* file, never of a path: the same through each name, link and descriptor.
 ///
-/// Device and inode number, and the time of birth where the file system knows it, because the OS reuses an inode number
-/// as soon as no process holds the file.
+/// The OS reuses an inode number as soon as no process holds the file. So the key has the time of birth too, where the
+/// file system knows it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct FileKey {
     device: u64,
@@ -111,9 +111,8 @@ impl CachedFile {
     /// Records the result of `look`, and returns it with the change of the content since the last one: `Unchanged`,
     /// `Grown`, `Truncated` or `Modified`.
     ///
-    /// If the length changed, `drain` is called with the smaller of both lengths, after the new length was published:
-    /// regions from there on are out of date. The lock covers `look`, so that an older result never replaces a newer
-    /// one.
+    /// If the length changed, publishes it and then calls `drain` with the smaller of both lengths: regions from there on
+    /// are out of date. The lock covers `look`, so that an older result never replaces a newer one.
     pub(crate) fn record_stat(
         &self,
         look: impl FnOnce() -> io::Result<Stat>,

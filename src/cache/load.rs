@@ -1,8 +1,8 @@
 //! Mapping a window or a range: begin the load, make room, map, publish. Nothing is mapped anywhere else.
 //!
-//! One thread loads a window. Concurrently, other threads read the file if they may, or wait for that loader only. A
-//! range across windows has no slot, and the slot of a window may still belong to a draining region or to a sleeping
-//! evicting thread. The range is then mapped *detached*: for its clients alone, inside the budget, in no table.
+//! One thread loads a window. Concurrently, other threads read the file if they may, or wait for that loader only. If a
+//! range crosses windows, it has no slot. If a draining region or a sleeping evicting thread holds the slot, the loader
+//! cannot use it. The range is then mapped *detached*: for its clients alone, inside the budget, in no table.
 
 use std::io;
 use std::ops::Range;
@@ -254,6 +254,7 @@ impl From<Error> for NotMapped {
 pub(super) mod tests {
     use super::*;
     use crate::cache::reclaim::token_of;
+    use crate::cache::region::tests::REFUSES_UNMAP;
     use crate::config::{Admission, Config, Limits, Overcommit, Window};
     use crate::geometry::Geometry;
     use crate::policy::{self, Access};
@@ -311,6 +312,7 @@ pub(super) mod tests {
 
     impl Drop for Opened {
         fn drop(&mut self) {
+            REFUSES_UNMAP.set(false);
             self.cache.shut_down();
         }
     }

@@ -58,8 +58,7 @@ pub(crate) struct Cache {
 pub(crate) enum Need {
     /// A mapped window.
     Window,
-    /// Mapped bytes: those of a window, or of a detached region if the range crosses windows or the budget has no room
-    /// for a whole window.
+    /// A mapped window, or a detached region if the range crosses windows or the budget has no room for the window.
     Mapped,
     /// A mapped window if that pays off; otherwise the caller reads the file.
     Optional(Access),
@@ -110,8 +109,7 @@ pub struct Closed {
 /// Three changes that keep the length are not found:
 ///
 /// - A change within one tick of the file's timestamps (a few milliseconds) after the last check.
-/// - On Unix, a change that keeps the time of modification and comes together with a change of the permissions, the
-///   owner or the number of links.
+/// - On Unix, a change that keeps the time of modification, together with one of permissions, owner or number of links.
 /// - Stores through a writable mapping into pages that are dirty already. The OS changes the times only when it writes
 ///   these pages back.
 ///
@@ -207,10 +205,10 @@ impl Cache {
         }
     }
 
-    /// Protects a window in `guard` if it is mapped up to the offset `end`: the hit of a cursor in a window that its slot
-    /// cache does not contain. `window_start` is the offset of the window.
+    /// Protects a window in `guard` if it is mapped up to the offset `end`. This is the hit of a cursor in a window that
+    /// its slot cache does not contain.
     ///
-    /// Returns `true` if the window follows the one read before. If the window is not mapped, returns its slot, for
+    /// Returns `true` if the window follows the one read before. Otherwise returns the slot, for
     /// [`acquire`](Self::acquire).
     pub(crate) fn lookup_protected<'f>(
         &self,

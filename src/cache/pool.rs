@@ -357,13 +357,6 @@ mod tests {
         }
     }
 
-    impl Drop for Setting {
-        fn drop(&mut self) {
-            // Before `opened` drops, which unmaps everything.
-            REFUSES_UNMAP.set(false);
-        }
-    }
-
     fn of(windows: usize) -> Usage {
         Usage { bytes: windows * WINDOW as usize, items: windows }
     }

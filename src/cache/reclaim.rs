@@ -1,9 +1,9 @@
 //! What the owner of a region does: scan the hazard records, then unmap, restore, or defer. Each unmap token ends here.
 //!
-//! The deferred list keeps tokens of regions that are still mapped and still counted: draining regions that a cursor
-//! reads, and regions that the OS refused to unmap. The list is tried again by a thread that needs room, closes,
-//! collects or meets a draining slot, by the collector, and by a cursor that releases a draining region. A cursor that
-//! switches to another window does not try it.
+//! The deferred list keeps tokens of regions that are still mapped and counted. A cursor reads them while they drain, or
+//! the OS refused to unmap them. The collector tries the list again. So does a thread that needs room,
+//! closes, collects or meets a draining slot, and a cursor that releases a draining region. A cursor that switches to
+//! another window does not.
 
 use std::mem;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

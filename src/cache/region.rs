@@ -18,8 +18,7 @@ use crate::protocol::slot::{Payload, SlotRef, UnmapToken};
 
 /// A mapped window, or a detached mapping of a large range: the payload of a slot.
 ///
-/// If a region is dropped without [`into_reservation`](Self::into_reservation), its fields drop in this order: the
-/// mapping, then the reservation, and last the file, which owns the slot.
+/// The fields drop in this order: the mapping, then the reservation, and last the file, which owns the slot.
 pub(crate) struct Region {
     mapping: Mapping,
     reservation: Reservation,

@@ -41,11 +41,11 @@ impl Region {
         }
     }
 
-    /// Returns an error if the file ends before `bytes`, a part of the mapping that was read as the file from `offset`
-    /// on, or differs from them where faults were found.
+    /// Returns an error if the file ends before `bytes`, or differs from them where faults were found. `bytes` are a part
+    /// of the mapping, and begin at `offset` of the file.
     ///
-    /// Works for a lease that has outlived the file's handles and the cache. If the file cannot be asked any more, that
-    /// is an error only for suspect bytes: the others cannot be zeros in place of missing bytes.
+    /// Works for a lease that has outlived the file's handles and the cache. If the file cannot be read any more, only
+    /// suspect bytes give an error: the others cannot be zeros in place of missing bytes.
     #[cold]
     pub(crate) fn validate(&self, offset: u64, bytes: &[u8]) -> Result<()> {
         let file = self.file();
@@ -69,10 +69,8 @@ impl Region {
 }
 
 impl Cache {
-    /// Returns an error if `bytes`, a part of `region` that was read as the file from `offset` on, are suspect and not
-    /// the file's.
-    ///
-    /// For a reader with a handle: a closed descriptor is reopened for all readers.
+    /// [Validates](Region::validate) suspect `bytes` of `region`. For a reader with a handle: a closed descriptor is
+    /// reopened for all readers.
     #[inline]
     pub(crate) fn validate_suspect(
         &self,

@@ -31,8 +31,8 @@ pub(crate) struct WindowGuard {
     /// The offset of the first byte in the file. Kept after a release, to recognise a sequential reader. [`NOWHERE`]
     /// before the first window.
     start: u64,
-    /// Bytes of a window. A whole-file window has no next one: there the sum of start and size is the start of no
-    /// window, except after a detached region at offset 1, which costs one needless prefault.
+    /// Bytes of a window, or [`NOWHERE`] for a whole-file window, which has no next one. A detached region at offset 1
+    /// is taken for its predecessor, which costs one needless prefault.
     window_bytes: u64,
 }
 
