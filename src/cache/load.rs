@@ -101,9 +101,8 @@ impl Cache {
         let span = self.config.geometry.span(window, file.len_to_map());
         match self.map(file, Some(loading), span, policy, waited) {
             Ok(region) => Ok(Some(region)),
-            Err(NotMapped::TooLarge(_) | NotMapped::AllPinned(_) | NotMapped::NoMaps(..)) if !policy.is_required() => {
-                Ok(None)
-            }
+            Err(NotMapped::Failed(error)) => Err(error),
+            Err(_) if !policy.is_required() => Ok(None),
             Err(not_mapped) => Err(self.explain(not_mapped)),
         }
     }

@@ -1,9 +1,9 @@
 //! What the owner of a region does: scan the hazard records, then unmap, restore, or defer. Each unmap token ends here.
 //!
 //! The deferred list keeps tokens of regions that are still mapped and counted. A cursor reads them while they drain, or
-//! the OS refused to unmap them. The collector tries the list again. So does a thread that needs room,
-//! closes, collects or meets a draining slot, and a cursor that releases a draining region. A cursor that switches to
-//! another window does not.
+//! the OS refused to unmap them. The collector tries the list again. So does a thread that needs room, closes, collects
+//! or meets a draining slot, and a cursor that releases a draining region. A cursor that switches to another window does
+//! not.
 
 use std::mem;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -209,10 +209,11 @@ impl CachedFile {
 
 /// Unmaps a region whose cache is dropped: there is no budget, ring or deferred list any more.
 pub(super) fn reclaim_orphan(token: UnmapToken<Region>) {
-    if let Err((token, _refusal)) = token.vacate(|region| {
+    let vacated = token.vacate(|region| {
         let _ = region.take_ring_entry();
         region.unmap()
-    }) {
+    });
+    if let Err((token, _refusal)) = vacated {
         orphans().push(token);
     }
 }
