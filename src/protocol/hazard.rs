@@ -3,164 +3,23 @@
 //! A counted client ([`SlotRef`]) writes the slot's word twice, so all readers of one window contend for one cache
 //! line. A cursor is not counted. It *protects* the slot: it stores the slot's address in its own hazard record and
 //! then checks that the slot is mapped. The *owner*, the thread that has to unmap a slot, scans all records before it
-//! unmaps. This module states why that is sound. The rules and states that it refers to are those of the [module
-//! above](super).
-//!
-//! # Actors and memory cells
-//!
-//! - *R* is a reader: a cursor with a [`HazardPointer`], which has one record. *O* is an owner: a thread with an
-//!   [`UnmapToken`].
-//! - `record.slot` is the address that the record protects, or null. Only the holder of the record stores it.
-//! - `slot.word` is the state of a slot. Every change of it is a read-modify-write (rule 2).
-//! - *payload* is the slot's payload cell and the mapped bytes that it leads to.
-//! - `active` is the number of records in use. `len` is the number of records ever made ([`Slab::len`]).
-//! - The *deferred list* holds the tokens of draining slots that are still protected. The cache keeps it, behind a
-//!   lock.
+//! unmaps. The [barrier](crate::sync::barrier) orders the two: the scan finds the record, or the reader finds the slot
+//! owned. So all reads of a payload by uncounted readers happen before its unmap. `docs/soundness.md` proves it.
 //!
 //! # Steps
 //!
-//! Reader, [`protect`](HazardPointer::protect):
+//! The proof and the comments below refer to these steps.
 //!
-//! - R1. Store the slot's address in `record.slot`, Release. If the record protected another slot, this is its R5.
-//! - R2. Issue the light barrier.
-//! - R3. Load `slot.word`, Acquire. Unless it is MAPPED and not draining: store null (R5) and return `None`.
-//! - R4. Read the payload.
-//! - R5. Store another address or null in `record.slot`, Release. This ends the read.
-//!
-//! Reader, [`reset`](HazardPointer::reset), which is R5 with null, and then:
-//!
-//! - R6. Issue the light barrier.
-//! - R7. Load `slot.word`, Relaxed.
-//! - R8 (the caller of `reset`). If the slot drains: the caller takes the deferred list and reclaims its tokens, each
-//!   from O2 on.
-//!
-//! Record, [`new`](HazardPointer::new) and drop:
-//!
-//! - N1. Claim a record. N2. Add 1 to `active`, Relaxed. N3. SeqCst fence.
-//! - D1. Store null in `record.slot`, Release (an R5). D2. Release the record to the slab, Release. D3. Subtract 1 from
-//!   `active`, Release.
-//!
-//! Owner, [`scan_after_barrier`](HazardDomain::scan_after_barrier) and the code of the cache around it:
-//!
-//! - O1. Win `slot.word`: by `retire`, by `drain`, or by the last release of a draining slot. Each is an AcqRel
-//!   read-modify-write, or a Release one followed by an Acquire load.
-//! - O2. SeqCst fence, then load `active`, Acquire. If it is 0, no slot is protected: go to O4. Otherwise, issue the
-//!   heavy barrier. If the OS refuses it, every slot counts as protected: go to O4.
-//! - O3. Load `len`, then `record.slot` of each record below it, Acquire.
-//! - O4. If the slot is not protected: unmap and `vacate`. If it is protected: `restore`. If `restore` fails, because
-//!   the slot drains: push the token on the deferred list.
-//! - O5. After a push: issue the heavy barrier again, as in O2.
-//! - O6. Scan again, as in O3. Take the tokens of slots that are no longer protected off the list, and reclaim them
-//!   from O2 on.
-//!
-//! In the cache, `RegionPool::reclaim_unless` does O4, `rescan_deferred` O5 and O6, and `Cursor::release_window` R8.
-//!
-//! # Theorem
-//!
-//! *If an owner O unmaps a payload in O4, then every read of that payload (R4) by an uncounted reader happens before
-//! the unmap.*
-//!
-//! Two facts are used. The [barrier guarantee](crate::sync::barrier): of a light and a heavy barrier, one comes first,
-//! and a load after the second one returns what was stored (or loaded) before the first one, or a later value. The
-//! *ownership fact*: from O1 to O's `vacate`, the word is never MAPPED without draining. It is RETIRING after `retire`,
-//! and draining in the other two cases. Only `restore`, `vacate`, `begin_load` and abandon leave RETIRING or clear
-//! draining. A successful `restore` ends the ownership without an unmap. `begin_load` needs a vacant slot, and abandon
-//! a `begin_load`: hence a `vacate` before either.
-//!
-//! *Proof.* Let R read the payload that O unmaps. Let `s` be its slot. Assume first that O scanned, so that it issued
-//! the heavy barrier. Take the light barrier of R2 and the heavy barrier of O2.
-//!
-//! **If O's heavy barrier comes first**, R3 returns the value that O1 wrote to `s.word`, or a later one. By the
-//! ownership fact, R3 refuses each value from O1 up to `vacate`. A value after `vacate` that R3 accepts was written by
-//! a later `publish` (Release; R3 is Acquire), so R reads another payload. Both contradict the assumption, so this case
-//! does not occur. The later payload has an owner of its own, to which the theorem applies again: R1 still stands in
-//! the record.
-//!
-//! **If R's light barrier comes first**, O3 finds in `record.slot` the address that R1 stored, or a later value.
-//!
-//! - If it finds the address of `s`, `s` is in the [`ProtectedSet`], and O does not unmap. This contradicts the
-//!   assumption.
-//! - If it finds a later value that R stored, that store is R5 or comes after it. So R4 happens before that store,
-//!   which is a Release. O3 is its Acquire partner and happens before the unmap.
-//! - If it finds a value that a later holder of the record stored, see *record reuse*.
-//!
-//! So R4 happens before the unmap. ∎ The sections below complete the proof: each covers one situation that it left out.
-//!
-//! # The situations in detail
-//!
-//! **End of a read against the unmap.** This is the second item above. The partners are the Release store in `store`
-//! (R5) and the Acquire load in `scan_unordered` (O3). Without either, the unmap could overtake the last bytes that R
-//! reads.
-//!
-//! **Record reuse.** A record that R dropped may have a new holder, whose store O3 finds. The new holder's claim pops
-//! the slab's free stack (Acquire). R's drop pushed it there (D2, Release, after D1). Every change of the stack's head
-//! is a read-modify-write, so the pop synchronizes with that push even if other pushes and pops lie between. So R4
-//! happens before the new holder's store. That store is a Release, and O3 is its Acquire partner.
-//!
-//! **New records, and `len`.** The proof needs O3 to load R's record. The record's number was taken from `len`, by R's
-//! thread or by a thread from which the record came (the free stack, or a cursor that was moved). So the increment of
-//! `len` happens before R2. If R's light barrier comes first, O3's load of `len` returns a value above the record's
-//! number. The slab's table is grown in the same way: N1 or an earlier claim has set the
-//! [`OnceLock`](crate::sync::OnceLock)s on the way to the record before R2. `get` loads their state atomically, so O3
-//! finds them set. If the heavy barrier comes first, the proof does not need the record.
-//!
-//! **No record in use.** If O2 loads 0 from `active`, O issues no heavy barrier and scans nothing. Of the fences in N3
-//! and O2, one comes first in the total order of SeqCst fences. If O2's comes first, R3, which comes after N3, returns
-//! what O1 wrote or a later value: the first case of the proof. If N3 comes first, O2's load sees N2 or a later value.
-//! It is 0 only if it also sees R's D3: it counts each N2 and each D3, and every D3 comes after its N2. D3 is a
-//! Release, the load is an Acquire, and all changes of `active` are read-modify-writes (one release sequence). So R4
-//! happens before D3, and D3 before the unmap.
-//!
-//! **Barrier refused.** If the OS refuses the heavy barrier, `scan_after_barrier` returns `None`, and O treats every
-//! slot as protected. So O does not unmap, and the theorem holds trivially. O6 is refused as well, so the token stays
-//! deferred.
-//!
-//! **A client that becomes a reader.** [`protect_client`](HazardPointer::protect_client) stores R1 while it holds a
-//! counted client, and issues no barrier. The client's release comes after R1 (Release). O1 needs a count of 0, so it
-//! reads from that release or from a later read-modify-write of the same release sequence (Acquire). So R1 happens
-//! before O3, which finds that address or a later value: the second case of the proof.
-//!
-//! **A cursor moved between threads.** R1 to R3 run in one call, on one thread. N1 to N3, R4 and R5 may run on others.
-//! What moves the cursor orders its steps (its move is a synchronization), so each step still happens before the next.
-//! The proof and the barrier guarantee use only *happens before*.
-//!
-//! **Restore.** A restored slot is MAPPED(0) again, with the payload in place. R reads on, and the next `retire` or
-//! `drain` makes a new owner, which scans after its own O1. `restore` is a Release, so what O read of the payload
-//! happens before the next owner's unmap. O must not touch the slot afterwards.
-//!
-//! **Deferred tokens.** Any thread may take a token off the list and become its owner. The list's lock orders O1 before
-//! that thread's O2, so the proof holds with the new owner in O's place. A deferred slot drains, so no `protect`
-//! succeeds on it any more. (A `protect_client` can only come before O1.) So the set of its readers only shrinks. The
-//! cache defers a token also if the OS refuses the unmap. That slot is never restored, so its word stays RETIRING or
-//! draining.
-//!
-//! **Second scan against `reset`.** Without O5 and O6, a token could wait for a reader that has already left. Let O
-//! push the token of `s`, and let R be a reader of `s` that ends with `reset`.
-//!
-//! - If R's barrier (R6) comes before O's (O5), O6 finds R5's store or a later value. R does not keep the token on the
-//!   list.
-//! - If O's barrier comes first, R7 returns the draining value on which O's `restore` failed, or a later one. If R7
-//!   finds the slot not draining, O or a later owner has vacated it, and R has nothing to do. Otherwise R runs R8,
-//!   under the list's lock. If O's push came before R8, R finds the token, or another thread has taken it and is O from
-//!   now on. If the push comes after R8, the lock orders R5 before O6, which finds R5's store or a later value.
-//!
-//! So R or an owner retries the token after R5. A retry that finds another reader pushes the token again, and the
-//! argument applies to that reader.
-//!
-//! **Reads that end without R8.** A reader that protects another slot, a dropped `HazardPointer`, and a failed
-//! `protect` (whose short-lived address O6 may find) do not check for a deferred token. The token then stays deferred
-//! until a thread next retries the list: the collector in its next pass, a reader in R8, or a thread that needs room.
-//! The collector's passes are one second apart while the cache has files. The same holds for a token whose second scan
-//! the OS refused. Such a token only delays the unmap, and its bytes stay counted in the budget.
-//!
-//! **A cache that is gone.** A cursor keeps its cache alive. If an owner cannot upgrade its weak reference to the
-//! cache, all cursors were dropped, and O does not scan. The drop of each cursor comes before the subtraction that took
-//! the cache's reference count to 0 (Release, at each level of references). The failed upgrade loaded 0 from that count
-//! (Relaxed). [`acquire_after_last_reader`] is the Acquire fence that completes the pair, so all reads happen before
-//! the unmap. The cache's own drop unmaps the deferred regions: there, `Arc` issues that fence.
-//!
-//! **A detached slot.** It is in no table, so no cursor finds or protects it. Its readers are counted. Its owner
-//! needs no scan.
+//! - [`protect`](HazardPointer::protect): R1 stores the slot in the record, R2 is the light barrier, R3 loads the word.
+//! - R4 reads the payload. R5 ends the read: it stores another slot or null in the record.
+//! - [`reset`](HazardPointer::reset): R5 with null, R6 is the light barrier, R7 loads the word. If the slot drains, R8
+//!   in `Cursor::release_window` retries the deferred list.
+//! - [`new`](HazardPointer::new): N1 claims a record, N2 increments `active`, N3 is a fence.
+//! - Drop of a [`HazardPointer`]: D1 stores null, D2 releases the record, D3 decrements `active`.
+//! - O1 makes a thread the owner. [`scan_after_barrier`](HazardDomain::scan_after_barrier): O2 loads `active` and
+//!   issues the heavy barrier, O3 loads the records.
+//! - O4 in `RegionPool::reclaim_unless`: unmaps an unprotected slot, restores a protected one, or defers its token.
+//! - O5 and O6 in `RegionPool::rescan_deferred`: the barrier and the scan again, for the deferred tokens.
 //!
 //! # Cost
 //!

@@ -7,7 +7,7 @@
 //! |---|---|
 //! | [`slot`] | [`Slot<P>`](slot::Slot): a payload, the count of its clients, and the state that decides which thread may unmap it |
 //! | [`radix_table`] | [`RadixTable<T>`](radix_table::RadixTable): elements by 64-bit index; grows without moving them |
-//! | [`hazard`] | [`HazardDomain`](hazard::HazardDomain): hazard records of uncounted readers, and the proof that they are sound |
+//! | [`hazard`] | [`HazardDomain`](hazard::HazardDomain): hazard records of uncounted readers |
 //! | [`slab`] | [`Slab<T>`](slab::Slab): numbered entries, claimed and released without a lock |
 //! | [`clock_ring`] | [`ClockRing<T>`](clock_ring::ClockRing): the candidates for eviction, walked without a lock under the epoch |
 //! | [`budget`] | [`Budget`](budget::Budget): bytes are reserved before the map and released after the unmap |
@@ -67,7 +67,7 @@
 //! 4. **Reserve first.** A reservation is made before the map and released after the unmap ([`budget`]).
 //! 5. **The payload keeps the slot.** From before `publish` until after `vacate`, a payload holds a counted reference
 //!    that keeps its slot's memory: the file, whose table contains the slot. So clients and owners need only a pointer
-//!    to the slot. A releasing client that does not become the owner must not touch the slot after its subtraction: the
+//!    to the slot. A releasing client that does not become the owner must not access the slot after its subtraction: the
 //!    memory may be freed.
 //! 6. **Evicting threads visit slots that they do not keep.** A slot enters the [`clock_ring`] before `publish` and
 //!    leaves it before the unmap. Its table is freed through the epoch. So a pinned evicting thread may find a slot
@@ -77,26 +77,9 @@
 //!    release), the owner issues the heavy barrier and scans all hazard records. A protected slot is restored. If it
 //!    drains, its token stays on the deferred list until no record protects it, and the owner that deferred it scans
 //!    again. If the OS refuses the barrier, every slot counts as protected. A detached slot needs no scan: only clients
-//!    can reach it. [`hazard`] states the steps and the proof.
+//!    can reach it. [`hazard`] has the steps.
 //!
-//! # The races to be feared
-//!
-//! - *The last release against a drain.* Client C subtracts 1, drainer D sets the flag. Both are single steps on one
-//!   word. If D's step comes first, C finds the flag and takes (draining, 1) to (draining, 0): C is the owner. If C's
-//!   step comes first, D finds MAPPED(0): D is the owner. There is always exactly one owner.
-//! - *A take against a retire.* Client C and evicting thread E both exchange from MAPPED(0), so one of them fails. If C
-//!   fails, it finds RETIRING, and its caller waits, reads the file, or maps the range separately. If E fails, it
-//!   continues with another slot.
-//! - *A drain against a publish.* If the drain comes first, the loader's addition keeps the flag. The loader is then
-//!   the only client there will be, and its release makes it the owner. If the drain comes later, it meets a client:
-//!   the first race.
-//! - *A release against the end of the file.* A client that does not become the owner touches the slot for the last
-//!   time in its subtraction. A client that becomes the owner still has the payload, which keeps the slot until after
-//!   `vacate`.
-//! - *A stale view of the payload cell.* `publish` writes the cell before its Release, and every operation that accepts
-//!   MAPPED is an Acquire. `vacate` empties the cell before its Release, and `begin_load` is an Acquire. A client's
-//!   reads come before its Release, and `retire`, `drain` and the load in release are Acquires. Other subtractions in
-//!   between do not break the pair: each is a read-modify-write, so they continue the release sequence.
+//! `docs/soundness.md` discusses the races and has the proof of rule 7.
 
 #[cfg(all(unix, feature = "fault-guard"))]
 pub(crate) mod address_table;
