@@ -31,7 +31,6 @@ const CLIENTS_MAX: u32 = 1 << 27;
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Snapshot(u32);
 
-/// The phase of a slot. [`protocol`](super) shows the transitions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Phase {
     Vacant,
@@ -127,7 +126,7 @@ impl<P> Slot<P> {
 
     #[inline]
     pub(crate) fn set_frequency(&self, frequency: u32) {
-        // Relaxed: as in `frequency`.
+        // Relaxed: an estimate.
         self.frequency.store(frequency, Ordering::Relaxed);
     }
 
@@ -143,21 +142,6 @@ impl<P> Slot<P> {
         .map(|_| Loading { slot: self })
     }
 
-    /// MAPPED(n) → MAPPED(n + 1), unless draining. Otherwise returns the word, which stays unchanged (rule 2).
-    #[inline]
-    pub(crate) fn take(&self) -> Result<SlotRef<P>, Snapshot>
-    where
-        P: Payload,
-    {
-        // Acquire: pairs with the Release in `Loading::publish`, which publishes the payload.
-        // Relaxed on failure: the payload is not read.
-        let before = self.transition(Ordering::Acquire, Ordering::Relaxed, |now| {
-            (now.phase() == Phase::Mapped && !now.is_draining()).then(|| now.0 + CLIENT)
-        })?;
-        abort_if_too_many(before);
-        Ok(SlotRef { slot: NonNull::from(self), _payload: PhantomData })
-    }
-
     /// Returns the payload for an uncounted reader. Returns `None` if the slot is not mapped or drains.
     ///
     /// # Safety
@@ -171,29 +155,11 @@ impl<P> Slot<P> {
         if now.0 & (PHASE | DRAINING) != MAPPED {
             return None;
         }
-        // SAFETY: the slot was mapped when the word was loaded. A later owner does not write the cell
-        // while the record holds the slot (rules 3 and 7).
+        // SAFETY: the word was MAPPED. No owner writes the cell while the record holds the slot (rules 3 and 7).
         let payload = self.payload.with(|cell| unsafe { &*cell });
         debug_assert!(payload.is_some(), "a mapped slot has a payload");
-        // SAFETY: `publish` filled the cell before MAPPED, and no owner has emptied it (as above).
+        // SAFETY: `publish` filled the cell before MAPPED, and no owner empties it while the record holds the slot.
         Some(NonNull::from(unsafe { payload.as_ref().unwrap_unchecked() }))
-    }
-
-    /// MAPPED(n) → MAPPED(n + 1) for n ≥ 1, draining or not. Returns `None` in all other states.
-    ///
-    /// It gives access to a payload that clients hold. It is as safe as cloning a client, since the count is not 0.
-    pub(crate) fn join(&self) -> Option<SlotRef<P>>
-    where
-        P: Payload,
-    {
-        // Acquire, and Relaxed on failure: as in `take`.
-        let before = self
-            .transition(Ordering::Acquire, Ordering::Relaxed, |now| {
-                (now.phase() == Phase::Mapped && now.clients() > 0).then(|| now.0 + CLIENT)
-            })
-            .ok()?;
-        abort_if_too_many(before);
-        Some(SlotRef { slot: NonNull::from(self), _payload: PhantomData })
     }
 
     /// MAPPED(0) → RETIRING, unless draining. Makes the caller the owner. Returns `None` in all other states.
@@ -246,7 +212,30 @@ impl<P: Payload> Slot<P> {
     /// Puts `payload` in a slot that is in no table, draining from birth, with one client. The owner frees the slot.
     pub(crate) fn detached(payload: P) -> SlotRef<P> {
         let slot = Box::new(Self::with(MAPPED | DRAINING | DETACHED | CLIENT, Some(payload)));
-        SlotRef { slot: NonNull::from(Box::leak(slot)), _payload: PhantomData }
+        SlotRef::of(NonNull::from(Box::leak(slot)))
+    }
+
+    /// MAPPED(n) → MAPPED(n + 1), unless draining. Otherwise returns the word, which stays unchanged (rule 2).
+    #[inline]
+    pub(crate) fn take(&self) -> Result<SlotRef<P>, Snapshot> {
+        self.add_client(|now| now.phase() == Phase::Mapped && !now.is_draining())
+    }
+
+    /// MAPPED(n) → MAPPED(n + 1) for n ≥ 1, draining or not. Returns `None` in all other states.
+    ///
+    /// It gives access to a payload that clients hold. It is as safe as cloning a client, since the count is not 0.
+    pub(crate) fn join(&self) -> Option<SlotRef<P>> {
+        self.add_client(|now| now.phase() == Phase::Mapped && now.clients() > 0).ok()
+    }
+
+    #[inline]
+    fn add_client(&self, is_allowed: impl Fn(Snapshot) -> bool) -> Result<SlotRef<P>, Snapshot> {
+        // Acquire: pairs with the Release in `Loading::publish`, which publishes the payload.
+        // Relaxed on failure: the payload is not read.
+        let add = |now| is_allowed(now).then(|| now.0 + CLIENT);
+        let before = self.transition(Ordering::Acquire, Ordering::Relaxed, add)?;
+        abort_if_too_many(before);
+        Ok(SlotRef::of(NonNull::from(self)))
     }
 }
 
@@ -296,12 +285,10 @@ impl<P: Payload> Loading<'_, P> {
         // SAFETY: in LOADING only the loader accesses the cell (rule 3), and `self` is the only loader (rule 1).
         slot.payload.with_mut(|cell| unsafe { *cell = Some(payload) });
         // An addition, not a store: it keeps a concurrent drain (rule 2).
-        // Release: pairs with the Acquire in `take`, `join`, `retire` and `payload_if_mapped`. It publishes the
-        // payload.
-        // Acquire: pairs with the Release in `drain`. If the loader becomes the owner, it sees the reason for the
-        // drain.
+        // Release: pairs with the Acquire in `add_client`, `retire` and `payload_if_mapped`, and publishes the payload.
+        // Acquire: pairs with the Release in `drain`. A loader that becomes the owner sees the reason for the drain.
         slot.word.fetch_add(MAPPED - LOADING + CLIENT, Ordering::AcqRel);
-        SlotRef { slot: NonNull::from(slot), _payload: PhantomData }
+        SlotRef::of(NonNull::from(slot))
     }
 }
 
@@ -326,14 +313,18 @@ unsafe impl<P: Payload + Send + Sync> Send for SlotRef<P> {}
 unsafe impl<P: Payload + Send + Sync> Sync for SlotRef<P> {}
 
 impl<P: Payload> SlotRef<P> {
+    /// Wraps a client that the caller has counted.
+    #[inline]
+    fn of(slot: NonNull<Slot<P>>) -> Self {
+        Self { slot, _payload: PhantomData }
+    }
+
     #[inline]
     pub(super) fn slot(&self) -> &Slot<P> {
         // SAFETY: this client keeps the payload, and the payload keeps its slot (rule 5, the promise of `Payload`).
         unsafe { self.slot.as_ref() }
     }
-}
 
-impl<P: Payload> SlotRef<P> {
     /// Returns `true` if the slot is in no table.
     pub(crate) fn is_detached(&self) -> bool {
         self.slot().is_detached()
@@ -353,8 +344,7 @@ impl<P: Payload> Deref for SlotRef<P> {
         // SAFETY: while the slot has a client, no thread writes the cell (rule 3).
         let payload = self.slot().payload.with(|cell| unsafe { &*cell });
         debug_assert!(payload.is_some(), "a mapped slot has a payload");
-        // SAFETY: `publish` filled the cell before the first client, and an owner empties it only after the last (rule
-        // 3).
+        // SAFETY: `publish` filled the cell before the first client. An owner empties it after the last one (rule 3).
         unsafe { payload.as_ref().unwrap_unchecked() }
     }
 }
@@ -366,13 +356,13 @@ impl<P: Payload> Clone for SlotRef<P> {
         // Relaxed: the new client sees what `self` sees, as in `Arc`.
         let before = Snapshot(self.slot().word.fetch_add(CLIENT, Ordering::Relaxed));
         abort_if_too_many(before);
-        Self { slot: self.slot, _payload: PhantomData }
+        Self::of(self.slot)
     }
 }
 
 impl<P: Payload> Drop for SlotRef<P> {
-    /// n → n − 1. Taking a draining slot to 0 makes this thread the owner. Otherwise it must not touch the slot again
-    /// (rule 5).
+    /// Changes n clients to n − 1. If this takes a draining slot to 0, the thread is the owner. Otherwise it must not
+    /// access the slot again (rule 5).
     #[inline]
     fn drop(&mut self) {
         // Release: pairs with the Acquire in `retire`, in `drain` and in the load below. This client's reads are over.
@@ -399,8 +389,7 @@ pub(crate) struct UnmapToken<P> {
     slot: NonNull<Slot<P>>,
 }
 
-// SAFETY: only the owner takes the payload by value. Moving the token moves that right to another thread (so `P:
-// Send`).
+// SAFETY: only the owner takes the payload by value, and moving the token moves that right (so `P: Send`).
 unsafe impl<P: Send> Send for UnmapToken<P> {}
 
 impl<P> UnmapToken<P> {
@@ -413,7 +402,6 @@ impl<P> UnmapToken<P> {
         unsafe { self.slot.as_ref() }
     }
 
-    /// Returns the payload.
     pub(crate) fn payload(&self) -> &P {
         // SAFETY: only the owner writes the cell now, and only through `vacate`, which consumes the token (rule 3).
         let payload = self.slot().payload.with(|cell| unsafe { &*cell });
@@ -423,7 +411,6 @@ impl<P> UnmapToken<P> {
         }
     }
 
-    /// Returns `true` if the slot is in no table.
     pub(crate) fn is_detached(&self) -> bool {
         self.slot().is_detached()
     }
@@ -441,16 +428,10 @@ impl<P> UnmapToken<P> {
     }
 
     /// Runs `unmap` on the payload. If it succeeds, makes the slot vacant, or frees it if it is detached, and returns
-    /// the payload.
-    ///
-    /// # Errors
-    ///
-    /// If `unmap` fails, returns its error with the token. The caller is still the owner, and the payload stays in the
-    /// slot.
+    /// the payload. If it fails, returns its error with the token, and the payload stays in the slot.
     pub(crate) fn vacate<E>(self, unmap: impl FnOnce(&mut P) -> Result<(), E>) -> Result<P, (Self, E)> {
         let unmapped = self.slot().payload.with_mut(|cell| {
-            // SAFETY: the slot has no clients, no record protects it, and only the owner accesses the cell (rules 3 and
-            // 7).
+            // SAFETY: no client or record keeps the payload, so only the owner accesses the cell (rules 3 and 7).
             match unsafe { &mut *cell } {
                 Some(payload) => unmap(payload),
                 None => unreachable!("a slot with an owner has a payload"),
@@ -459,7 +440,7 @@ impl<P> UnmapToken<P> {
         if let Err(error) = unmapped {
             return Err((self, error));
         }
-        // SAFETY: as above. No other thread accesses the cell before the word is VACANT.
+        // SAFETY: only the owner accesses the cell until the word is VACANT (rule 3).
         let payload = self.slot().payload.with_mut(|cell| unsafe { (*cell).take() });
         let Some(payload) = payload else { unreachable!("`unmap` found the payload") };
         if self.is_detached() {
@@ -469,9 +450,8 @@ impl<P> UnmapToken<P> {
         } else {
             // A swap, not a store, so that it synchronizes with every earlier drain (rule 2). `payload` still keeps the
             // slot.
-            // Release: pairs with the Acquire in `begin_load`. The next loader finds the cell empty, and this unmap
-            // happens before its map. Acquire: pairs with the Release in `drain`, and so carries the reason for the
-            // drain.
+            // Release: pairs with the Acquire in `begin_load`. This unmap happens before the next loader's map.
+            // Acquire: pairs with the Release in `drain`, and so carries the reason for the drain.
             self.slot().word.swap(VACANT, Ordering::AcqRel);
         }
         Ok(payload)
