@@ -52,7 +52,7 @@ impl Drop for FreedFlag {
 /// another atomic directly before each access adds a point where loom can switch threads.
 macro_rules! atomic {
     ($name:ident, $number:ident) => {
-        #[derive(Debug)]
+        #[derive(Debug, Default)]
         pub(crate) struct $name {
             word: loom::sync::atomic::$name,
             switch_point: loom::sync::atomic::AtomicU8,
@@ -135,14 +135,10 @@ atomic!(AtomicU64, u64);
 atomic!(AtomicUsize, usize);
 
 /// Loom's `Condvar`, except that a wait with a timeout times out at once. In loom's own, such a wait never times out.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct Condvar(loom::sync::Condvar);
 
 impl Condvar {
-    pub(crate) fn new() -> Self {
-        Self(loom::sync::Condvar::new())
-    }
-
     pub(crate) fn wait<'a, T>(&self, guard: MutexGuard<'a, T>) -> LockResult<MutexGuard<'a, T>> {
         self.0.wait(guard)
     }

@@ -10,14 +10,14 @@ use super::region::Region;
 use crate::mapping::Mapping;
 use crate::os::Process;
 use crate::policy::{self, Frequency};
-use crate::protocol::atomics::{Clock, FencedU64, UserCount};
+use crate::protocol::atomics::{Clock, UserCount};
 use crate::protocol::budget::{Budget, Reservation, Usage};
 use crate::protocol::clock_ring::ClockRing;
 use crate::protocol::hazard::{HazardDomain, ProtectedSet};
 use crate::protocol::radix_table::RadixTable;
 use crate::protocol::slot::{Drain, Loading, Phase, Slot, SlotRef, UnmapToken};
 use crate::stats::Tally;
-use crate::sync::{Mutex, MutexGuard, epoch};
+use crate::sync::{AtomicU32, Mutex, MutexGuard, Ordering, epoch};
 
 /// The regions of a cache in slots, their budget and the deferred list.
 pub(super) struct RegionPool {
@@ -28,9 +28,9 @@ pub(super) struct RegionPool {
     pub(super) hazards: Arc<HazardDomain<Region>>,
     clock: Clock,
     /// The frequency, as a word, of the last victim that was at least as hot as its candidate.
-    admission_threshold: FencedU64,
+    admission_threshold: AtomicU32,
     /// A frequency, as a word, that is saturated whenever a required mapping does not fit within the admission limit.
-    pressure: FencedU64,
+    pressure: AtomicU32,
     /// Regions that are owned, but could not be unmapped yet. They are still mapped and counted.
     ///
     /// In a child of `fork`, a thread that does not exist there may hold the lock. The child never takes it, so
@@ -54,8 +54,8 @@ impl RegionPool {
             ring: ClockRing::default(),
             hazards: Arc::default(),
             clock: Clock::default(),
-            admission_threshold: FencedU64::new(0),
-            pressure: FencedU64::new(0),
+            admission_threshold: AtomicU32::new(0),
+            pressure: AtomicU32::new(0),
             deferred: Mutex::default(),
             process: Process::this(),
             unmapped: Tally::default(),
@@ -126,17 +126,20 @@ impl RegionPool {
 
     /// Returns the frequency of the last victim that a candidate failed to exceed. A colder candidate need not search.
     pub(super) fn admission_threshold(&self) -> u8 {
-        self.count(self.admission_threshold.load() as u32)
+        // Relaxed: a heuristic, which orders no other access.
+        self.count(self.admission_threshold.load(Ordering::Relaxed))
     }
 
     /// Records that a required mapping did not fit within the admission limit.
     pub(super) fn note_pressure(&self) {
-        self.pressure.store_then_fence(Frequency::saturated(self.clock.now()).to_word().into());
+        // Relaxed: a heuristic, as in `admission_threshold`.
+        self.pressure.store(Frequency::saturated(self.clock.now()).to_word(), Ordering::Relaxed);
     }
 
     /// Returns `true` if a required mapping recently did not fit within the admission limit.
     pub(super) fn under_pressure(&self) -> bool {
-        policy::under_pressure(self.count(self.pressure.load() as u32))
+        // Relaxed: a heuristic, as in `admission_threshold`.
+        policy::under_pressure(self.count(self.pressure.load(Ordering::Relaxed)))
     }
 
     /// Retires an unused region: the one with the lowest access frequency in a sample. Returns `None` if none was
@@ -168,7 +171,8 @@ impl RegionPool {
         let mut left = self.ring.len().min(8 * policy::SAMPLE as u32);
         for slot in self.sample(&mut left, &self.hazards.scan_unordered(), &guard) {
             if self.frequency(slot) > at_most {
-                self.admission_threshold.store_then_fence(slot.frequency().into());
+                // Relaxed: a heuristic, as in `admission_threshold`.
+                self.admission_threshold.store(slot.frequency(), Ordering::Relaxed);
                 return None;
             }
             if let Some(token) = slot.retire() {

@@ -41,8 +41,8 @@ const GROUP: usize = 4;
 /// The number of tables. Table n has 2²ⁿ groups, so the last table would not fit in memory.
 const TABLES: usize = 16;
 
-/// Address ranges, found from any address in them; see the [module](self).
-#[derive(Debug)]
+/// Address ranges, found from any address in them.
+#[derive(Debug, Default)]
 pub(crate) struct AddressTable {
     tables: [OnceLock<Box<[Group]>>; TABLES],
     /// A bit for each class that has ever had a range.
@@ -54,7 +54,7 @@ pub(crate) struct AddressTable {
 
 type Group = [Entry; GROUP];
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Entry {
     /// Odd while a writer changes the other fields.
     version: AtomicUsize,
@@ -70,24 +70,6 @@ struct Entry {
 
 /// A class, and the number of a chunk of that class.
 type Key = (u32, usize);
-
-impl Default for Entry {
-    fn default() -> Self {
-        let zero = || AtomicUsize::new(0);
-        Self { version: zero(), start: zero(), end: zero(), faulted_start: zero(), faulted_end: zero(), faults: zero() }
-    }
-}
-
-impl Default for AddressTable {
-    fn default() -> Self {
-        Self {
-            tables: std::array::from_fn(|_| OnceLock::new()),
-            classes: AtomicU64::new(0),
-            faulted: AtomicUsize::new(0),
-            write_lock: Mutex::new(()),
-        }
-    }
-}
 
 impl Entry {
     /// Returns the range. Returns `None` if the entry is empty or just being changed.

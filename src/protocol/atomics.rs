@@ -11,7 +11,6 @@ use crate::sync::{AtomicU32, AtomicU64, AtomicUsize, Ordering, ProcessU64, fence
 pub(crate) struct FencedU64(AtomicU64);
 
 impl FencedU64 {
-    /// Makes a word with `value`.
     pub(crate) fn new(value: u64) -> Self {
         Self(AtomicU64::new(value))
     }
@@ -45,17 +44,10 @@ impl FencedU64 {
 }
 
 /// A count of users of an object. The last user to leave has a duty, for example to close the object.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct UserCount(AtomicUsize);
 
-impl Default for UserCount {
-    fn default() -> Self {
-        Self(AtomicUsize::new(0))
-    }
-}
-
 impl UserCount {
-    /// Adds a user.
     pub(crate) fn enter(&self) {
         // Relaxed: another atomic (a slot's word, or a lock) orders the new user against the last one to leave.
         self.0.fetch_add(1, Ordering::Relaxed);
@@ -70,7 +62,6 @@ impl UserCount {
         before == 1
     }
 
-    /// Returns the number of users.
     pub(crate) fn count(&self) -> usize {
         // Acquire: pairs with the Release in `leave`. If the count is 0, all that the users did is visible.
         self.0.load(Ordering::Acquire)
@@ -78,14 +69,8 @@ impl UserCount {
 }
 
 /// Numbers below 64. Each belongs to at most one thread of the process at a time.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct ThreadIds(ProcessU64);
-
-impl Default for ThreadIds {
-    fn default() -> Self {
-        Self(ProcessU64::new(0))
-    }
-}
 
 impl ThreadIds {
     /// Takes the smallest free number. Returns `None` if all are taken. The caller sees what the number's former owner
@@ -114,16 +99,10 @@ impl ThreadIds {
 }
 
 /// The policy's time, counted in periods of many ticks. It orders no memory accesses.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct Clock {
     now: AtomicU32,
     ticks: AtomicU32,
-}
-
-impl Default for Clock {
-    fn default() -> Self {
-        Self { now: AtomicU32::new(0), ticks: AtomicU32::new(0) }
-    }
 }
 
 impl Clock {

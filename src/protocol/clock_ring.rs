@@ -18,7 +18,7 @@ use crate::sync::{AtomicPtr, AtomicU32, Ordering, epoch};
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct RingEntry(u32);
 
-/// A ring of pointers, walked by a shared clock hand; see the [module](self).
+/// A ring of pointers, walked by a shared clock hand.
 pub(crate) struct ClockRing<T> {
     entries: Slab<AtomicPtr<T>>,
     hand: AtomicU32,

@@ -43,8 +43,7 @@ pub(crate) struct HazardDomain<P> {
     records: Slab<HazardRecord<P>>,
     /// The number of records in use.
     active: AtomicUsize,
-    /// Chosen when the cache is built, not by its first reader: the first registration with the OS may take tens of
-    /// milliseconds.
+    /// Chosen with the cache, not by its first reader: the registration with the OS may take tens of milliseconds.
     barrier: Barrier,
 }
 
@@ -126,23 +125,20 @@ pub(crate) fn acquire_after_last_reader() {
 }
 
 impl<P> ProtectedSet<P> {
-    /// Returns the set without slots.
     pub(crate) fn nothing() -> Self {
         Self(Vec::new())
     }
 
-    /// Returns `true` if the scan found `slot` in a record.
     pub(crate) fn contains(&self, slot: &Slot<P>) -> bool {
         self.0.binary_search(&ptr::from_ref(slot)).is_ok()
     }
 
-    /// Returns `true` if the scan found the slot of `token` in a record.
     pub(crate) fn contains_token(&self, token: &UnmapToken<P>) -> bool {
         self.contains(token.slot())
     }
 }
 
-/// One reader's hazard record. It protects at most one slot at a time.
+/// One reader's hazard record.
 pub(crate) struct HazardPointer<P> {
     domain: Arc<HazardDomain<P>>,
     /// The record, which `domain` keeps in memory.
@@ -152,9 +148,8 @@ pub(crate) struct HazardPointer<P> {
     barrier: Barrier,
 }
 
-// SAFETY: a hazard pointer reaches its record, which consists of atomics, and hands out payloads as raw pointers. `P:
-// Sync` is for the readers that dereference these. `P: Send` is for the owner, which drops on its thread what this
-// reader read.
+// SAFETY: a hazard pointer reaches its record, which consists of atomics, and returns payloads as raw pointers. Readers
+// dereference them (so `P: Sync`), and an owner drops the payloads on its own thread (so `P: Send`).
 unsafe impl<P: Send + Sync> Send for HazardPointer<P> {}
 // SAFETY: as for `Send`. A shared reference gives access to `Debug` only.
 unsafe impl<P: Send + Sync> Sync for HazardPointer<P> {}
@@ -203,9 +198,8 @@ impl<P> HazardPointer<P> {
         payload
     }
 
-    /// Protects the slot of `client`, and returns its payload. The caller may then drop the client.
-    ///
-    /// The payload stays mapped for as long as that of [`protect`](Self::protect).
+    /// Protects the slot of `client`, and returns its payload as [`protect`](Self::protect) does. The caller may then
+    /// drop the client.
     ///
     /// # Safety
     ///
@@ -243,7 +237,7 @@ impl<P> HazardPointer<P> {
         self.record().slot.store(slot.cast_mut(), Ordering::Release);
     }
 
-    /// Adds one to the number of reads of this record.
+    /// Counts a read.
     #[inline]
     pub(crate) fn count(&mut self) {
         let reads = &self.record().reads;
@@ -253,7 +247,7 @@ impl<P> HazardPointer<P> {
 }
 
 impl<P> Drop for HazardPointer<P> {
-    /// Ends the protection and gives the record to the next reader (steps D1 to D3).
+    /// Ends the protection and releases the record (steps D1 to D3).
     fn drop(&mut self) {
         self.store(ptr::null());
         self.domain.records.release(self.number);
@@ -304,13 +298,13 @@ mod tests {
         for (hazard, slot) in hazard_pointers.iter_mut().zip(&slots).step_by(3) {
             assert!(protect(hazard, slot).is_some());
         }
-        let is_protected = |slot| domain.scan_after_barrier().expect("the OS grants the barrier").contains(slot);
-        for (number, slot) in slots.iter().enumerate() {
-            assert_eq!(is_protected(slot), number % 3 == 0, "slot {number}");
-        }
-        hazard_pointers.drain(..100);
-        for (number, slot) in slots.iter().enumerate() {
-            assert_eq!(is_protected(slot), number % 3 == 0 && number >= 100, "slot {number}");
+        for dropped in [0, 100] {
+            hazard_pointers.drain(..dropped);
+            let protected = domain.scan_after_barrier().expect("the OS grants the barrier");
+            for (number, slot) in slots.iter().enumerate() {
+                let expected = number % 3 == 0 && number >= dropped;
+                assert_eq!(protected.contains(slot), expected, "slot {number} after {dropped} drops");
+            }
         }
     }
 

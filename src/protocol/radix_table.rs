@@ -9,7 +9,7 @@
 //! file of 8 EiB needs a few nodes for each window in use. A look-up takes one load for each digit and never waits.
 //! Making a node may wait for another thread that is making the same node and only allocates.
 
-use std::{array, iter};
+use std::iter;
 
 use crate::sync::OnceLock;
 
@@ -20,8 +20,8 @@ const NODE_BITS: u32 = 6;
 /// The number of inner levels that cover all 64 bits of an index.
 const LEVELS: usize = (u64::BITS - LEAF_BITS).div_ceil(NODE_BITS) as usize;
 
-/// A sparse array of elements with fixed addresses; see the [module](self).
-#[derive(Debug)]
+/// A sparse array of elements with fixed addresses.
+#[derive(Debug, Default)]
 pub(crate) struct RadixTable<T> {
     first: T,
     /// `roots[n]` is the tree of the indices that need exactly `n` inner levels.
@@ -32,12 +32,6 @@ pub(crate) struct RadixTable<T> {
 enum Node<T> {
     Leaf(Box<[T; 1 << LEAF_BITS]>),
     Inner(Box<[OnceLock<Node<T>>; 1 << NODE_BITS]>),
-}
-
-impl<T: Default> Default for RadixTable<T> {
-    fn default() -> Self {
-        Self { first: T::default(), roots: array::from_fn(|_| OnceLock::new()) }
-    }
 }
 
 impl<T: Default> Node<T> {

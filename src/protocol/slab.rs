@@ -9,7 +9,8 @@ use std::fmt;
 use super::radix_table::RadixTable;
 use crate::sync::{AtomicU32, AtomicU64, Ordering};
 
-/// Numbered entries with a free list; see the [module](self).
+/// Numbered entries with a free list.
+#[derive(Default)]
 pub(crate) struct Slab<T> {
     entries: RadixTable<Entry<T>>,
     /// The number of entries ever made.
@@ -18,22 +19,11 @@ pub(crate) struct Slab<T> {
     free: AtomicU64,
 }
 
+#[derive(Default)]
 struct Entry<T> {
     item: T,
     /// While the entry is free: 1 + the number of the next free entry, or 0.
     next_free: AtomicU32,
-}
-
-impl<T: Default> Default for Entry<T> {
-    fn default() -> Self {
-        Self { item: T::default(), next_free: AtomicU32::new(0) }
-    }
-}
-
-impl<T: Default> Default for Slab<T> {
-    fn default() -> Self {
-        Self { entries: RadixTable::default(), len: AtomicU32::new(0), free: AtomicU64::new(0) }
-    }
 }
 
 impl<T: Default> Slab<T> {
@@ -47,20 +37,13 @@ impl<T: Default> Slab<T> {
         })
     }
 
-    /// Frees the entry. The next thread that claims it sees what the caller did before.
-    pub(crate) fn release(&self, number: u32) {
-        self.push(number);
-    }
-
     /// Returns the item of the entry, making the entry if it does not exist yet.
     pub(crate) fn at(&self, number: u32) -> &T {
         &self.entries.at(number.into()).item
     }
 
-    /// Returns the item of the entry. Returns `None` if the entry does not exist, or if another thread is just making
-    /// it.
-    ///
-    /// Never waits.
+    /// Returns the item of the entry, or `None` if the entry does not exist or another thread is just making it. Never
+    /// waits.
     pub(crate) fn get(&self, number: u32) -> Option<&T> {
         self.entries.get(number.into()).map(|entry| &entry.item)
     }
@@ -73,7 +56,7 @@ impl<T: Default> Slab<T> {
     }
 
     fn pop(&self) -> Option<u32> {
-        // Acquire: pairs with the Release in `push`, which publishes `next_free`.
+        // Acquire: pairs with the Release in `release`, which publishes `next_free`.
         let mut head = self.free.load(Ordering::Acquire);
         loop {
             let top = (head as u32).checked_sub(1)?;
@@ -81,7 +64,7 @@ impl<T: Default> Slab<T> {
             // pops has changed, and the exchange fails.
             let next = self.entries.at(top.into()).next_free.load(Ordering::Relaxed);
             let popped = (head >> 32).wrapping_add(1);
-            // Acquire: as above, for the entry's item. On failure too: the next round reads `next_free` of the new top.
+            // Acquire: pairs with the Release in `release`, for the entry's item. On failure, for the new `next_free`.
             match self.free.compare_exchange_weak(
                 head,
                 (popped << 32) | u64::from(next),
@@ -94,7 +77,8 @@ impl<T: Default> Slab<T> {
         }
     }
 
-    fn push(&self, number: u32) {
+    /// Releases the entry. The next thread that claims it sees what the caller did before.
+    pub(crate) fn release(&self, number: u32) {
         // Relaxed: a first guess, which the exchange confirms.
         let mut head = self.free.load(Ordering::Relaxed);
         loop {

@@ -20,18 +20,13 @@ const SLEEPING: u32 = 1;
 const WOKEN: u32 = 2;
 const STOP: u32 = 3;
 
-/// The collector's event: woken, asleep or stopped; see the [module](self).
-#[derive(Debug)]
+/// The collector's event: woken, asleep or stopped.
+#[derive(Debug, Default)]
 pub(crate) struct WakeEvent {
+    /// IDLE at first.
     word: AtomicU32,
     lock: Mutex<()>,
     condition: Condvar,
-}
-
-impl Default for WakeEvent {
-    fn default() -> Self {
-        Self { word: AtomicU32::new(IDLE), lock: Mutex::new(()), condition: Condvar::new() }
-    }
 }
 
 /// The reason why a sleep ended.
@@ -39,7 +34,7 @@ impl Default for WakeEvent {
 pub(crate) enum Woken {
     /// Another thread called [`WakeEvent::wake`].
     Called,
-    /// The timeout ended, or the OS ended the wait early.
+    /// The timeout ended, or the OS ended the wait early, as a condition variable may.
     Idle,
     /// Another thread called [`WakeEvent::stop`]. Every later sleep ends at once, too.
     Stop,
@@ -48,10 +43,8 @@ pub(crate) enum Woken {
 impl WakeEvent {
     /// Wakes the collector, or prevents its next sleep. Takes the lock only if the collector sleeps.
     pub(crate) fn wake(&self) {
-        // The maximum keeps STOP. It writes even if the word is WOKEN already, so that this thread's changes are
-        // published too.
-        // Release: pairs with the Acquire in `sleep`, which consumes the wake. The collector sees what the waker did
-        // before.
+        // The maximum keeps STOP. It also writes if the word is WOKEN already, to publish this thread's changes.
+        // Release: pairs with the Acquire in `sleep`. The collector sees what the waker did before.
         if self.word.fetch_max(WOKEN, Ordering::AcqRel) == SLEEPING {
             self.notify();
         }
@@ -59,14 +52,12 @@ impl WakeEvent {
 
     /// Tells the collector to stop. It cannot be undone.
     pub(crate) fn stop(&self) {
-        // Release: pairs with the Acquire in `sleep` and in `is_stopped`. The collector sees what this thread did
-        // before.
+        // Release: pairs with the Acquire in `sleep` and in `is_stopped`, as in `wake`.
         if self.word.swap(STOP, Ordering::AcqRel) == SLEEPING {
             self.notify();
         }
     }
 
-    /// Returns `true` if [`stop`](Self::stop) was called.
     pub(crate) fn is_stopped(&self) -> bool {
         // Acquire: pairs with the Release in `stop`.
         self.word.load(Ordering::Acquire) == STOP
@@ -79,9 +70,6 @@ impl WakeEvent {
     }
 
     /// Sleeps until a wake or a stop, or for `at_most`. Returns at once if a wake came since the last sleep.
-    ///
-    /// With a timeout, it may also end early without a reason, as a condition variable may. It then returns
-    /// `Woken::Idle`.
     pub(crate) fn sleep(&self, at_most: Option<Duration>) -> Woken {
         let mut guard = self.lock.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
         // Acquire on failure: pairs with the Release in `wake` and `stop`. Relaxed on success: no thread called them.
