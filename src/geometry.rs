@@ -26,7 +26,7 @@ impl Geometry {
         if bytes.is_power_of_two() { Self::Shifted(bytes.trailing_zeros()) } else { Self::Divided(bytes) }
     }
 
-    /// Returns the bytes of one window, or `None` if each file is one window.
+    /// Returns the size of a window, or `None` if each file is one window.
     pub(crate) fn window_bytes(&self) -> Option<u64> {
         match *self {
             Self::Whole => None,
@@ -53,7 +53,6 @@ impl Geometry {
         }
     }
 
-    /// Returns the index of the window that contains `offset`.
     #[inline]
     pub(crate) fn index(&self, offset: u64) -> u64 {
         self.locate(offset).0
@@ -67,10 +66,7 @@ impl Geometry {
 
     /// Returns the number of windows of a file of `len` bytes.
     pub(crate) fn count(&self, len: u64) -> u64 {
-        match len.checked_sub(1) {
-            Some(last) => self.index(last) + 1,
-            None => 0,
-        }
+        len.checked_sub(1).map_or(0, |last| self.index(last) + 1)
     }
 
     /// Returns the bytes of window `index` in a file of `len` bytes. The span is empty if the file ends before the
@@ -124,10 +120,10 @@ fn bounds(range: &impl RangeBounds<u64>, open_end: u64) -> (Option<u64>, Option<
     (start, end)
 }
 
-/// Returns the start and the end of a range, saturating at `u64::MAX`, which is also the end of an open range.
+/// Returns the start and the end of a range, saturating at `u64::MAX`, which is also the end of an open range. The range
+/// may be reversed.
 ///
-/// The caller compares them with a span that ends before `u64::MAX`: no such span contains an open range. The range may
-/// be reversed.
+/// The caller compares them with a span that ends before `u64::MAX`: no such span contains an open range.
 #[inline]
 pub(crate) fn ends(range: &impl RangeBounds<u64>) -> (u64, u64) {
     let (start, end) = bounds(range, u64::MAX);
@@ -230,13 +226,7 @@ mod tests {
         assert_eq!(resolve(&(0..=u64::MAX), 7), Err(0..u64::MAX));
         let beyond = (Bound::Excluded(u64::MAX), Bound::Unbounded);
         assert_eq!(resolve(&beyond, 7).map_err(|range| (range.start, range.end)), Err((u64::MAX, 7)));
-    }
-
-    #[test]
-    fn resolve_usize_of_a_valid_range_returns_its_bounds() {
-        assert_eq!(resolve_usize(&(..), 7), 0..7);
-        assert_eq!(resolve_usize(&(3..=5), 7), 3..6);
-        assert_eq!(resolve_usize(&(7..), 7), 7..7);
+        assert_eq!([resolve_usize(&(3..=5), 7), resolve_usize(&(7..), 7), resolve_usize(&(..), 7)], [3..6, 7..7, 0..7]);
     }
 
     #[test]

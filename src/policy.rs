@@ -1,23 +1,20 @@
 //! Decides which windows are worth mapping, and which mapped window is evicted for them.
 //!
-//! All functions are pure: they use no atomics, no I/O and no clock of their own. The cache stores the values, calls
-//! these functions, and acts on the results.
-//!
-//! A mapping costs about as much as a dozen small reads: two system calls, and a page fault for each part that is
-//! accessed. So a small range of an unmapped window is read with `pread` until the window's accesses show that a
-//! mapping will pay off. Required mappings (a large range, a whole window, a file as one window, a prefetch) bypass
-//! these rules.
+//! All functions are pure: the cache stores the values and acts on the results. A mapping costs about as much as a
+//! dozen small reads: two system calls, and a page fault for each part that is accessed. So a small range of an
+//! unmapped window is read with `pread` until the window's accesses show that a mapping will pay off. Required mappings
+//! (a large range, a whole window, a file as one window, a prefetch) bypass these rules.
 //!
 //! # Terms
 //!
-//! - *Access frequency*: the recent accesses of a window, from 0 to 255 ([`Frequency`]). Each step of the policy's
-//!   clock halves it. A window has one whether it is mapped or not.
-//! - *Candidate*: an unmapped window that is being accessed and may become mapped.
-//! - *Victim*: a mapped window without readers that is evicted to make room for a candidate.
+//! - *Access frequency*: the recent accesses of a window, mapped or not, from 0 to 255 ([`Frequency`]). Each step of
+//!   the policy's clock halves it.
+//! - *Candidate*: an unmapped window that is being accessed. *Victim*: a mapped window without readers that is evicted
+//!   for a candidate.
 //! - *Repeated access*: an access of the same window by the same [cursor](crate::Cursor), with no other window in
 //!   between ([`AccessRun`]).
-//! - *Sequential reader*: a cursor whose reads start where the previous read ended, up to [`SEQUENTIAL_SLACK`] bytes
-//!   later.
+//! - *Sequential reader*: a cursor whose reads start less than [`SEQUENTIAL_SLACK`] bytes after the end of the previous
+//!   one.
 //! - *Admission threshold*: the access frequency of the victim that a candidate last failed to beat.
 //! - *Pressure*: the state after a required mapping found no free room.
 //!
@@ -25,7 +22,7 @@
 //!
 //! 1. *The clock counts accesses of unmapped windows*, [`PERIOD`] a step for each window that the budget holds, or
 //!    [`PERIOD_WITH_ROOM`] while there is room and no window has to be evicted. The clock stands still while all reads
-//!    hit. "Recent" spans the same number of accesses per window in a cache of any size.
+//!    hit. A frequency decays at the same rate per window in a cache of any size.
 //! 2. *Repeated accesses count little.* The first access of a run counts, and every [`COUNTED_REPEAT`]th one, both in
 //!    the frequency and for the clock. A cursor that reads a dozen records of a window once does not make that window
 //!    frequent. A cursor that returns to read as many again does.
@@ -37,23 +34,22 @@
 //! 5. *A sustained reader's window* is mapped without room too, in place of a victim with a frequency of up to
 //!    [`SUSTAINED_VICTIM_MAX`]. A reader is sustained after [`SEQUENTIAL_ACCESSES`] sequential accesses, after
 //!    [`SEQUENTIAL_BYTES`] sequential bytes, or after [`SUSTAINED_REPEATS`] repeated accesses. Most of its accesses are
-//!    not counted. Its windows are therefore among the next victims, and frequently accessed windows stay mapped.
+//!    not counted, so its windows are among the next victims.
 //!
 //! The benchmark `cargo bench --bench pressure -- ratios` compares these rules with plain `pread`, with a cache that
 //! maps on every miss, and with an oracle that maps the most frequent windows beforehand.
 
 use crate::config::Admission;
 
-/// The access frequency from which a candidate is mapped if there is room.
-///
-/// A threshold of 1 maps windows that are read only once or twice, which makes a cold start slower than `pread`.
+/// The access frequency from which a candidate is mapped if there is room. With 1, windows that are read once or twice
+/// are mapped, and a cold start is slower than with `pread`.
 pub(crate) const ADMIT_AFTER: u8 = 8;
 
 /// The amount by which a candidate's access frequency must exceed the victim's.
 ///
-/// Half of it follows a changing working set sooner. But calls of [`read_at`](crate::MappedFile::read_at), which have
-/// no cursor and so no repeated accesses, then evict several times as often when they read a few dozen records around
-/// each of many places, and become slower than `pread`.
+/// Half of it follows a changing working set sooner. But [`read_at`](crate::MappedFile::read_at) has no cursor and so
+/// no repeated accesses. If it reads a few dozen records around each of many places, it then evicts several times as
+/// often, and is slower than `pread`.
 pub(crate) const MARGIN: u8 = 32;
 
 /// Accesses of unmapped windows per step of the clock, for each window that the budget holds.
@@ -65,20 +61,18 @@ const PERIOD: u32 = 8;
 /// As [`PERIOD`], while there is room. The step is longer because no frequency of the past keeps a candidate out.
 const PERIOD_WITH_ROOM: u32 = 32;
 
-/// The smallest number of windows for which a period is computed. Smaller budgets use the period of this number.
+/// The number of windows whose period smaller budgets use.
 const PERIOD_WINDOWS: usize = 16;
 
-/// The exclusive upper bound, in bytes, of the gap between one read and the next in a sequential run.
-///
-/// This bound also applies to the distance between the start of a window and the first read in it, when a cursor enters
-/// the following window.
+/// The exclusive upper bound, in bytes, of the gap between one read and the next in a sequential run, and between the
+/// start of a window and the first read in it.
 pub(crate) const SEQUENTIAL_SLACK: u64 = 4096;
 
 /// Sequential accesses after which a reader is [sustained](Access::Sustained).
 const SEQUENTIAL_ACCESSES: u32 = 16;
 
-/// Bytes of a sequential run, of two accesses or more, after which a reader is [sustained](Access::Sustained). Copying
-/// as much costs as much as a mapping.
+/// Bytes of a sequential run, of two accesses or more, after which a reader is sustained. Copying as much costs as much
+/// as a mapping.
 const SEQUENTIAL_BYTES: u64 = 128 << 10;
 
 /// The interval of repeated accesses that count: the 4th access of a run, the 8th, and so on.
@@ -87,12 +81,12 @@ const SEQUENTIAL_BYTES: u64 = 128 << 10;
 /// file) would copy about a third more often.
 const COUNTED_REPEAT: u32 = 4;
 
-/// Repeated accesses of one window, in any order, after which a reader is [sustained](Access::Sustained). A mapping
-/// costs about a twentieth of the reads before it then, so it may come late.
+/// Repeated accesses of one window, in any order, after which a reader is sustained. A mapping costs about a twentieth
+/// of the reads before it then, so it may come late.
 const SUSTAINED_REPEATS: u32 = 256;
 
-/// The highest access frequency of a victim that is evicted for a [sustained](Access::Sustained) reader. It is lower
-/// than the number of accesses that such a reader usually still has ahead. See also [`PERIOD`].
+/// The highest access frequency of a victim that is evicted for a sustained reader. It is lower than the number of
+/// accesses that such a reader usually still has ahead. See also [`PERIOD`].
 const SUSTAINED_VICTIM_MAX: u8 = 128;
 
 /// The lowest count of the pressure word at which pressure lasts. The word starts saturated, so pressure lasts for two
@@ -103,8 +97,6 @@ const PRESSURE_MIN: u8 = u8::MAX >> 2;
 pub(crate) const SAMPLE: usize = 8;
 
 /// An access frequency with the time of the last access, as stored in one word of a slot.
-///
-/// The slot keeps the word while its window is unmapped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Frequency {
     /// The count at the time `accessed`, saturating at 255.
@@ -124,7 +116,6 @@ impl Frequency {
         self.accessed << 8 | u32::from(self.count)
     }
 
-    /// Returns the highest frequency, last accessed at `now`.
     #[inline]
     pub(crate) fn saturated(now: u32) -> Self {
         Self { count: u8::MAX, accessed: now & 0x00ff_ffff }
@@ -137,7 +128,6 @@ impl Frequency {
         self.count.checked_shr(age).unwrap_or(0)
     }
 
-    /// Returns the frequency after one more access at `now`.
     #[inline]
     pub(crate) fn accessed(self, now: u32) -> Self {
         Self { count: self.count(now).saturating_add(1), accessed: now & 0x00ff_ffff }
@@ -147,15 +137,12 @@ impl Frequency {
 /// The kind of one access of a window, as [`AccessRun::next`] classifies it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Access {
-    /// An access that counts in the window's frequency and for the clock.
+    /// Counts in the window's frequency and for the clock. The other kinds do not.
     Counted,
-    /// A repeated access. Not counted.
     Repeat,
-    /// A repeated access with [`ADMIT_AFTER`] or more accesses before it in the run. Not counted, but the window is
-    /// worth mapping if there is room.
+    /// A repeated access with [`ADMIT_AFTER`] or more before it in the run: worth mapping if there is room.
     Streak,
-    /// An access by a sequential reader, or by a cursor that reads one window for long. Not counted, but the window is
-    /// worth mapping in place of another one.
+    /// An access by a sustained reader (rule 5): worth mapping in place of another window.
     Sustained,
 }
 
@@ -202,10 +189,7 @@ impl AccessRun {
     }
 }
 
-/// Returns the number of accesses of unmapped windows after which the clock advances by one step.
-///
-/// The period grows with the number of windows that the budget holds, so a frequency decays at the same rate per window
-/// in a cache of any size.
+/// Returns the number of accesses of unmapped windows after which the clock advances by one step (rule 1).
 pub(crate) fn clock_period(windows_in_budget: usize, has_room: bool) -> u32 {
     let period = if has_room { PERIOD_WITH_ROOM } else { PERIOD };
     u32::try_from(windows_in_budget.max(PERIOD_WINDOWS)).unwrap_or(u32::MAX).saturating_mul(period)
@@ -218,10 +202,8 @@ pub(crate) fn admits_with_room(admission: Admission, access: Access, frequency: 
 }
 
 /// Returns the highest access frequency of a victim that may be evicted for a candidate with this `access` and
-/// `frequency`.
-///
-/// Returns `None` if the candidate must not evict, because of its own frequency or because it does not reach
-/// `admission_threshold`, the access frequency of the victim that a candidate last failed to beat.
+/// `frequency`. Returns `None` if the candidate must not evict: its frequency is too low, or it does not beat
+/// `admission_threshold`.
 pub(crate) fn admits_over_victim(
     admission: Admission,
     access: Access,
@@ -235,9 +217,8 @@ pub(crate) fn admits_over_victim(
     (admission_threshold <= beats).then_some(beats)
 }
 
-/// Returns `true` if [`headroom`] must stay free, given the current count of the pressure word.
-///
-/// A required mapping that finds no room sets this word to [`Frequency::saturated`].
+/// Returns `true` if [`headroom`] must stay free, given the current count of the pressure word. A required mapping that
+/// finds no room sets this word to [`Frequency::saturated`].
 pub(crate) fn under_pressure(count: u8) -> bool {
     count >= PRESSURE_MIN
 }
@@ -264,6 +245,9 @@ mod tests {
         assert_eq!([7, 8, 9, 12, 15, 1_000].map(|now| frequency.count(now)), [40, 20, 10, 1, 0, 0]);
         assert_eq!(frequency.accessed(8).count(8), 21);
         assert_eq!(accessed(1_000, 0).count(0), u8::MAX);
+        let last = accessed(5, u32::MAX);
+        assert_eq!(Frequency::from_word(last.to_word()), last);
+        assert_eq!((last.count(u32::MAX), last.count(0)), (5, 2), "the clock wraps");
     }
 
     #[test]
@@ -271,13 +255,6 @@ mod tests {
         assert_eq!([0, 1, 16, 17, 100].map(|windows| clock_period(windows, false)), [128, 128, 128, 136, 800]);
         assert_eq!([0, 17, 100].map(|windows| clock_period(windows, true)), [512, 544, 3_200]);
         assert_eq!(clock_period(usize::MAX, true), u32::MAX);
-    }
-
-    #[test]
-    fn frequency_survives_its_word_and_a_wrap_of_the_clock() {
-        let frequency = accessed(5, u32::MAX);
-        assert_eq!(Frequency::from_word(frequency.to_word()), frequency);
-        assert_eq!((frequency.count(u32::MAX), frequency.count(0)), (5, 2));
     }
 
     #[test]
@@ -298,8 +275,9 @@ mod tests {
     }
 
     #[test]
-    fn candidate_without_room_is_admitted_over_a_victim_below_it_by_the_margin() {
+    fn candidate_without_room_is_admitted_over_a_victim_below_it_by_the_margin_or_if_sustained() {
         use Admission::{Adaptive, Always};
+        const MAX: u8 = SUSTAINED_VICTIM_MAX;
         for (admission, access, frequency, threshold, beats) in [
             (Adaptive, Access::Counted, MARGIN - 1, 0, None),
             (Adaptive, Access::Counted, MARGIN, 0, Some(0)),
@@ -307,22 +285,15 @@ mod tests {
             (Adaptive, Access::Streak, MARGIN - 1, 0, None),
             (Adaptive, Access::Counted, 100, 100 - MARGIN, Some(100 - MARGIN)),
             (Adaptive, Access::Counted, 100, 101 - MARGIN, None),
+            (Adaptive, Access::Sustained, 0, 0, Some(MAX)),
+            (Adaptive, Access::Sustained, 0, MAX, Some(MAX)),
+            (Adaptive, Access::Sustained, 0, MAX + 1, None),
+            (Adaptive, Access::Sustained, 255, 0, Some(255 - MARGIN)),
             (Always, Access::Counted, 0, 255, Some(u8::MAX)),
         ] {
             let found = admits_over_victim(admission, access, frequency, threshold);
             assert_eq!(found, beats, "{admission:?}, {access:?}, {frequency} over {threshold}");
         }
-    }
-
-    #[test]
-    fn sustained_access_is_admitted_over_a_moderate_victim_at_any_frequency() {
-        use Admission::Adaptive;
-        let max = SUSTAINED_VICTIM_MAX;
-        assert_eq!(admits_over_victim(Adaptive, Access::Sustained, 0, 0), Some(max));
-        assert_eq!(admits_over_victim(Adaptive, Access::Sustained, 0, max), Some(max));
-        assert_eq!(admits_over_victim(Adaptive, Access::Sustained, 0, max + 1), None);
-        let frequent = admits_over_victim(Adaptive, Access::Sustained, 255, 0);
-        assert_eq!(frequent, Some(255 - MARGIN), "the frequency alone admits more");
     }
 
     const BYTES: u64 = 1 << 20;
@@ -350,9 +321,8 @@ mod tests {
         let run = &mut AccessRun::default();
         // The first access follows no other one.
         let offsets = (0..SEQUENTIAL_ACCESSES + 3).map(|access| 700_000 + u64::from(access) * 64);
-        let found = accesses(run, offsets);
-        assert_eq!(found.iter().position(|&access| access == Access::Sustained), Some(AFTER), "{found:?}");
-        assert!(found[AFTER..].iter().all(|&access| access == Access::Sustained), "{found:?}");
+        let found = accesses(run, offsets).into_iter().map(|access| access == Access::Sustained);
+        assert_eq!(found.collect::<Vec<_>>(), [vec![false; AFTER], vec![true; 3]].concat());
         // Reads in the held window are not reported. The run continues at the start of the next window.
         assert_eq!(accesses(run, [BYTES, 2 * BYTES + SEQUENTIAL_SLACK - 1]), [Access::Sustained; 2]);
         let past_the_slack = 3 * BYTES + SEQUENTIAL_SLACK;

@@ -27,9 +27,7 @@ pub(crate) fn mapping_granularity() -> usize {
     page_size()
 }
 
-/// Opens a file for reading.
-///
-/// Does not wait for the other end of a pipe, and does not make a terminal the controlling one.
+/// Opens a file for reading. Does not wait for the other end of a pipe, nor make a terminal the controlling one.
 pub(crate) fn open(path: &Path) -> io::Result<File> {
     OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY).open(path)
 }
@@ -93,32 +91,29 @@ pub(crate) fn read_at(file: &File, buf: &mut [u8], offset: u64) -> io::Result<us
     file.read_at(buf, offset)
 }
 
-/// Unmaps a mapping.
-///
-/// # Errors
-///
-/// Returns the error of the OS if it refuses. If the OS has merged the mapping with its neighbours, removing it from
-/// the middle makes one mapping more, which may exceed the limit.
+/// Unmaps a mapping. The OS may refuse: if it has merged the mapping with its neighbours, removing it from the middle
+/// makes one mapping more, which may exceed the limit.
 ///
 /// # Safety
 ///
 /// `address` and `len` must be those of one mapping into which no reference exists.
 pub(crate) unsafe fn unmap(address: *mut u8, len: usize) -> io::Result<()> {
     // SAFETY: by the contract of this function.
-    match unsafe { libc::munmap(address.cast(), len) } {
-        0 => Ok(()),
-        _ => Err(io::Error::last_os_error()),
-    }
+    check(unsafe { libc::munmap(address.cast(), len) })
+}
+
+/// Converts the result of a system call that returns 0 if it succeeds.
+pub(super) fn check(result: libc::c_int) -> io::Result<()> {
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
 /// The size of a large page: most processors map it by one page table entry, or cache it as one in the TLB.
 #[cfg(any(target_os = "linux", target_os = "android"))]
 const LARGE_PAGE: usize = 2 << 20;
 
-/// Returns a better address for a mapping at `address`, of a file at `start`, so that the OS can map large pages.
-///
-/// The OS can do so if the address and the file offset have the same distance from a multiple of [`LARGE_PAGE`].
-/// Returns `None` if that holds already, or if the range contains no whole large page.
+/// Returns an address for a mapping, now at `address`, of a file at `start`, at which the OS can map large pages: it has
+/// the same distance from a multiple of [`LARGE_PAGE`] as `start`. Returns `None` if `address` has it already, or if
+/// the range contains no whole large page.
 #[cfg(any(target_os = "linux", target_os = "android"))]
 fn better_address(address: usize, start: u64, len: usize) -> Option<usize> {
     let (page, at) = (LARGE_PAGE, start as usize % LARGE_PAGE);
@@ -131,12 +126,9 @@ fn better_address(address: usize, start: u64, len: usize) -> Option<usize> {
 ///
 /// Some file systems place mappings so themselves (ext4); others do not (overlayfs, on which containers run). There a
 /// scan of warm data takes about half as long again without this function. The OS fills the address space from the top,
-/// so the range just below is most likely free. If it is not, the OS chooses another address. The next window then fits
-/// below this one.
+/// so the range just below is most likely free. If it is not, the OS chooses another address.
 ///
-/// # Errors
-///
-/// Returns the error of the OS if it refuses the second mapping. The first one is unmapped then.
+/// If the OS refuses the second mapping, the first one is already unmapped.
 ///
 /// # Safety
 ///
@@ -156,41 +148,27 @@ pub(crate) unsafe fn realign(file: &File, start: u64, address: *mut u8, len: usi
     if mapped == libc::MAP_FAILED { Err(io::Error::last_os_error()) } else { Ok(mapped.cast()) }
 }
 
-/// Returns the address unchanged: no benefit is known on this OS.
-///
-/// # Safety
-///
-/// No requirements; `unsafe` for the same signature as on other systems.
+/// Returns the address unchanged: no benefit is known on this OS. Unsafe only for the signature of the other systems.
 #[cfg(not(any(target_os = "linux", target_os = "android")))]
 pub(crate) unsafe fn realign(_file: &File, _start: u64, address: *mut u8, _len: usize) -> io::Result<*mut u8> {
     Ok(address)
 }
 
-/// Gives the OS a hint about the use of a mapping. Failures are ignored.
+/// Tells the OS how a mapping will be used. Ignores failures.
 ///
 /// # Safety
 ///
 /// The range must lie within one mapping of a file, and `address` must be a multiple of the page size.
 pub(crate) unsafe fn advise(address: *mut u8, len: usize, advice: Advice) {
-    let will_need = || {
+    // On Linux, `read_ahead` has already read the missing pages.
+    if advice == Advice::WillNeed || cfg!(not(target_os = "linux")) {
         // SAFETY: by the contract of this function; advice changes no byte.
         let _ = unsafe { libc::madvise(address.cast(), len, libc::MADV_WILLNEED) };
-    };
-    match advice {
-        Advice::WillNeed => will_need(),
-        // `read_ahead` has already read the missing pages.
-        Advice::Sequential if cfg!(target_os = "linux") => {}
-        Advice::Sequential => will_need(),
     }
 }
 
-/// Reads and maps the pages of a range, as accesses would, but returns an error instead of raising SIGBUS.
-///
-/// Returns `false` if the OS does not support it (Linux does since 5.14), or cannot do it now.
-///
-/// # Errors
-///
-/// Returns the error of the OS if a page cannot be read.
+/// Reads and maps the pages of a range, as accesses would, but returns an error instead of raising SIGBUS. Returns
+/// `false` if the OS does not support it (Linux does since 5.14), or cannot do it now.
 ///
 /// # Safety
 ///
@@ -199,14 +177,14 @@ pub(crate) unsafe fn populate(address: *mut u8, len: usize) -> io::Result<bool> 
     #[cfg(any(target_os = "linux", target_os = "android"))]
     {
         // SAFETY: by the contract of this function; the call changes no byte.
-        if unsafe { libc::madvise(address.cast(), len, libc::MADV_POPULATE_READ) } == 0 {
-            return Ok(true);
-        }
-        let error = io::Error::last_os_error();
-        match error.raw_os_error() {
+        let populated = check(unsafe { libc::madvise(address.cast(), len, libc::MADV_POPULATE_READ) });
+        match populated {
+            Ok(()) => Ok(true),
             // The page is past the end of the file, or the medium failed.
-            Some(libc::EFAULT | libc::EHWPOISON | libc::EIO) => Err(error),
-            _ => Ok(false),
+            Err(error) if matches!(error.raw_os_error(), Some(libc::EFAULT | libc::EHWPOISON | libc::EIO)) => {
+                Err(error)
+            }
+            Err(_) => Ok(false),
         }
     }
     #[cfg(not(any(target_os = "linux", target_os = "android")))]
@@ -220,13 +198,8 @@ pub(crate) unsafe fn populate(address: *mut u8, len: usize) -> io::Result<bool> 
 #[cfg(target_os = "linux")]
 const READ_CHUNK: usize = 1 << 20;
 
-/// Reads `len` bytes of `file` at `start`, which are mapped at `address`, into the page cache.
-///
-/// Does nothing if the last page is already there. Returns `true` if it read. Failures are ignored: later accesses
-/// report them.
-///
-/// The check uses `mincore`. A read that must not wait (`RWF_NOWAIT`) would answer too, but would start to read at that
-/// place.
+/// Reads `len` bytes of `file` at `start`, which are mapped at `address`, into the page cache, unless the last page is
+/// already there. Returns `true` if it read. Ignores failures: later accesses report them.
 ///
 /// # Safety
 ///
@@ -235,6 +208,7 @@ const READ_CHUNK: usize = 1 << 20;
 pub(crate) unsafe fn read_ahead(file: &File, start: u64, address: *mut u8, len: usize) -> bool {
     let Some(last) = len.checked_sub(1) else { return false };
     let mut is_there = 1;
+    // Not a read that must not wait (`RWF_NOWAIT`): the OS would start to read at that place.
     // SAFETY: the address is that of the mapping's last page, and `mincore` writes one byte for one page.
     let asked = unsafe { libc::mincore(address.wrapping_add(last - last % page_size()).cast(), 1, &mut is_there) };
     // For files that the process may not write, Linux reports all pages as present.
@@ -250,13 +224,10 @@ pub(crate) unsafe fn read_ahead(file: &File, start: u64, address: *mut u8, len: 
 
 /// Reads a mapping into the page cache by large pages. Returns `true` if it read all of it.
 ///
-/// On an access, and for [`populate`], the OS reads only as far as the disk's read-ahead setting, often 128 KiB. For
-/// `MADV_WILLNEED` it uses the smallest pages, which make each later mapping dearer. For a mapping with `MADV_HUGEPAGE`
-/// it reads by large pages, whatever the disk's setting, and without the copy of a `read`. This takes about half the
-/// processor time of [`read_through`].
-///
-/// The advice is reverted at once. Otherwise a random access after the pages were evicted would read 4 MiB for one
-/// byte. (The pages are not mapped as large ones until the advice is given again.)
+/// For a mapping with `MADV_HUGEPAGE` the OS reads by large pages, without the copy of a `read`. This takes about half
+/// the processor time of [`read_through`]. On an access, and for [`populate`], the OS reads only as far as the disk's
+/// read-ahead setting, often 128 KiB. For `MADV_WILLNEED` it uses the smallest pages, which make each later mapping
+/// dearer.
 ///
 /// # Safety
 ///
@@ -271,16 +242,16 @@ unsafe fn populate_by_large_pages(address: *mut u8, len: usize) -> bool {
     if unsafe { libc::madvise(address.cast(), len, libc::MADV_HUGEPAGE) } != 0 {
         return false;
     }
-    // SAFETY: as above.
+    // SAFETY: by the contract of this function; the call only reads.
     let is_done = unsafe { libc::madvise(address.cast(), len, libc::MADV_POPULATE_READ) } == 0;
-    // SAFETY: as above.
+    // At once: a random access after the pages were evicted would otherwise read 4 MiB for one byte.
+    // SAFETY: by the contract of this function; advice changes no byte.
     let _ = unsafe { libc::madvise(address.cast(), len, libc::MADV_NOHUGEPAGE) };
     is_done
 }
 
-/// Returns `true` if the OS reads files by large pages for mappings with `MADV_HUGEPAGE`: Linux since 5.18.
-///
-/// Support of `MADV_POPULATE_READ` is older, so it does not prove this.
+/// Returns `true` if the OS reads files by large pages for mappings with `MADV_HUGEPAGE`: Linux since 5.18. (It has
+/// `MADV_POPULATE_READ` since 5.14.)
 #[cfg(target_os = "linux")]
 fn reads_ahead_by_large_pages() -> bool {
     static DOES: OnceLock<bool> = OnceLock::new();
@@ -300,17 +271,15 @@ fn reads_ahead_by_large_pages() -> bool {
 /// Returns `true` if the name of a release, such as `6.1.0-18-amd64`, is that of `version` or a later one.
 #[cfg(target_os = "linux")]
 fn is_release_at_least(release: &[u8], version: (u32, u32)) -> bool {
-    let mut numbers = release.split(|byte| !byte.is_ascii_digit()).map_while(|digits| {
-        let digits = std::str::from_utf8(digits).ok()?;
-        digits.parse::<u32>().ok()
-    });
+    let mut numbers = release
+        .split(|byte| !byte.is_ascii_digit())
+        .map_while(|digits| std::str::from_utf8(digits).ok()?.parse::<u32>().ok());
     let (Some(major), Some(minor)) = (numbers.next(), numbers.next()) else { return false };
     (major, minor) >= version
 }
 
-/// Reads a span of a file and discards the bytes, to bring them into the page cache. Stops at the first failure.
-///
-/// Large reads make the OS read as far ahead as requested, by ever larger pages.
+/// Reads a span of a file and discards the bytes, to bring them into the page cache. Stops at the first failure. Large
+/// reads make the OS read as far ahead as requested, by ever larger pages.
 #[cfg(target_os = "linux")]
 fn read_through(file: &File, span: Range<u64>) {
     // All parts are the same few pages, which stay in the processor's cache.
@@ -330,11 +299,7 @@ fn read_through(file: &File, span: Range<u64>) {
     }
 }
 
-/// Returns `false`: not implemented on this OS.
-///
-/// # Safety
-///
-/// No requirements; `unsafe` for the same signature as on other systems.
+/// Returns `false`: not implemented on this OS. Unsafe only for the signature of the other systems.
 #[cfg(not(target_os = "linux"))]
 pub(crate) unsafe fn read_ahead(_file: &File, _start: u64, _address: *mut u8, _len: usize) -> bool {
     false
@@ -378,8 +343,7 @@ pub(crate) fn descriptor_limit() -> Option<usize> {
     soft_limit(libc::RLIMIT_NOFILE).map(|limit| usize::try_from(limit).unwrap_or(usize::MAX))
 }
 
-/// Returns the bytes of memory that this process may use: the least of physical memory, control group and address space
-/// limits.
+/// Returns the bytes of memory that this process may use: the least of physical memory, control group and `ulimit -v`.
 pub(crate) fn memory_limit() -> Option<u64> {
     // SAFETY: `sysconf` only reads.
     let pages = unsafe { libc::sysconf(libc::_SC_PHYS_PAGES) };
@@ -485,99 +449,6 @@ pub(crate) mod tests {
     }
 
     #[test]
-    #[cfg(target_os = "linux")]
-    fn better_address_has_the_offset_of_the_file_in_a_large_page() {
-        const PAGE: usize = LARGE_PAGE;
-        let at = 64 * PAGE;
-        assert_eq!(better_address(at, 0, PAGE), None, "aligned already");
-        assert_eq!(better_address(at + 4096, 0, PAGE), Some(at));
-        assert_eq!(better_address(at + 4096, 0, PAGE - 1), None, "no whole large page in the range");
-        assert_eq!(better_address(at + 4096, 4096, 2 * PAGE - 4096), None, "aligned already");
-        assert_eq!(better_address(at, 4096, 2 * PAGE - 4096), Some(at - PAGE + 4096));
-        assert_eq!(better_address(at, 4096, 2 * PAGE - 4097), None, "no whole large page in the range");
-        assert_eq!(better_address(4096, 8192, 4 * PAGE), None, "no address below");
-    }
-
-    #[test]
-    #[cfg(target_os = "linux")]
-    fn map_limit_hint_with_a_file_name_that_is_not_text_counts_mappings() {
-        use crate::mapping::Mapping;
-        use std::ffi::OsStr;
-        use std::os::unix::ffi::OsStrExt;
-
-        let directory = tempfile::tempdir().unwrap();
-        let path = directory.path().join(OsStr::from_bytes(b"not text: \xff"));
-        fs::write(&path, b"mapped").unwrap();
-        let _mapping = Mapping::map(&open(&path).unwrap(), 0, 6).unwrap();
-        assert!(map_limit_hint().contains("vm.max_map_count"), "{}", map_limit_hint());
-    }
-
-    #[test]
-    #[cfg(target_os = "linux")]
-    fn read_ahead_of_cold_pages_reads_all_and_of_warm_pages_reads_nothing() {
-        // The first length is read by `read_through`, the second by large pages.
-        for len in [3 * READ_CHUNK + 123, 5 * LARGE_PAGE + 123] {
-            let file = page_cache::file_of(len);
-            let mapping = crate::mapping::Mapping::map(&file, 0, len).unwrap();
-            assert!(!mapping.read_ahead(&file, 0), "the pages were just written");
-            if !page_cache::drop_pages(&file) {
-                return;
-            }
-            assert!(mapping.read_ahead(&file, 0));
-            assert!(!page_cache::pages(&file).contains(&false), "{len} bytes");
-            assert!(!mapping.read_ahead(&file, 0));
-        }
-    }
-
-    #[test]
-    #[cfg(target_os = "linux")]
-    fn read_through_past_the_end_stops_at_the_end_of_the_file() {
-        let file = page_cache::file_of(5 * LARGE_PAGE);
-        if !page_cache::drop_pages(&file) {
-            return;
-        }
-        read_through(&file, 0..6 * LARGE_PAGE as u64);
-        assert!(!page_cache::pages(&file).contains(&false));
-        read_through(&file, u64::MAX - 1..u64::MAX);
-    }
-
-    /// Otherwise a later access of an evicted page would read two large pages.
-    #[test]
-    #[cfg(target_os = "linux")]
-    fn read_ahead_leaves_no_huge_page_advice() {
-        let file = page_cache::file_of(4 * LARGE_PAGE);
-        let mapping = crate::mapping::Mapping::map(&file, 0, 4 * LARGE_PAGE).unwrap();
-        if !page_cache::drop_pages(&file) {
-            return;
-        }
-        assert!(mapping.read_ahead(&file, 0));
-        let maps = fs::read_to_string("/proc/self/smaps").unwrap();
-        let first = format!("{:x}-", mapping.address().as_ptr() as usize);
-        let flags = maps.lines().skip_while(|line| !line.starts_with(&first)).find(|line| line.starts_with("VmFlags:"));
-        let flags = flags.expect("the mapping is listed");
-        assert!(!flags.split(' ').any(|flag| flag == "hg"), "{flags}");
-    }
-
-    #[test]
-    #[cfg(target_os = "linux")]
-    fn is_release_at_least_compares_numbers() {
-        for (release, is_at_least) in [
-            ("5.18.0", true),
-            ("5.17.9-arch1", false),
-            ("5.4", false),
-            ("6.1.0-18-amd64", true),
-            ("10.0-rc1", true),
-            ("4.19", false),
-            ("5", false),
-            ("", false),
-            ("Linux 6.1", false),
-            ("6.x", false),
-        ] {
-            assert_eq!(is_release_at_least(release.as_bytes(), (5, 18)), is_at_least, "{release}");
-        }
-    }
-
-    #[test]
     fn is_readable_of_a_file_opened_for_writing_is_false() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("file");
@@ -590,5 +461,85 @@ pub(crate) mod tests {
     fn read_at_beyond_the_largest_offset_reads_nothing() {
         let file = open(Path::new("/proc/self/exe")).unwrap();
         assert_eq!(read_at(&file, &mut [0], u64::MAX).unwrap(), 0);
+    }
+
+    #[cfg(target_os = "linux")]
+    mod linux {
+        use super::*;
+        use crate::mapping::Mapping;
+        use std::ffi::OsStr;
+        use std::os::unix::ffi::OsStrExt;
+
+        #[test]
+        fn better_address_has_the_offset_of_the_file_in_a_large_page() {
+            const PAGE: usize = LARGE_PAGE;
+            let at = 64 * PAGE;
+            for (address, start, len, better) in [
+                // Aligned already.
+                (at, 0, PAGE, None),
+                (at + 4096, 4096, 2 * PAGE - 4096, None),
+                (at + 4096, 0, PAGE, Some(at)),
+                (at, 4096, 2 * PAGE - 4096, Some(at - PAGE + 4096)),
+                // No whole large page in the range.
+                (at + 4096, 0, PAGE - 1, None),
+                (at, 4096, 2 * PAGE - 4097, None),
+                // No address below.
+                (4096, 8192, 4 * PAGE, None),
+            ] {
+                assert_eq!(better_address(address, start, len), better, "{len} bytes of {start} at {address}");
+            }
+        }
+
+        #[test]
+        fn map_limit_hint_with_a_file_name_that_is_not_text_counts_mappings() {
+            let directory = tempfile::tempdir().unwrap();
+            let path = directory.path().join(OsStr::from_bytes(b"not text: \xff"));
+            fs::write(&path, b"mapped").unwrap();
+            let _mapping = Mapping::map(&open(&path).unwrap(), 0, 6).unwrap();
+            assert!(map_limit_hint().contains("vm.max_map_count"), "{}", map_limit_hint());
+        }
+
+        #[test]
+        fn read_ahead_of_cold_pages_reads_all_and_of_warm_pages_reads_nothing() {
+            // The first length is read by `read_through`, the second by large pages.
+            for len in [3 * READ_CHUNK + 123, 5 * LARGE_PAGE + 123] {
+                let file = page_cache::file_of(len);
+                let mapping = Mapping::map(&file, 0, len).unwrap();
+                assert!(!mapping.read_ahead(&file, 0), "the pages were just written");
+                if !page_cache::drop_pages(&file) {
+                    return;
+                }
+                assert!(mapping.read_ahead(&file, 0));
+                assert!(!page_cache::pages(&file).contains(&false), "{len} bytes");
+                assert!(!mapping.read_ahead(&file, 0));
+                // Otherwise a later access of an evicted page would read two large pages.
+                let maps = fs::read_to_string("/proc/self/smaps").unwrap();
+                let first = format!("{:x}-", mapping.address().as_ptr() as usize);
+                let mut lines = maps.lines().skip_while(|line| !line.starts_with(&first));
+                let flags = lines.find(|line| line.starts_with("VmFlags:")).expect("the mapping is listed");
+                assert!(!flags.split(' ').any(|flag| flag == "hg"), "the advice is still set: {flags}");
+            }
+        }
+
+        #[test]
+        fn read_through_past_the_end_stops_at_the_end_of_the_file() {
+            let file = page_cache::file_of(5 * LARGE_PAGE);
+            if !page_cache::drop_pages(&file) {
+                return;
+            }
+            read_through(&file, 0..6 * LARGE_PAGE as u64);
+            assert!(!page_cache::pages(&file).contains(&false));
+            read_through(&file, u64::MAX - 1..u64::MAX);
+        }
+
+        #[test]
+        fn is_release_at_least_compares_numbers() {
+            for release in ["5.18.0", "6.1.0-18-amd64", "10.0-rc1"] {
+                assert!(is_release_at_least(release.as_bytes(), (5, 18)), "{release}");
+            }
+            for release in ["5.17.9-arch1", "5.4", "4.19", "5", "", "Linux 6.1", "6.x"] {
+                assert!(!is_release_at_least(release.as_bytes(), (5, 18)), "{release}");
+            }
+        }
     }
 }
