@@ -23,8 +23,8 @@ pub(crate) struct Mapping {
     address: NonNull<u8>,
     /// 0 after it was unmapped.
     len: usize,
-    /// The owner of the mapping where unmapping cannot fail. On Unix it can, and the drop of `MmapRaw` ignores the
-    /// failure, so there `Mapping` calls `munmap` itself.
+    /// The owner of the mapping where unmapping cannot fail. On Unix it can, and `MmapRaw` ignores the failure when it
+    /// is dropped, so `Mapping` calls `munmap` itself.
     #[cfg(not(unix))]
     raw: Option<MmapRaw>,
 }
@@ -39,10 +39,6 @@ impl Mapping {
     ///
     /// `len` must not be 0, `start` must be a multiple of the mapping granularity, and the range must lie inside the
     /// file.
-    ///
-    /// # Errors
-    ///
-    /// Returns the error of the OS if it refuses the mapping.
     pub(crate) fn map(file: &File, start: u64, len: usize) -> io::Result<Self> {
         debug_assert!(
             len > 0 && start % os::mapping_granularity() as u64 == 0,
@@ -68,42 +64,36 @@ impl Mapping {
         Self { address, len, raw: Some(raw) }
     }
 
-    /// Moves a new mapping of `file` at `start` to an address at which the OS can map large pages, if there is a better
-    /// one.
-    ///
-    /// # Errors
-    ///
-    /// Returns the error of the OS if it refuses the second mapping. The first one is unmapped then.
+    /// Moves a new mapping of `file` at `start` to an address at which the OS can map large pages. If the OS refuses
+    /// the second mapping, the first one is already unmapped.
     fn realign(mut self, file: &File, start: u64) -> io::Result<Self> {
+        // 0 until the move has succeeded: otherwise a failure would make the drop of `self` unmap the range again.
         let len = std::mem::replace(&mut self.len, 0);
-        // SAFETY: the mapping's own address and length, which no other code knows yet. If `realign` fails, the mapping
-        // is unmapped, and `len` is 0.
+        // SAFETY: the mapping's own address and length, which no other code knows yet.
         let address = unsafe { os::realign(file, start, self.address.as_ptr(), len) }?;
         self.address = NonNull::new(address).unwrap_or(self.address);
         self.len = len;
         Ok(self)
     }
 
-    /// Unmaps the bytes. Does nothing if they are already unmapped.
-    ///
-    /// # Errors
-    ///
-    /// Returns the error of the OS if it refuses. The bytes stay mapped then, and the caller may retry.
+    /// Unmaps the bytes. Does nothing if they are already unmapped. If the OS refuses, the bytes stay mapped, and the
+    /// caller may retry.
     pub(crate) fn unmap(&mut self) -> io::Result<()> {
         if self.len > 0 {
-            // Before unmapping: afterwards the OS may reuse the addresses for another mapping.
+            // Before unmapping: afterwards the OS may reuse the addresses for another mapping. If the OS refuses, the
+            // range stays unregistered, since no reader is left that could fault. The retry then unregisters nothing.
             fault_guard::unregister(self.addresses());
             // SAFETY: the mapping was made by `map` and is not unmapped yet, since `len` is not 0. No reference into it
             // exists: references live at most as long as a borrow of `self`, and this borrow is exclusive.
             unsafe { os::unmap(self.address.as_ptr(), self.len) }?;
             self.len = 0;
+            // On Windows `os::unmap` does nothing, and this drop unmaps.
             #[cfg(not(unix))]
             drop(self.raw.take());
         }
         Ok(())
     }
 
-    /// Returns the number of mapped bytes, or 0 after `unmap`.
     #[inline]
     pub(crate) fn len(&self) -> usize {
         self.len
@@ -131,28 +121,20 @@ impl Mapping {
         start..start + Self::pages(self.len)
     }
 
-    /// Tells the OS how the bytes will be used next. A hint, without effect where the OS does not support it.
     pub(crate) fn advise(&self, advice: Advice) {
         // SAFETY: the mapping's own address and length.
         unsafe { os::advise(self.address.as_ptr(), self.len, advice) };
     }
 
-    /// Reads the bytes from the disk into the page cache, unless their last page is already there.
-    ///
-    /// The mapping must be one of `file` at `start`. Returns `true` if it read. Ignores failures: a later access
-    /// reports them.
+    /// Reads the bytes from the disk into the page cache, unless their last page is already there. Returns `true` if it
+    /// read. The mapping must be one of `file` at `start`.
     pub(crate) fn read_ahead(&self, file: &File, start: u64) -> bool {
         // SAFETY: the mapping's own address and length.
         unsafe { os::read_ahead(file, start, self.address.as_ptr(), self.len) }
     }
 
-    /// Reads and maps the pages of `range`, which must lie inside the mapping, without the risk of SIGBUS.
-    ///
-    /// Returns `false` if the OS does not support it.
-    ///
-    /// # Errors
-    ///
-    /// Returns the error of the OS if a page cannot be read: the file was truncated, or the medium fails.
+    /// Reads and maps the pages of `range`, which must lie inside the mapping, without the risk of SIGBUS. Returns
+    /// `false` if the OS does not support it, and an error if the file was truncated or the medium fails.
     pub(crate) fn populate(&self, range: Range<usize>) -> io::Result<bool> {
         debug_assert!(range.start <= range.end && range.end <= self.len);
         let start = range.start - range.start % os::page_size();
@@ -176,11 +158,11 @@ impl Mapping {
         Some(faulted.start - start..faulted.end - start)
     }
 
-    /// Returns `true` if `len` bytes at `start`, which must lie inside the mapping, may reach past the end of a
-    /// truncated file.
+    /// Returns `true` if `len` bytes at `start`, which must lie inside the mapping and were read before, may reach past
+    /// the end of a truncated file. Returns `false` if the fault guard is not installed.
     ///
     /// After a truncation inside a page, all bytes from the new end to the end of that page are zero, and accesses of
-    /// them raise no signal. Call it after the bytes were read. Returns `false` if the fault guard is not installed.
+    /// them raise no signal.
     #[inline]
     pub(crate) fn may_end_early(&self, start: *const u8, len: usize) -> bool {
         fault_guard::is_installed() && len > 0 && Self::ends_in_zeros(start, len)
@@ -193,12 +175,8 @@ impl Mapping {
         // SAFETY: the byte lies in a page of the mapping that contains `start`, since the OS maps whole pages.
         let is_zero = |at: usize| unsafe { start.wrapping_add(at).read_volatile() } == 0;
         let first_end = page - 1 - (start as usize & (page - 1));
-        let mut page_ends = (first_end..).step_by(page);
-        if page_ends.by_ref().take_while(|&at| at < len - 1).any(is_zero) {
-            return true;
-        }
         let last_end = len - 1 + (page - 1 - ((start as usize + len - 1) & (page - 1)));
-        (len - 1..=last_end).all(is_zero)
+        (first_end..len - 1).step_by(page).any(is_zero) || (len - 1..=last_end).all(is_zero)
     }
 }
 
@@ -280,10 +258,7 @@ mod tests {
         let page = os::page_size();
         assert_eq!([1, page, page + 1].map(Mapping::pages), [page, page, 2 * page]);
         assert_eq!(Mapping::addressable(u64::MAX), None);
-        assert!(
-            Mapping::addressable(isize::MAX as u64)
-                .map(Mapping::pages)
-                .is_some_and(|pages| pages > isize::MAX as usize)
-        );
+        let largest = Mapping::addressable(isize::MAX as u64).expect("a length in memory");
+        assert_eq!(Mapping::pages(largest), isize::MAX as usize + 1);
     }
 }

@@ -30,8 +30,7 @@ pub(crate) struct Stat {
     /// The device of the file system; `inode` is the file's number on it.
     pub(crate) device: u64,
     pub(crate) inode: u64,
-    /// The time of creation, if the file system records it. It tells a file from a later one with the same inode
-    /// number.
+    /// The time of creation, if the file system records it. It tells a file from a later one with the same inode.
     pub(crate) born: Option<SystemTime>,
     pub(crate) len: u64,
     pub(crate) modified: Option<SystemTime>,
@@ -55,9 +54,8 @@ pub(crate) enum Kind {
 
 /// The process in which a value was created.
 ///
-/// A child of `fork` inherits the memory, but only the thread that forked. A lock that another thread held at that
-/// moment stays locked in the child forever. So a value that is dropped in another process than its own must not lock
-/// or wait.
+/// A child of `fork` has only the thread that forked. A lock that another thread held at that moment stays locked in
+/// the child forever. So a value that is dropped in another process than its own must not lock or wait.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Process(u32);
 
@@ -66,7 +64,6 @@ impl Process {
         Self(std::process::id())
     }
 
-    /// Returns `true` if the calling process is the one in which the value was created.
     pub(crate) fn is_this(self) -> bool {
         self.0 == std::process::id()
     }
@@ -81,13 +78,8 @@ pub(crate) enum Advice {
     Sequential,
 }
 
-/// Reads into `buf`, starting at `offset` in the file. Returns the number of bytes read.
-///
-/// The number is less than `buf.len()` only at the end of the file. Interrupted reads are retried.
-///
-/// # Errors
-///
-/// Returns the error of the OS. The content of `buf` is then unspecified.
+/// Reads into `buf`, starting at `offset` in the file. Returns the number of bytes read, which is less than `buf.len()`
+/// only at the end of the file. Retries interrupted reads. After an error, the content of `buf` is unspecified.
 #[inline]
 pub(crate) fn read_fully_at(file: &std::fs::File, mut buf: &mut [u8], mut offset: u64) -> io::Result<usize> {
     let mut total = 0;

@@ -3,9 +3,9 @@
 //! If the fault lies in a mapping of this crate, the handler maps zeros over the faulted range and returns, so that the
 //! reader continues. It passes every other SIGBUS on to the handler that was installed before.
 //!
-//! The handler is async-signal-safe. It uses loads and exchanges of atomics and functions that POSIX lists as such. It
-//! also calls `mmap` and `munmap`, which are bare system calls on every supported OS. The crates that chain handlers
-//! (signal-hook) skip the default action. Here the default action must stay possible: a foreign fault ends the process.
+//! The handler is async-signal-safe. It uses atomics, functions that POSIX lists as such, and `mmap` and `munmap`,
+//! which are bare system calls on every supported OS. The crates that chain handlers (signal-hook) skip the default
+//! action. Here a foreign fault must still end the process.
 #![allow(unsafe_code, reason = "a signal handler, and mappings at fixed addresses")]
 
 use std::mem::MaybeUninit;
@@ -16,6 +16,7 @@ use std::{io, mem, ptr};
 use libc::{c_int, c_void, siginfo_t};
 
 use super::page_size;
+use super::system::check;
 use crate::sync::{AtomicUsize, Ordering};
 
 /// A function that notes a fault and returns the range of addresses to fill with zeros.
@@ -24,7 +25,6 @@ use crate::sync::{AtomicUsize, Ordering};
 /// address cannot be read. It returns `None` if the address lies in no mapping of this crate.
 pub(crate) type NoteFault = fn(usize, usize, fn(usize) -> bool) -> Option<Range<usize>>;
 
-/// The arguments of the handler, which are set once.
 struct Guard {
     note_fault: NoteFault,
     page: usize,
@@ -34,9 +34,9 @@ static GUARD: OnceLock<Guard> = OnceLock::new();
 
 /// The state of one of our handlers: the action that it replaced.
 ///
-/// There are several handlers, because the guard may be installed again over a handler that another library installed
-/// since. That library keeps our earlier handler as its previous one, so the earlier handler's own previous one
-/// must not change. Otherwise the two would call each other forever.
+/// There are several, because the guard may be installed again over a handler that another library installed since.
+/// That library keeps our earlier handler as its previous one, so the earlier handler's own previous one must not
+/// change. Otherwise the two would call each other forever.
 struct Link {
     previous: OnceLock<libc::sigaction>,
     /// 1 after the previous handler has uninstalled itself: then the default action follows.
@@ -68,17 +68,14 @@ static RESERVE: AtomicUsize = AtomicUsize::new(0);
 /// Mappings in the reserve. Filling a faulted range takes two at most.
 const RESERVED: usize = 32;
 
-/// Attempts to map zeros at the limit of mappings before the process ends.
+/// Attempts to map zeros at the limit of mappings.
 const TRIES: usize = 100;
 
 /// Installs the handler for the rest of the process's life. Called again, installs it over handlers that were installed
 /// since.
 ///
-/// The caller makes sure that no two threads call it concurrently.
-///
-/// # Errors
-///
-/// Returns the error of the OS if it refuses, or an error if all [`LINKS`] handlers are in use.
+/// The caller makes sure that no two threads call it concurrently. Returns an error if the OS refuses, or if all
+/// [`LINKS`] handlers are in use.
 pub(crate) fn install(note_fault: NoteFault) -> io::Result<()> {
     GUARD.get_or_init(|| Guard { note_fault, page: page_size() });
     keep_reserve();
@@ -94,7 +91,6 @@ pub(crate) fn install(note_fault: NoteFault) -> io::Result<()> {
     Err(io::Error::other("the fault guard was installed over other handlers too often: install it after them"))
 }
 
-/// Returns the action that installs `handler` in place of `previous`.
 fn our_action(previous: &libc::sigaction, handler: Handler) -> libc::sigaction {
     // The signal mask and the flags for restarts and nesting stay those of the previous handler.
     let mut action = *previous;
@@ -107,13 +103,10 @@ fn is_ours(action: &libc::sigaction) -> bool {
     HANDLERS.iter().any(|&handler| action.sa_sigaction == handler as *const () as libc::sighandler_t)
 }
 
-/// Returns the current action for SIGBUS.
 fn disposition() -> io::Result<libc::sigaction> {
     let mut action = MaybeUninit::<libc::sigaction>::zeroed();
     // SAFETY: without a new action, `sigaction` only writes the current one to `action`.
-    if unsafe { libc::sigaction(libc::SIGBUS, ptr::null(), action.as_mut_ptr()) } != 0 {
-        return Err(io::Error::last_os_error());
-    }
+    check(unsafe { libc::sigaction(libc::SIGBUS, ptr::null(), action.as_mut_ptr()) })?;
     // SAFETY: `sigaction` succeeded, so it has written `action`.
     Ok(unsafe { action.assume_init() })
 }
@@ -121,10 +114,7 @@ fn disposition() -> io::Result<libc::sigaction> {
 fn set_disposition(action: &libc::sigaction) -> io::Result<()> {
     // SAFETY: the action is a previous one, the default, or one with a handler of the signature that `SA_SIGINFO`
     // requires.
-    match unsafe { libc::sigaction(libc::SIGBUS, action, ptr::null_mut()) } {
-        0 => Ok(()),
-        _ => Err(io::Error::last_os_error()),
-    }
+    check(unsafe { libc::sigaction(libc::SIGBUS, action, ptr::null_mut()) })
 }
 
 /// Handles SIGBUS for the link `LINK`, and leaves `errno` as it was.
@@ -143,7 +133,7 @@ extern "C" fn on_sigbus<const LINK: usize>(signal: c_int, info: *mut siginfo_t, 
     if !is_filled {
         pass_on(LINK, signal, info, context, is_fault(about.si_code));
     }
-    // SAFETY: as above.
+    // SAFETY: the address is valid as long as the thread lives.
     unsafe { errno.write(before) };
 }
 
@@ -162,17 +152,15 @@ fn is_missing_memory(code: c_int) -> bool {
     code == libc::BUS_ADRERR || code == libc::BUS_OBJERR
 }
 
-/// Returns `true` if the page at this address of one of our mappings cannot be read.
-///
-/// The OS is asked without an access of the page. If it does not support that, returns `false`.
+/// Returns `true` if the page at this address of one of our mappings cannot be read. Asks the OS, without an access of
+/// the page. Returns `false` if the OS does not support that.
 fn is_unreadable(page_address: usize) -> bool {
     // SAFETY: the page belongs to a mapping of this crate, and a reader keeps it mapped at this moment.
     unsafe { super::populate(page_address as *mut u8, 1) }.is_err()
 }
 
-/// Maps zeros over `faulted`. If the OS refuses, at its limit of mappings, releases the reserve and retries.
-///
-/// Returns `false` if the OS refused every attempt.
+/// Maps zeros over `faulted`. If the OS refuses, at its limit of mappings, releases the reserve and retries. Returns
+/// `false` if the OS refused every attempt.
 fn fill(faulted: Range<usize>) -> bool {
     let map_zeros = || {
         // SAFETY: `NoteFault` returns part of a mapping of this crate, which a reader keeps mapped at this moment. The
@@ -219,25 +207,26 @@ fn pass_on(link: usize, signal: c_int, info: *mut siginfo_t, context: *mut c_voi
         // A signal can be ignored, a fault cannot.
         libc::SIG_IGN if !is_fault => {}
         libc::SIG_IGN => end(signal, is_fault),
-        handler if previous.sa_flags & libc::SA_SIGINFO != 0 => {
-            // SAFETY: a handler with `SA_SIGINFO` has this signature.
-            let handler = unsafe { mem::transmute::<libc::sighandler_t, Handler>(handler) };
-            handler(signal, info, context);
-            restore(link, previous);
-        }
         handler => {
-            // SAFETY: a handler without `SA_SIGINFO` has this signature.
-            let handler = unsafe { mem::transmute::<libc::sighandler_t, extern "C" fn(c_int)>(handler) };
-            handler(signal);
+            if previous.sa_flags & libc::SA_SIGINFO != 0 {
+                // SAFETY: a handler with `SA_SIGINFO` has this signature.
+                let handler = unsafe { mem::transmute::<libc::sighandler_t, Handler>(handler) };
+                handler(signal, info, context);
+            } else {
+                // SAFETY: a handler without `SA_SIGINFO` has this signature.
+                let handler = unsafe { mem::transmute::<libc::sighandler_t, extern "C" fn(c_int)>(handler) };
+                handler(signal);
+            }
             restore(link, previous);
         }
     }
 }
 
-/// Installs our handler again if the previous handler has reset the action to the default.
+/// Installs our handler again if the previous handler has reset the action to the default, and notes that the default
+/// action follows in this link.
 ///
 /// The handler of Rust's runtime does so: it resets the action and returns, so that the access faults again and ends
-/// the process. Our handler stays installed, and notes that the default action follows in this link.
+/// the process.
 fn restore(link: usize, previous: &libc::sigaction) {
     let is_default = disposition().is_ok_and(|now| now.sa_sigaction == libc::SIG_DFL);
     if is_default || previous.sa_flags & libc::SA_RESETHAND != 0 {
@@ -248,9 +237,8 @@ fn restore(link: usize, previous: &libc::sigaction) {
     }
 }
 
-/// Ends the process by the default action.
-///
-/// A fault is repeated as soon as the handler returns. A signal that a process sent is not, so it is raised again.
+/// Ends the process by the default action. A fault is repeated as soon as the handler returns. A signal that a process
+/// sent is not, so it is raised again.
 fn end(signal: c_int, is_fault: bool) {
     // SAFETY: a zeroed `sigaction` is valid: the default action, with an empty mask and no flags.
     let action = unsafe { MaybeUninit::<libc::sigaction>::zeroed().assume_init() };
@@ -263,8 +251,7 @@ fn end(signal: c_int, is_fault: bool) {
 
 /// Maps the reserve if there is none: mappings that the handler releases when the OS has no other one left.
 ///
-/// Zeros in the middle of a mapping split it, which takes two mappings more. At the OS's limit of mappings, they could
-/// be mapped only if another thread unmapped something at that moment. Each new mapping of this crate calls this
+/// Zeros in the middle of a mapping split it, which takes two mappings more. Each new mapping of this crate calls this
 /// function, so the reserve is replaced soon after it was used.
 pub(crate) fn keep_reserve() {
     if RESERVE.load(Ordering::Relaxed) != 0 || GUARD.get().is_none() {
@@ -283,15 +270,13 @@ pub(crate) fn keep_reserve() {
         // SAFETY: the page belongs to the mapping just made.
         unsafe { libc::mprotect((made as usize + odd * page) as *mut c_void, page, libc::PROT_READ) == 0 }
     });
-    // Release: pairs with the Acquire swap in `release_reserve`, so that the thread that unmaps the reserve sees it
-    // complete.
+    // Release: pairs with the Acquire swap in `release_reserve`. The thread that unmaps the reserve sees it complete.
     if !is_made || RESERVE.compare_exchange(0, made as usize, Ordering::Release, Ordering::Relaxed).is_err() {
         // SAFETY: the mapping was just made, and no other thread knows its address.
         unsafe { libc::munmap(made, RESERVED * page) };
     }
 }
 
-/// Unmaps the reserve, if there is one.
 fn release_reserve() {
     // Acquire: pairs with the Release exchange in `keep_reserve`.
     let reserve = RESERVE.swap(0, Ordering::Acquire);
@@ -299,13 +284,12 @@ fn release_reserve() {
     // SAFETY: the swap made this thread the only owner of the reserve.
     let is_refused = unsafe { libc::munmap(reserve as *mut c_void, RESERVED * page) } != 0;
     if is_refused {
-        // The OS may have merged its first and last page with neighbouring mappings, and splitting these takes
-        // mappings. SAFETY: as above, without these two pages.
+        // The OS may have merged its first and last page with its neighbours, and splitting these takes mappings.
+        // SAFETY: the range is a part of the reserve, which this thread owns.
         let _ = unsafe { libc::munmap((reserve + page) as *mut c_void, (RESERVED - 2) * page) };
     }
 }
 
-/// Writes a message to standard error, without a lock.
 fn print_error(message: &str) {
     // SAFETY: `write` reads the bytes of the message.
     let _ = unsafe { libc::write(libc::STDERR_FILENO, message.as_ptr().cast(), message.len()) };

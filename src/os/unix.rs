@@ -111,9 +111,9 @@ pub(super) fn check(result: libc::c_int) -> io::Result<()> {
 #[cfg(any(target_os = "linux", target_os = "android"))]
 const LARGE_PAGE: usize = 2 << 20;
 
-/// Returns an address for a mapping, now at `address`, of a file at `start`, at which the OS can map large pages: it has
-/// the same distance from a multiple of [`LARGE_PAGE`] as `start`. Returns `None` if `address` has it already, or if
-/// the range contains no whole large page.
+/// Returns a better address for a mapping at `address`, of a file at `start`: the OS can map large pages if the address
+/// and `start` have the same distance from a multiple of [`LARGE_PAGE`]. Returns `None` if they have, or if the range
+/// contains no whole large page.
 #[cfg(any(target_os = "linux", target_os = "android"))]
 fn better_address(address: usize, start: u64, len: usize) -> Option<usize> {
     let (page, at) = (LARGE_PAGE, start as usize % LARGE_PAGE);

@@ -2,8 +2,7 @@
 //!
 //! A fault is an access to a page that the file no longer has. The signal handler fills the page with zeros and notes
 //! it here. A handler interrupts any thread at any point. So a look-up takes no lock, does not wait, does not allocate
-//! and does not retry. A process may have tens of thousands of ranges, and the cost of a look-up does not depend on
-//! their number.
+//! and does not retry. Its cost does not depend on the number of ranges, of which a process may have tens of thousands.
 //!
 //! # Structure
 //!
@@ -13,8 +12,7 @@
 //! class lie in one chunk.
 //!
 //! Entries are in [groups](Group) of four. A hash of class and chunk selects the group. If a group is full, the entry
-//! goes into the next table, which has four times as many groups. Tables never move, and live as long as the
-//! `AddressTable`.
+//! goes into the next table, which has four times as many groups. Tables never move.
 //!
 //! # Rules
 //!
@@ -173,7 +171,7 @@ impl AddressTable {
         Some(faulted)
     }
 
-    /// Returns `true` if any range is faulted: one load. The answer may be outdated.
+    /// Returns `true` if any range is faulted. The answer may be outdated.
     #[inline]
     pub(crate) fn any_faulted(&self) -> bool {
         // Relaxed: a caller that needs the exact answer calls `faulted_part`.
@@ -200,7 +198,6 @@ impl AddressTable {
         (!faulted.is_empty()).then_some(faulted)
     }
 
-    /// Returns the range that contains `address`.
     fn find(&self, address: usize) -> Option<Range<usize>> {
         // Relaxed: as in `insert`.
         let mut classes = self.classes.load(Ordering::Relaxed);
@@ -263,7 +260,7 @@ mod tests {
     #[test]
     fn find_among_thousands_of_ranges_returns_the_right_one() {
         let table = AddressTable::default();
-        // The table have many lengths (up to 32 MiB on 64-bit). Some are adjacent, some have gaps between them.
+        // The ranges have many lengths (up to 32 MiB on 64-bit). Some are adjacent, some have gaps between them.
         let classes = usize::BITS as usize / 4 - 2;
         let mut end = PAGE << (usize::BITS / 2);
         let known: Vec<_> = (0..3_000)
@@ -281,7 +278,7 @@ mod tests {
         }
         let gaps = known.windows(2).filter(|pair| pair[0].end < pair[1].start).map(|pair| pair[0].end);
         assert!(gaps.clone().count() > 500 && gaps.clone().all(|address| table.find(address).is_none()));
-        // Removed table are not found, and new table reuse their entries.
+        // Removed ranges are not found, and new ranges reuse their entries.
         let (removed, kept) = known.split_at(1_500);
         removed.iter().for_each(|range| table.remove(range.clone()));
         assert!(removed.iter().all(|range| table.find(range.start).is_none()));
@@ -327,8 +324,7 @@ mod tests {
 
     #[test]
     fn range_in_two_chunks_has_one_note() {
-        let table = AddressTable::default();
-        let range = 15 * PAGE..18 * PAGE - 7;
+        let (table, range) = (AddressTable::default(), 15 * PAGE..18 * PAGE - 7);
         table.insert(range.clone());
         let note_fault = |page: usize| table.note_fault(page * PAGE, PAGE, |_| true);
         assert_eq!(note_fault(17), Some(17 * PAGE..range.end));

@@ -1,17 +1,14 @@
 //! [`Budget`] and [`Reservation`]: a thread reserves before it maps (or opens), and releases after it unmaps (or
 //! closes).
 //!
-//! A budget counts bytes and items. A [`Reservation`] is one item with its bytes. It is a value, so it cannot be
-//! released twice, and dropping it releases it. A single atomic step adds to a count and never exceeds the limit
-//! ([`Meter::try_add`]). Exceeding the limit has a function of its own, [`Budget::reserve_over`], for
-//! [`Overcommit::Allow`](crate::Overcommit).
+//! A budget counts bytes and items. A [`Reservation`] is one item with its bytes. A single atomic step adds to a count
+//! and never exceeds the limit ([`Meter::try_add`]). Only [`Budget::reserve_over`] exceeds it, for
+//! [`Overcommit::Allow`](crate::Overcommit). Releasing bytes is a Release, and reserving them is an Acquire. So at no
+//! moment are more bytes mapped than reserved.
 //!
 //! Between retiring a victim and publishing the region that replaces it, a thread holds bytes that are *in transit*: no
 //! evicting thread can find them, and no client pins them. Such a thread is counted ([`InTransit`]). A thread that
 //! finds no victim waits a short time for threads in transit before it reports that pinned regions fill the budget.
-//!
-//! Ordering: releasing bytes is a Release, and reserving them is an Acquire. An unmap happens before its release, and a
-//! map after its reservation. So at no moment are more bytes mapped than reserved.
 
 use std::mem;
 
@@ -77,23 +74,22 @@ impl Meter {
     fn note_peak(&self, used: usize) {
         // Relaxed: a statistic.
         if used > self.peak.load(Ordering::Relaxed) {
-            // Relaxed: as above. A maximum, so that the peak never falls.
+            // Relaxed: a statistic. A maximum, so that the peak never falls.
             self.peak.fetch_max(used, Ordering::Relaxed);
         }
     }
 }
 
-/// The limits on bytes and items, and what is reserved of them; see the [module](self).
+/// The limits on bytes and items, and the reserved amounts.
 #[derive(Debug)]
 pub(crate) struct Budget {
     bytes: Meter,
     items: Meter,
-    /// The number of [`InTransit`] values. A thread that nests them counts more than once, so this is an upper bound of
-    /// the threads.
+    /// The number of [`InTransit`] values. A thread may nest them, so this is an upper bound of the threads.
     in_transit: AtomicUsize,
 }
 
-/// An amount of bytes and items: the limit of a budget, or what is reserved of it.
+/// An amount of bytes and items.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Usage {
     pub(crate) bytes: usize,
@@ -101,7 +97,6 @@ pub(crate) struct Usage {
 }
 
 impl Budget {
-    /// Makes an empty budget with `limit`.
     pub(crate) fn new(limit: Usage) -> Self {
         Self { bytes: Meter::new(limit.bytes), items: Meter::new(limit.items), in_transit: AtomicUsize::new(0) }
     }
@@ -113,12 +108,10 @@ impl Budget {
         self.items.limit.store(limit.items, Ordering::Relaxed);
     }
 
-    /// Returns the limits.
     pub(crate) fn limit(&self) -> Usage {
         Usage { bytes: self.bytes.limit(), items: self.items.limit() }
     }
 
-    /// Returns what is reserved now.
     pub(crate) fn used(&self) -> Usage {
         Usage { bytes: self.bytes.used(), items: self.items.used() }
     }
@@ -143,7 +136,7 @@ impl Budget {
         InTransit { budget: self }
     }
 
-    /// Returns the number of [`InTransit`] values, an upper bound of the threads in transit.
+    /// Returns an upper bound of the number of threads in transit.
     pub(crate) fn in_transit(&self) -> usize {
         // Acquire: pairs with the Release in `Slot::retire` and in `Meter::try_add`. The caller found a slot retired,
         // or the budget full, by a Relaxed load. The thread that did it had entered transit before, so the load below
@@ -174,7 +167,7 @@ impl Budget {
     }
 }
 
-/// A count of one thread in transit, until it is dropped; see the [module](self).
+/// Counts one thread as in transit until it is dropped.
 #[derive(Debug)]
 pub(crate) struct InTransit<'b> {
     budget: &'b Budget,
@@ -211,7 +204,6 @@ pub(crate) struct Reservation {
 }
 
 impl Reservation {
-    /// Returns the number of reserved bytes.
     pub(crate) fn bytes(&self) -> usize {
         self.bytes
     }

@@ -99,27 +99,19 @@ mod tests {
     use std::collections::BTreeSet;
     use std::ptr::NonNull;
 
-    fn insert(ring: &ClockRing<u32>, item: &'static u32) -> RingEntry {
-        // SAFETY: a static is never freed or changed.
+    fn insert(ring: &ClockRing<u32>, item: &u32) -> RingEntry {
+        // SAFETY: the items of these tests outlive the ring, and do not change.
         unsafe { ring.insert(NonNull::from(item)) }
     }
 
     #[test]
     fn advance_visits_all_items_and_freed_entries_are_reused() {
-        static ITEMS: [u32; 40] = {
-            let mut items = [0; 40];
-            let mut i = 0;
-            while i < 40 {
-                items[i] = i as u32;
-                i += 1;
-            }
-            items
-        };
+        let items = Vec::from_iter(0..40);
         let ring = ClockRing::default();
         assert_eq!(ring.advance(&epoch::pin()), None);
-        let entries: Vec<RingEntry> = ITEMS.iter().map(|item| insert(&ring, item)).collect();
+        let entries: Vec<RingEntry> = items.iter().map(|item| insert(&ring, item)).collect();
         let round = |n: u32| (0..n).filter_map(|_| ring.advance(&epoch::pin()).copied()).collect::<BTreeSet<_>>();
-        assert_eq!(round(40), ITEMS.iter().copied().collect());
+        assert_eq!(round(40), items.iter().copied().collect());
         let mut seen = BTreeSet::new();
         ring.for_each(&epoch::pin(), |item| assert!(seen.insert(*item), "item {item} was visited twice"));
         assert_eq!(seen, round(40));
@@ -128,12 +120,12 @@ mod tests {
         for entry in entries.into_iter().step_by(2) {
             ring.remove(entry);
         }
-        assert_eq!(round(40), ITEMS.iter().copied().filter(|item| item % 2 == 1).collect());
-        for item in ITEMS.iter().step_by(2) {
+        assert_eq!(round(40), items.iter().copied().filter(|item| item % 2 == 1).collect());
+        for item in items.iter().step_by(2) {
             let _ = insert(&ring, item);
         }
         assert_eq!(ring.len(), 40, "free entries were not reused");
-        assert_eq!(round(40), ITEMS.iter().copied().collect());
+        assert_eq!(round(40), items.iter().copied().collect());
     }
 
     #[test]

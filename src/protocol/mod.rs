@@ -67,8 +67,8 @@
 //! 4. **Reserve first.** A reservation is made before the map and released after the unmap ([`budget`]).
 //! 5. **The payload keeps the slot.** From before `publish` until after `vacate`, a payload holds a counted reference
 //!    that keeps its slot's memory: the file, whose table contains the slot. So clients and owners need only a pointer
-//!    to the slot. A releasing client that does not become the owner must not access the slot after its subtraction: the
-//!    memory may be freed.
+//!    to the slot. A releasing client that does not become the owner must not access the slot after its subtraction:
+//!    the memory may be freed.
 //! 6. **Evicting threads visit slots that they do not keep.** A slot enters the [`clock_ring`] before `publish` and
 //!    leaves it before the unmap. Its table is freed through the epoch. So a pinned evicting thread may find a slot
 //!    that is vacant, or was mapped again, or belongs to a file that is closed. The word decides: `retire` fails, or it

@@ -22,7 +22,6 @@ pub(crate) fn flush() {
 pub(crate) struct EpochBox<T: Send + 'static>(Option<Box<T>>);
 
 impl<T: Send + 'static> EpochBox<T> {
-    /// Moves `value` to the heap.
     pub(crate) fn new(value: T) -> Self {
         Self(Some(Box::new(value)))
     }

@@ -19,7 +19,6 @@ pub(crate) use std::thread;
 pub(crate) struct UnsafeCell<T>(std::cell::UnsafeCell<T>);
 
 impl<T> UnsafeCell<T> {
-    /// Wraps `value`.
     pub(crate) fn new(value: T) -> Self {
         Self(std::cell::UnsafeCell::new(value))
     }
@@ -31,8 +30,7 @@ impl<T> UnsafeCell<T> {
         read(self.0.get())
     }
 
-    /// Calls `write` with the cell's address. The caller's `unsafe` block must justify that no other thread accesses it
-    /// concurrently.
+    /// As [`with`](Self::with), but no other thread may access the cell concurrently.
     #[inline(always)]
     pub(crate) fn with_mut<R>(&self, write: impl FnOnce(*mut T) -> R) -> R {
         write(self.0.get())
