@@ -9,7 +9,9 @@ use std::io;
 use std::ops::Range;
 use std::ptr::NonNull;
 
-use memmap2::{MmapOptions, MmapRaw};
+use memmap2::MmapOptions;
+#[cfg(not(unix))]
+use memmap2::MmapRaw;
 
 use crate::fault_guard;
 use crate::os::{self, Advice};
@@ -45,35 +47,23 @@ impl Mapping {
             "cannot map {len} bytes at offset {start}"
         );
         let raw = MmapOptions::new().offset(start).len(len).map_raw_read_only(file)?;
-        let Some(address) = NonNull::new(raw.as_mut_ptr()) else {
+        // `os::realign` and `unmap` unmap the bytes, so `raw` must not.
+        #[cfg(unix)]
+        let raw = std::mem::ManuallyDrop::new(raw);
+        // SAFETY: the address and length are those of a new mapping of `file`, which no other code knows. If this fails,
+        // the mapping is unmapped.
+        let address = unsafe { os::realign(file, start, raw.as_mut_ptr(), len) }?;
+        let Some(address) = NonNull::new(address) else {
             return Err(io::Error::other("the OS mapped the file at address 0"));
         };
-        let mapping = Self::from_raw(raw, address, len).realign(file, start)?;
+        let mapping = Self {
+            address,
+            len,
+            #[cfg(not(unix))]
+            raw: Some(raw),
+        };
         fault_guard::register(mapping.addresses());
         Ok(mapping)
-    }
-
-    #[cfg(unix)]
-    fn from_raw(raw: MmapRaw, address: NonNull<u8>, len: usize) -> Self {
-        std::mem::forget(raw);
-        Self { address, len }
-    }
-
-    #[cfg(not(unix))]
-    fn from_raw(raw: MmapRaw, address: NonNull<u8>, len: usize) -> Self {
-        Self { address, len, raw: Some(raw) }
-    }
-
-    /// Moves a new mapping of `file` at `start` to an address at which the OS can map large pages. If the OS refuses
-    /// the second mapping, the first one is already unmapped.
-    fn realign(mut self, file: &File, start: u64) -> io::Result<Self> {
-        // 0 until the move has succeeded: otherwise a failure would make the drop of `self` unmap the range again.
-        let len = std::mem::replace(&mut self.len, 0);
-        // SAFETY: the mapping's own address and length, which no other code knows yet.
-        let address = unsafe { os::realign(file, start, self.address.as_ptr(), len) }?;
-        self.address = NonNull::new(address).unwrap_or(self.address);
-        self.len = len;
-        Ok(self)
     }
 
     /// Unmaps the bytes. Does nothing if they are already unmapped. If the OS refuses, the bytes stay mapped, and the

@@ -44,10 +44,8 @@ impl<T: Default> RadixTable<T> {
     /// Returns the element at `index`. Makes it with `T::default()` if it does not exist yet.
     #[inline]
     pub(crate) fn at(&self, index: u64) -> &T {
-        match self.find(index, |node, level| Some(node.get_or_init(|| Node::new(level)))) {
-            Some(element) => element,
-            None => unreachable!("missing nodes are made on the way"),
-        }
+        let element = self.find(index, |node, level| Some(node.get_or_init(|| Node::new(level))));
+        element.unwrap_or_else(|| unreachable!("missing nodes are made on the way"))
     }
 
     /// Returns the element at `index`. Returns `None` if it does not exist yet.
@@ -96,10 +94,7 @@ impl<T: Default> RadixTable<T> {
 /// Makes an array of `N` values on the heap. It is never on the stack, which may be small.
 fn boxed<T, const N: usize>(make: impl FnMut() -> T) -> Box<[T; N]> {
     let boxed: Box<[T]> = iter::repeat_with(make).take(N).collect();
-    match boxed.try_into() {
-        Ok(boxed) => boxed,
-        Err(_) => unreachable!("the iterator yields `N` values"),
-    }
+    boxed.try_into().unwrap_or_else(|_| unreachable!("the iterator yields `N` values"))
 }
 
 fn walk<T>(node: &Node<T>, level: usize, base: u64, first: u64, visit: &mut impl FnMut(u64, &T)) {

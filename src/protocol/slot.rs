@@ -60,11 +60,8 @@ impl Snapshot {
 
 impl fmt::Debug for Snapshot {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:?}({})", self.phase(), self.clients())?;
-        if self.is_draining() {
-            f.write_str("+draining")?;
-        }
-        Ok(())
+        let draining = if self.is_draining() { "+draining" } else { "" };
+        write!(f, "{:?}({}){draining}", self.phase(), self.clients())
     }
 }
 
@@ -405,10 +402,7 @@ impl<P> UnmapToken<P> {
     pub(crate) fn payload(&self) -> &P {
         // SAFETY: only the owner writes the cell now, and only through `vacate`, which consumes the token (rule 3).
         let payload = self.slot().payload.with(|cell| unsafe { &*cell });
-        match payload {
-            Some(payload) => payload,
-            None => unreachable!("a slot with an owner has a payload"),
-        }
+        payload.as_ref().unwrap_or_else(|| unreachable!("a slot with an owner has a payload"))
     }
 
     pub(crate) fn is_detached(&self) -> bool {

@@ -32,10 +32,7 @@ impl<T: Send + 'static> std::ops::Deref for EpochBox<T> {
 
     #[inline]
     fn deref(&self) -> &T {
-        match &self.0 {
-            Some(value) => value,
-            None => unreachable!("only `drop` takes the value"),
-        }
+        self.0.as_ref().unwrap_or_else(|| unreachable!("only `drop` takes the value"))
     }
 }
 
