@@ -8,7 +8,6 @@
 //! it at one time.
 #![allow(unsafe_code, reason = "visiting slots whose owners may retire them concurrently; rule 6 of `protocol`")]
 
-use std::fmt;
 use std::ptr::{self, NonNull};
 
 use super::slab::Slab;
@@ -86,12 +85,6 @@ impl<T> ClockRing<T> {
     }
 }
 
-impl<T> fmt::Debug for ClockRing<T> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ClockRing").field("entries", &self.len()).finish_non_exhaustive()
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::{ClockRing, RingEntry};
@@ -115,7 +108,6 @@ mod tests {
         let mut seen = BTreeSet::new();
         ring.for_each(&epoch::pin(), |item| assert!(seen.insert(*item), "item {item} was visited twice"));
         assert_eq!(seen, round(40));
-        assert!(format!("{ring:?}").contains("40"));
 
         for entry in entries.into_iter().step_by(2) {
             ring.remove(entry);

@@ -30,7 +30,6 @@
 //! once. Threads that trim or collect share one scan between several slots.
 #![allow(unsafe_code, reason = "the payload of a protected slot; rule 7 of `protocol`")]
 
-use std::fmt;
 use std::ptr::{self, NonNull};
 
 use super::slab::Slab;
@@ -102,12 +101,6 @@ impl<P> HazardDomain<P> {
         // Relaxed: a statistic.
         let reads = |number| self.records.get(number).map_or(0, |record| record.reads.load(Ordering::Relaxed));
         (0..self.records.len()).map(reads).sum()
-    }
-}
-
-impl<P> fmt::Debug for HazardDomain<P> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("HazardDomain").field("records", &self.records).finish_non_exhaustive()
     }
 }
 
@@ -253,12 +246,6 @@ impl<P> Drop for HazardPointer<P> {
         self.domain.records.release(self.number);
         // Release: pairs with the Acquire in `scan_after_barrier`. This reader's reads are over.
         self.domain.active.fetch_sub(1, Ordering::Release);
-    }
-}
-
-impl<P> fmt::Debug for HazardPointer<P> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("HazardPointer").field("number", &self.number).finish_non_exhaustive()
     }
 }
 

@@ -4,8 +4,6 @@
 //! against ABA. So there are as many entries as were ever claimed at one time. An entry does not move while the slab
 //! lives, claimed or free. To visit all entries, a thread visits each number below [`len`](Slab::len).
 
-use std::fmt;
-
 use super::radix_table::RadixTable;
 use crate::sync::{AtomicU32, AtomicU64, Ordering};
 
@@ -91,11 +89,5 @@ impl<T: Default> Slab<T> {
                 Err(actual) => head = actual,
             }
         }
-    }
-}
-
-impl<T: Default> fmt::Debug for Slab<T> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Slab").field("len", &self.len()).finish_non_exhaustive()
     }
 }

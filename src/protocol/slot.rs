@@ -374,12 +374,6 @@ impl<P: Payload> Drop for SlotRef<P> {
     }
 }
 
-impl<P: Payload + fmt::Debug> fmt::Debug for SlotRef<P> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Debug::fmt(&**self, f)
-    }
-}
-
 /// The owner's duty to unmap a slot, or to restore it. It may move to another thread or wait on the deferred list.
 #[must_use = "dropping an `UnmapToken` leaks the mapping: call `vacate` or `restore`"]
 pub(crate) struct UnmapToken<P> {

@@ -51,7 +51,7 @@ impl Memory {
 /// The state of one execution: the clock ring, the epoch, and counts of maps, unmaps and drops.
 ///
 /// The counts are `std` atomics: they are exact at every step, and loom does not explore accesses to them.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub(super) struct World {
     pub(super) ring: ClockRing<Slot<Region>>,
     pub(super) epoch: StdArc<Epoch>,
@@ -80,7 +80,7 @@ impl World {
 }
 
 /// The hazard records of the readers, and the list of deferred unmaps.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub(super) struct Readers {
     pub(super) hazards: StdArc<HazardDomain<Region>>,
     deferred: Mutex<Vec<UnmapToken<Region>>>,
@@ -183,7 +183,6 @@ pub(super) fn load_or_take(slot: &Slot<Region>, world: &Arc<World>) -> Option<Sl
 }
 
 /// The payload of a slot.
-#[derive(Debug)]
 pub(super) struct Region {
     memory: StdArc<Memory>,
     pub(super) world: Arc<World>,
