@@ -8,7 +8,6 @@
 //! action. Here a foreign fault must still end the process.
 #![allow(unsafe_code, reason = "a signal handler, and mappings at fixed addresses")]
 
-use std::mem::MaybeUninit;
 use std::ops::Range;
 use std::sync::OnceLock;
 use std::{io, mem, ptr};
@@ -104,11 +103,15 @@ fn is_ours(action: &libc::sigaction) -> bool {
 }
 
 fn disposition() -> io::Result<libc::sigaction> {
-    let mut action = MaybeUninit::<libc::sigaction>::zeroed();
+    let mut action = default_action();
     // SAFETY: without a new action, `sigaction` only writes the current one to `action`.
-    check(unsafe { libc::sigaction(libc::SIGBUS, ptr::null(), action.as_mut_ptr()) })?;
-    // SAFETY: `sigaction` succeeded, so it has written `action`.
-    Ok(unsafe { action.assume_init() })
+    check(unsafe { libc::sigaction(libc::SIGBUS, ptr::null(), &raw mut action) })?;
+    Ok(action)
+}
+
+fn default_action() -> libc::sigaction {
+    // SAFETY: a zeroed `sigaction` is valid: the default action, with an empty mask and no flags.
+    unsafe { mem::zeroed() }
 }
 
 fn set_disposition(action: &libc::sigaction) -> io::Result<()> {
@@ -240,9 +243,7 @@ fn restore(link: usize, previous: &libc::sigaction) {
 /// Ends the process by the default action. A fault is repeated as soon as the handler returns. A signal that a process
 /// sent is not, so it is raised again.
 fn end(signal: c_int, is_fault: bool) {
-    // SAFETY: a zeroed `sigaction` is valid: the default action, with an empty mask and no flags.
-    let action = unsafe { MaybeUninit::<libc::sigaction>::zeroed().assume_init() };
-    let _ = set_disposition(&action);
+    let _ = set_disposition(&default_action());
     if !is_fault {
         // SAFETY: `raise` only sends a signal. It is delivered when the handler returns and unblocks it.
         unsafe { libc::raise(signal) };

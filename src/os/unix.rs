@@ -2,14 +2,13 @@
 #![allow(unsafe_code, reason = "system calls that std does not offer")]
 
 use std::fs::{self, File, Metadata, OpenOptions};
-use std::io::{BufRead, BufReader};
+use std::io::{self, BufRead, BufReader};
 #[cfg(target_os = "linux")]
 use std::ops::Range;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::Path;
 use std::sync::OnceLock;
-use std::{io, mem};
 
 use super::{Advice, Kind, Stat};
 
@@ -256,13 +255,10 @@ unsafe fn populate_by_large_pages(address: *mut u8, len: usize) -> bool {
 fn reads_ahead_by_large_pages() -> bool {
     static DOES: OnceLock<bool> = OnceLock::new();
     *DOES.get_or_init(|| {
-        let mut name = mem::MaybeUninit::<libc::utsname>::zeroed();
-        // SAFETY: `uname` writes one `utsname` to the pointer.
-        if unsafe { libc::uname(name.as_mut_ptr()) } != 0 {
-            return false;
-        }
-        // SAFETY: the call succeeded, so it has initialised the value.
-        let name = unsafe { name.assume_init() };
+        // SAFETY: zeros are a valid `utsname`, which consists of arrays of numbers.
+        let mut name = unsafe { std::mem::zeroed::<libc::utsname>() };
+        // SAFETY: `uname` writes one `utsname` to the pointer. If it fails, the release stays empty.
+        unsafe { libc::uname(&raw mut name) };
         let release: Vec<u8> = name.release.iter().map(|&byte| byte as u8).take_while(|&byte| byte != 0).collect();
         is_release_at_least(&release, (5, 18))
     })
@@ -322,13 +318,9 @@ pub(crate) fn map_limit() -> Option<usize> {
 }
 
 fn soft_limit(resource: RlimitResource) -> Option<u64> {
-    let mut limit = mem::MaybeUninit::<libc::rlimit>::uninit();
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
     // SAFETY: `getrlimit` writes one `rlimit` to the pointer.
-    if unsafe { libc::getrlimit(resource, limit.as_mut_ptr()) } != 0 {
-        return None;
-    }
-    // SAFETY: the call succeeded, so it has initialised the value.
-    let limit = unsafe { limit.assume_init() };
+    check(unsafe { libc::getrlimit(resource, &raw mut limit) }).ok()?;
     #[allow(clippy::unnecessary_cast, reason = "rlim_t is not u64 everywhere")]
     (limit.rlim_cur != libc::RLIM_INFINITY).then_some(limit.rlim_cur as u64)
 }
