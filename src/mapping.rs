@@ -166,7 +166,7 @@ impl Mapping {
         let is_zero = |at: usize| unsafe { start.wrapping_add(at).read_volatile() } == 0;
         let first_end = page - 1 - (start as usize & (page - 1));
         let last_end = len - 1 + (page - 1 - ((start as usize + len - 1) & (page - 1)));
-        (first_end..len - 1).step_by(page).any(is_zero) || (len - 1..=last_end).all(is_zero)
+        (first_end..).step_by(page).take_while(|&at| at < len - 1).any(is_zero) || (len - 1..=last_end).all(is_zero)
     }
 }
 

@@ -243,7 +243,8 @@ unsafe fn populate_by_large_pages(address: *mut u8, len: usize) -> bool {
     }
     // SAFETY: by the contract of this function; the call only reads.
     let is_done = unsafe { libc::madvise(address.cast(), len, libc::MADV_POPULATE_READ) } == 0;
-    // At once: a random access after the pages were evicted would otherwise read 4 MiB for one byte.
+    // At once, although the OS then maps no large pages: a random access after the pages were evicted would otherwise
+    // read 4 MiB for one byte.
     // SAFETY: by the contract of this function; advice changes no byte.
     let _ = unsafe { libc::madvise(address.cast(), len, libc::MADV_NOHUGEPAGE) };
     is_done
