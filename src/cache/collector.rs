@@ -123,7 +123,7 @@ fn is_gone(file: &CachedFile) -> bool {
         return !file.is_reachable();
     }
     let descriptor = file.descriptor.peek();
-    descriptor.as_ref().is_some_and(|open| os::stat(open.file()).is_ok_and(|stat| stat.links == 0))
+    descriptor.as_ref().is_some_and(|open| os::stat(&open.file).is_ok_and(|stat| stat.links == 0))
 }
 
 #[cfg(test)]

@@ -71,14 +71,14 @@ impl Cache {
     #[inline]
     pub(crate) fn read(&self, file: &Arc<CachedFile>, offset: u64, buf: &mut [u8]) -> Result<()> {
         match &*file.descriptor.borrow() {
-            Some(open) => read_exact_at(open.file(), buf, offset, file.len()),
+            Some(open) => read_exact_at(&open.file, buf, offset, file.len()),
             None => self.reopen_and_read(file, offset, buf),
         }
     }
 
     #[cold]
     fn reopen_and_read(&self, file: &Arc<CachedFile>, offset: u64, buf: &mut [u8]) -> Result<()> {
-        read_exact_at(self.descriptor(file, None)?.file(), buf, offset, file.len())
+        read_exact_at(&self.descriptor(file, None)?.file, buf, offset, file.len())
     }
 }
 

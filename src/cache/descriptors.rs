@@ -24,7 +24,7 @@ use crate::sync::{AtomicU32, Mutex, MutexGuard, Ordering};
 
 /// An open descriptor. Fields drop in this order: the descriptor closes before its reservation returns to the budget.
 pub(crate) struct OpenFile {
-    file: File,
+    pub(super) file: File,
     reservation: Reservation,
     owner: Weak<CachedFile>,
     /// 1 after a reader took the descriptor, until `Descriptors::close_one` examines it.
@@ -32,11 +32,6 @@ pub(crate) struct OpenFile {
 }
 
 impl OpenFile {
-    #[inline]
-    pub(super) fn file(&self) -> &File {
-        &self.file
-    }
-
     #[inline]
     fn mark_used(&self) {
         // Relaxed: a hint for the choice of a victim. The load spares the cache line a write by each reader.

@@ -132,7 +132,7 @@ impl Cache {
         let descriptor = self.descriptor(file, policy.overcommit())?;
         // An access to a mapping beyond the end of the file would fault. So `Revalidate::AtOpen` asks here as well.
         let len = match self.config.revalidate {
-            Revalidate::AtOpen => os::stat(descriptor.file()).map_err(cannot_stat)?.len,
+            Revalidate::AtOpen => os::stat(&descriptor.file).map_err(cannot_stat)?.len,
             Revalidate::Never => file.len(),
         };
         if len < span.end || span.is_empty() {
@@ -179,7 +179,7 @@ impl Cache {
         let mut backoff = Backoff::new();
         let mut is_first = true;
         loop {
-            let error = match Mapping::map(descriptor.file(), start, len) {
+            let error = match Mapping::map(&descriptor.file, start, len) {
                 Ok(mapping) => return Ok(mapping),
                 Err(error) => error,
             };

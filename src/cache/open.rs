@@ -88,7 +88,7 @@ impl Cache {
     /// Returns a file that is opened, after noticing its changes. On an error, counts the new handle out.
     fn notice_at_open(&self, file: Arc<CachedFile>, descriptor: Arc<OpenFile>) -> Result<Arc<CachedFile>> {
         if self.config.revalidate == Revalidate::AtOpen {
-            if let Err(error) = self.notice(&file, || os::stat(descriptor.file())) {
+            if let Err(error) = self.notice(&file, || os::stat(&descriptor.file)) {
                 drop(descriptor);
                 self.release_handle(&file);
                 return Err(error);
@@ -111,7 +111,7 @@ impl Cache {
     /// Returns the change of the file since the last look, and of the file that `path` leads to.
     pub(crate) fn refresh(&self, file: &Arc<CachedFile>, path: Option<&Path>) -> Result<Change> {
         let descriptor = self.descriptor(file, Some(self.config.overcommit))?;
-        let (change, stat) = self.notice(file, || os::stat(descriptor.file()))?;
+        let (change, stat) = self.notice(file, || os::stat(&descriptor.file))?;
         drop(descriptor);
         let leads_to = path.map(|path| os::stat_path(path).map(|stat| FileKey::from(&stat)));
         Ok(match (change, leads_to) {

@@ -16,7 +16,7 @@ impl Region {
     /// descriptor is closed.
     pub(crate) fn prefault(&self, start: u64) {
         if let Some(open) = &*self.file().descriptor.peek() {
-            self.mapping().read_ahead(open.file(), start);
+            self.mapping().read_ahead(&open.file, start);
         }
         self.mapping().advise(Advice::Sequential);
     }
@@ -29,37 +29,27 @@ mod tests {
     use crate::{Admission, Cursor, MapManager, MappedFile, Window};
     use std::fs;
     use std::io::Read as _;
-    use std::path::PathBuf;
 
     const WINDOW: usize = 1 << 20;
 
-    struct Cold {
-        file: MappedFile,
-        path: PathBuf,
-        _directory: tempfile::TempDir,
-    }
-
-    impl Cold {
-        /// Makes a file of three windows and one byte, none of it in memory. Returns `None` if the OS keeps its pages.
-        fn new() -> Option<Self> {
-            let directory = tempfile::tempdir().unwrap();
-            let path = directory.path().join("file");
-            fs::write(&path, vec![7; 3 * WINDOW + 1]).unwrap();
-            // A small read maps its window as well.
-            let builder =
-                MapManager::builder().window(Window::Sliding { bytes: WINDOW as u64 }).admission(Admission::Always);
-            #[allow(unsafe_code, reason = "the promise is kept: no process changes the file")]
-            // SAFETY: no process changes the file.
-            let maps = unsafe { builder.build() }.unwrap();
-            let file = page_cache::drop_pages(&os::open(&path).unwrap()).then(|| maps.open(&path).unwrap())?;
-            Some(Self { file, path, _directory: directory })
-        }
-
-        /// Returns `true` if all of the window is in memory.
-        fn has_in_memory(&self, window: usize) -> bool {
-            let pages = page_cache::pages(&os::open(&self.path).unwrap());
+    /// Returns a file of three windows and one byte, none of it in memory, and a function that returns `true` if all of a
+    /// window is in memory. Returns `None` if the OS keeps the file's pages.
+    fn cold() -> Option<(MappedFile, impl Fn(usize) -> bool)> {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("file");
+        fs::write(&path, vec![7; 3 * WINDOW + 1]).unwrap();
+        // A small read maps its window as well.
+        let builder =
+            MapManager::builder().window(Window::Sliding { bytes: WINDOW as u64 }).admission(Admission::Always);
+        #[allow(unsafe_code, reason = "the promise is kept: no process changes the file")]
+        // SAFETY: no process changes the file.
+        let maps = unsafe { builder.build() }.unwrap();
+        let file = page_cache::drop_pages(&os::open(&path).unwrap()).then(|| maps.open(&path).unwrap())?;
+        let is_in_memory = move |window| {
+            let pages = page_cache::pages(&os::open(&directory.path().join("file")).unwrap());
             !pages.chunks(WINDOW / os::page_size()).nth(window).unwrap().contains(&false)
-        }
+        };
+        Some((file, is_in_memory))
     }
 
     #[test]
@@ -74,34 +64,34 @@ mod tests {
             },
         ];
         for touch in touch {
-            let Some(cold) = Cold::new() else { return };
-            let mut cursor = cold.file.cursor();
+            let Some((file, is_in_memory)) = cold() else { return };
+            let mut cursor = file.cursor();
             touch(&mut cursor, 0);
             touch(&mut cursor, at);
-            assert!(cold.has_in_memory(1));
+            assert!(is_in_memory(1));
         }
     }
 
     #[test]
     fn windows_prefault_each_window() {
-        let Some(cold) = Cold::new() else { return };
-        let mut windows = cold.file.windows();
+        let Some((file, is_in_memory)) = cold() else { return };
+        let mut windows = file.windows();
         let last = windows.next_back().unwrap().unwrap();
-        assert_eq!((last.len(), cold.has_in_memory(3)), (1, true));
+        assert_eq!((last.len(), is_in_memory(3)), (1, true));
         for window in 0..3 {
             assert_eq!(windows.next().unwrap().unwrap().len(), WINDOW);
-            assert!(cold.has_in_memory(window), "{window}");
+            assert!(is_in_memory(window), "{window}");
         }
     }
 
     /// The window was mapped before its pages left the page cache.
     #[test]
     fn windows_prefault_a_mapped_window() {
-        let Some(cold) = Cold::new() else { return };
-        let mut cursor = cold.file.cursor();
+        let Some((file, is_in_memory)) = cold() else { return };
+        let mut cursor = file.cursor();
         cursor.window_at(WINDOW as u64).unwrap();
-        assert!(!cold.has_in_memory(1));
-        cold.file.windows().nth(1).unwrap().unwrap();
-        assert!(cold.has_in_memory(1));
+        assert!(!is_in_memory(1));
+        file.windows().nth(1).unwrap().unwrap();
+        assert!(is_in_memory(1));
     }
 }

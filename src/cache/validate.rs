@@ -53,7 +53,7 @@ impl Region {
         let is_suspect = suspect.is_some();
         let compared = file.cache.upgrade().ok_or_else(possibly_truncated).and_then(|cache| {
             Ok(match file.descriptor.get() {
-                Some(open) => cache.compare(open.file(), offset, bytes, suspect),
+                Some(open) => cache.compare(&open.file, offset, bytes, suspect),
                 // Not installed in the file: it may have no handle that would close it.
                 None => cache.compare(&cache.reopen(file)?, offset, bytes, suspect),
             })
@@ -93,7 +93,7 @@ impl Cache {
         bytes: &[u8],
         suspect: Option<Suspect>,
     ) -> Result<()> {
-        self.compare(self.descriptor(file, None)?.file(), offset, bytes, suspect)
+        self.compare(&self.descriptor(file, None)?.file, offset, bytes, suspect)
     }
 
     /// Returns an error if `file` ends before the end of `bytes`, or differs from them where faults were found.
@@ -126,10 +126,10 @@ impl Cache {
             let is_populated =
                 mapped.is_ok_and(|client| client.mapping().populate(at..min_len as usize).unwrap_or(false));
             if !is_populated {
-                read_in_parts(descriptor.file(), piece, |_| Ok(()))?;
+                read_in_parts(&descriptor.file, piece, |_| Ok(()))?;
             }
         }
-        reaches(descriptor.file(), range.end)
+        reaches(&descriptor.file, range.end)
     }
 }
 
