@@ -50,7 +50,7 @@ impl Cache {
                 Ok(client) => {
                     let region = RegionRef::new(client);
                     if region.len() as u64 >= min_len && !is_faulted(&region) {
-                        break region;
+                        break Some(region);
                     }
                     drop(region);
                     self.drain_if_faulted(slot);
@@ -61,19 +61,20 @@ impl Cache {
                 Err(state) => state,
             };
             match slot.begin_load() {
-                Ok(loading) => match self.load(file, loading, window, policy, &mut waited)? {
-                    Some(region) => break region,
-                    None => return Ok(self.read_instead()),
-                },
+                Ok(loading) => break self.load(file, loading, window, policy, &mut waited)?,
                 // This thread's cursor may have left the draining region by a switch, without trying the deferred list.
                 Err(now) if now.is_draining() && self.regions.retry_deferred() > 0 => {}
-                Err(_) if !policy.is_required() => return Ok(self.read_instead()),
+                Err(_) if !policy.is_required() => break None,
                 // `state` is older than the refused `begin_load`: a load that began since is waited for in the next
                 // turn.
                 Err(_) if state.phase() == Phase::Loading && !state.is_draining() => waited.pause(),
                 Err(_) if for_drain.pause_within(DRAIN_MAX) => {}
-                Err(_) => break self.map_detached(file, self.config.geometry.span(window, file.len()))?,
+                Err(_) => break Some(self.map_detached(file, self.config.geometry.span(window, file.len()))?),
             }
+        };
+        let Some(mapped) = mapped else {
+            self.stats.count(Event::Copy);
+            return Ok(None);
         };
         // Another thread may have noticed, since the caller checked the range, that the file is shorter.
         let start = self.config.geometry.start(window);
@@ -81,11 +82,6 @@ impl Cache {
             return Err(truncated(start + mapped.len() as u64, start + min_len));
         }
         Ok(Some(mapped))
-    }
-
-    fn read_instead(&self) -> Option<RegionRef> {
-        self.stats.count(Event::Copy);
-        None
     }
 
     /// Maps a window into its slot. On an error, dropping `loading` leaves the slot vacant.

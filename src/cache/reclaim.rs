@@ -102,7 +102,7 @@ impl RegionPool {
         }
         let was_detached = token.is_detached();
         let vacated = token.vacate(|region| {
-            if let Some(entry) = region.take_ring_entry() {
+            if let Some(entry) = region.ring_entry.take() {
                 self.ring.remove(entry);
             }
             region.unmap()
@@ -210,7 +210,7 @@ impl CachedFile {
 /// Unmaps a region whose cache is dropped: there is no budget, ring or deferred list any more.
 pub(super) fn reclaim_orphan(token: UnmapToken<Region>) {
     let vacated = token.vacate(|region| {
-        let _ = region.take_ring_entry();
+        region.ring_entry = None;
         region.unmap()
     });
     if let Err((token, _refusal)) = vacated {

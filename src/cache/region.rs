@@ -23,7 +23,7 @@ pub(crate) struct Region {
     mapping: Mapping,
     reservation: Reservation,
     /// The region's place in the clock ring, where evicting threads find it. `None` for a detached region.
-    ring_entry: Option<RingEntry>,
+    pub(super) ring_entry: Option<RingEntry>,
     file: Arc<CachedFile>,
 }
 
@@ -66,10 +66,6 @@ impl Region {
     /// `true` for a detached region, which is never in the ring.
     pub(super) fn unmap_was_tried(&self) -> bool {
         self.ring_entry.is_none()
-    }
-
-    pub(super) fn take_ring_entry(&mut self) -> Option<RingEntry> {
-        self.ring_entry.take()
     }
 
     /// Unmaps the region. If the OS refuses, the region stays mapped, and the owner may try again.
