@@ -153,10 +153,8 @@ impl Cache {
 
     /// Returns the file that `path` leads to, or all files with a name below that directory.
     fn files_at(&self, path: &Path) -> Vec<Arc<CachedFile>> {
-        if let Ok(stat) = os::stat_path(path) {
-            if stat.kind == Kind::File {
-                return self.registry.get(&FileKey::from(&stat)).into_iter().collect();
-            }
+        if let Some(stat) = os::stat_path(path).ok().filter(|stat| stat.kind == Kind::File) {
+            return self.registry.get(&FileKey::from(&stat)).into_iter().collect();
         }
         // The path is a directory, or cannot be examined. Then only the known names tell which files are meant.
         let path = real_path(path);

@@ -58,11 +58,7 @@ impl Region {
                 None => cache.compare(&cache.reopen(file)?, offset, bytes, suspect),
             })
         });
-        let result = match compared {
-            Ok(result) => result,
-            Err(error) if is_suspect => Err(error),
-            Err(_) => Ok(()),
-        };
+        let result = compared.unwrap_or_else(|error| if is_suspect { Err(error) } else { Ok(()) });
         let range = offset..offset + bytes.len() as u64;
         result.map_err(|error| error.at(file.names().first().map(|name| name.as_path())).within(range))
     }
