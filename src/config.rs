@@ -186,8 +186,8 @@ pub struct Limits {
     pub max_regions: usize,
     /// The most descriptors open at one time.
     ///
-    /// A descriptor that could not be reopened by a path stays open while a handle of its file exists. A read that may
-    /// copy reopens its file beyond this limit rather than fail, whatever [`Overcommit`] is set to.
+    /// A descriptor that this process could not reopen by a path stays open while a handle of its file exists. A read
+    /// that may copy reopens its file beyond this limit rather than fail, whatever [`Overcommit`] is set to.
     pub max_open_files: usize,
 }
 
@@ -278,6 +278,44 @@ impl LiveLimits {
     fn lock(&self) -> MutexGuard<'_, Limits> {
         // Limits are replaced in one assignment, so those behind a poisoned lock are consistent.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Options of one file, for [`MapManager::open_with`](crate::MapManager::open_with).
+///
+/// # Examples
+///
+/// ```
+/// # use smmap::{MapManager, OpenOptions};
+/// // SAFETY: no process changes or truncates the files of this example.
+/// let maps = unsafe { MapManager::builder().max_open_files(1).build()? };
+/// let database = maps.open_with("Cargo.toml", &OpenOptions::new().keep_descriptor(true))?;
+/// let other = maps.open("src/lib.rs")?;
+/// assert_eq!(maps.stats().open_files, 2);
+/// # Ok::<(), smmap::Error>(())
+/// ```
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct OpenOptions {
+    pub(crate) keep_descriptor: bool,
+}
+
+impl OpenOptions {
+    /// Returns the options that [`MapManager::open`](crate::MapManager::open) uses.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Keeps the descriptor open while any handle of the file lives, even beyond
+    /// [`max_open_files`](Limits::max_open_files). By default the cache may close and reopen it.
+    ///
+    /// For files on which this process has POSIX record locks (`fcntl`), as databases do. When a process closes any
+    /// descriptor of a file, the OS releases all its record locks on the file, without a notice. So the locks are
+    /// released at the latest when the last handle is dropped. Open file description locks (`F_OFD_SETLK`) and `flock`
+    /// do not have this property.
+    #[must_use]
+    pub fn keep_descriptor(mut self, keep: bool) -> Self {
+        self.keep_descriptor = keep;
+        self
     }
 }
 

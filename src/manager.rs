@@ -6,7 +6,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use crate::cache::{Cache, Closed, Collected, Collector};
-use crate::config::{Admission, Config, Limits, Overcommit, Revalidate, Window};
+use crate::config::{Admission, Config, Limits, OpenOptions, Overcommit, Revalidate, Window};
 use crate::error::{Error, Result};
 use crate::file::{MappedFile, Shared};
 use crate::stats::Stats;
@@ -80,8 +80,9 @@ impl MapManager {
     /// Opens a file by its path. Maps nothing. An empty file is not an error.
     ///
     /// All opens of one file share one cache entry, whether by another name, a link or a descriptor. Opening a known
-    /// file updates its length, as [`refresh`](MappedFile::refresh) does; with [`Revalidate::Never`], it does not.
-    /// O(1): one `open`, two `stat`s, and a lookup under a short lock on part of the table of files.
+    /// file updates its length, as [`refresh`](MappedFile::refresh) does; with [`Revalidate::Never`], it does not. A
+    /// known file whose descriptor is open gets no second one. O(1): `open`, a few system calls that examine the file,
+    /// and a lookup under a short lock on part of the table of files.
     ///
     /// # Errors
     ///
@@ -102,8 +103,23 @@ impl MapManager {
     /// # Ok::<(), smmap::Error>(())
     /// ```
     pub fn open(&self, path: impl AsRef<Path>) -> Result<MappedFile> {
+        self.open_with(path, &OpenOptions::default())
+    }
+
+    /// [Opens](Self::open) a file by its path, with options of its own.
+    ///
+    /// The options apply to the file, not only to this handle, until its last handle is dropped.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`open`](Self::open).
+    ///
+    /// # Examples
+    ///
+    /// See [`OpenOptions`].
+    pub fn open_with(&self, path: impl AsRef<Path>, options: &OpenOptions) -> Result<MappedFile> {
         let path = path.as_ref();
-        let file = self.shared.cache.open(path).map_err(|error| error.at(Some(path)))?;
+        let file = self.shared.cache.open_with(path, options).map_err(|error| error.at(Some(path)))?;
         Ok(MappedFile::new(&self.shared, file, Some(path.to_path_buf())))
     }
 

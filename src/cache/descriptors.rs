@@ -18,7 +18,7 @@ use super::CachedFile;
 use super::backoff::Backoff;
 use super::room::{Room, find_room};
 use crate::config::Overcommit;
-use crate::os::Process;
+use crate::os::{self, Process, Stat};
 use crate::protocol::budget::{Budget, Reservation, Usage};
 use crate::sync::{AtomicU32, Mutex, MutexGuard, Ordering};
 
@@ -29,9 +29,29 @@ pub(crate) struct OpenFile {
     owner: Weak<CachedFile>,
     /// 1 after a reader took the descriptor, until `Descriptors::close_one` examines it.
     was_used: AtomicU32,
+    /// The metadata before the opening, if the file is on overlayfs.
+    before_copy_up: Option<Stat>,
 }
 
 impl OpenFile {
+    #[inline]
+    /// Takes over a descriptor.
+    fn new(file: File, reservation: Reservation, owner: &Arc<CachedFile>) -> Self {
+        let (file, before_copy_up) = if os::is_on_overlay(&file) { reopened(file) } else { (file, None) };
+        Self { file, reservation, owner: Arc::downgrade(owner), was_used: AtomicU32::new(0), before_copy_up }
+    }
+
+    /// Returns `true` if the descriptor may map other bytes than it reads. `now` are the metadata that it reports.
+    ///
+    /// Overlayfs copies a file of a lower layer up when a program opens it for writing. A descriptor that was opened
+    /// before then reports and reads the upper file, but still maps the lower one.
+    pub(super) fn maps_another_file(&self, now: &Stat) -> bool {
+        self.before_copy_up.as_ref().is_some_and(|before| match before.born {
+            Some(_) => before.born != now.born,
+            None => (before.len, before.modified) != (now.len, now.modified),
+        })
+    }
+
     #[inline]
     fn mark_used(&self) {
         // Relaxed: a hint for the choice of a victim. The load spares the cache line a write by each reader.
@@ -47,6 +67,8 @@ pub(super) struct DescriptorCell {
     open: ArcSwapOption<OpenFile>,
     /// Held by the one thread that reopens the file. Other threads try again instead of waiting for it.
     reopening: Mutex<()>,
+    /// 1 if the descriptor stays open while the file has a handle.
+    keeps: AtomicU32,
 }
 
 impl DescriptorCell {
@@ -68,6 +90,16 @@ impl DescriptorCell {
     /// Returns the descriptor, if it is open, for longer than a moment.
     pub(super) fn get(&self) -> Option<Arc<OpenFile>> {
         Guard::into_inner(self.borrow())
+    }
+
+    /// Keeps the descriptor open until the file's last handle is dropped.
+    pub(super) fn keep(&self) {
+        // Relaxed: the descriptor is not closed for a moment, because the caller has it.
+        self.keeps.store(1, Ordering::Relaxed);
+    }
+
+    fn is_kept(&self) -> bool {
+        self.keeps.load(Ordering::Relaxed) != 0
     }
 
     /// Returns a guard for the one thread that may reopen the file, or `None` while another thread does.
@@ -131,12 +163,7 @@ impl Descriptors {
         for_handle: bool,
     ) -> Arc<OpenFile> {
         // Both are made before, and dropped after the lock: a descriptor that is not needed closes without it.
-        let new = Arc::new(OpenFile {
-            file: descriptor,
-            reservation,
-            owner: Arc::downgrade(owner),
-            was_used: AtomicU32::new(0),
-        });
+        let new = Arc::new(OpenFile::new(descriptor, reservation, owner));
         let mut queue = self.lock_always();
         if for_handle {
             owner.handles.enter();
@@ -147,6 +174,25 @@ impl Descriptors {
         owner.descriptor.open.store(Some(Arc::clone(&new)));
         queue.push_back(Arc::downgrade(&new));
         purge(&mut queue, self.budget.used().items);
+        new
+    }
+
+    /// Makes `descriptor` the file's own in place of `old`, and returns it. If another thread has replaced or closed `old`
+    /// before, the descriptor is the caller's alone.
+    pub(super) fn replace(
+        &self,
+        owner: &Arc<CachedFile>,
+        old: &Arc<OpenFile>,
+        reservation: Reservation,
+        descriptor: File,
+    ) -> Arc<OpenFile> {
+        let new = Arc::new(OpenFile::new(descriptor, reservation, owner));
+        let mut queue = self.lock_always();
+        if owner.descriptor.open.load().as_ref().is_some_and(|open| Arc::ptr_eq(open, old)) {
+            owner.descriptor.open.store(Some(Arc::clone(&new)));
+            queue.push_back(Arc::downgrade(&new));
+            purge(&mut queue, self.budget.used().items);
+        }
         new
     }
 
@@ -164,6 +210,9 @@ impl Descriptors {
         let _transit = self.budget.enter_transit();
         let queue = self.lock();
         let closed = if may_close() { file.descriptor.open.swap(None) } else { None };
+        if closed.is_some() {
+            file.descriptor.keeps.store(0, Ordering::Relaxed);
+        }
         // The system call comes after the lock.
         drop(queue);
         drop(closed);
@@ -218,7 +267,7 @@ impl Descriptors {
     fn detach(&self, owner: &CachedFile, candidate: &Arc<OpenFile>) -> bool {
         let had_handles = owner.handles.count() > 0;
         // Asks the OS, so it comes before the lock.
-        if had_handles && !owner.is_reachable() {
+        if had_handles && (owner.descriptor.is_kept() || !owner.can_reopen()) {
             return false;
         }
         let Some(_queue) = self.lock() else { return false };
@@ -241,6 +290,16 @@ impl Descriptors {
     /// Returns the queue. For calls that a child of `fork` must not make.
     fn lock_always(&self) -> MutexGuard<'_, VecDeque<Weak<OpenFile>>> {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Opens a file on overlayfs again, after looking at its metadata. If the file is copied up before or after that, its
+/// metadata change. Returns the new descriptor, or the old one if the OS refuses.
+fn reopened(file: File) -> (File, Option<Stat>) {
+    let before = os::stat(&file).ok();
+    match os::reopen(&file) {
+        Ok(again) => (again, before),
+        Err(_) => (file, before),
     }
 }
 

@@ -2,6 +2,7 @@
 //! `src/file.rs` has its handle, the public `MappedFile`.
 
 use std::cmp::Ordering;
+use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, Weak};
@@ -23,19 +24,67 @@ const NAMES_MAX: usize = 4;
 
 /// The identity of an *opened* file, never of a path: the same through each name, link and descriptor.
 ///
-/// The OS reuses an inode number as soon as no process holds the file. So the key has the time of birth too, where the
-/// file system knows it.
+/// Device and inode number are not enough, because the OS reuses an inode number as soon as no process holds the file.
+/// The time of birth and the generation tell such files apart, where the file system records them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct FileKey {
     device: u64,
     inode: u64,
     born: Option<SystemTime>,
+    generation: Option<u64>,
 }
 
-impl From<&Stat> for FileKey {
-    fn from(stat: &Stat) -> Self {
-        Self { device: stat.device, inode: stat.inode, born: stat.born }
+impl FileKey {
+    /// Returns the identity of an open file.
+    pub(super) fn of(file: &File, stat: &Stat) -> Self {
+        Self::new(stat, os::generation(file))
     }
+
+    /// Returns the identity of the file to which `path` leads.
+    pub(super) fn at(path: &Path, stat: &Stat) -> Self {
+        Self::new(stat, os::generation_at(path))
+    }
+
+    fn new(stat: &Stat, generation: Option<u64>) -> Self {
+        Self { device: stat.device, inode: stat.inode, born: stat.born, generation }
+    }
+
+    /// Returns `true` if no other file ever has this key. Otherwise two files may have one key, at different times or,
+    /// on some file systems (FUSE), at one time.
+    pub(super) fn is_unique(&self) -> bool {
+        self.born.is_some() || self.generation.is_some()
+    }
+}
+
+/// The last bytes of a file, for a comparison after it has grown.
+#[derive(Debug)]
+struct Tail {
+    offset: u64,
+    bytes: [u8; TAIL],
+}
+
+/// The bytes of a [`Tail`].
+const TAIL: usize = 64;
+
+impl Tail {
+    /// Reads the tail of a file of `len` bytes. Returns `None` if it is not in the page cache, or the file is shorter.
+    fn of(file: &File, len: u64) -> Option<Self> {
+        let mut tail = Self { offset: len.checked_sub(TAIL as u64)?, bytes: [0; TAIL] };
+        os::peek_at(file, &mut tail.bytes, tail.offset).then_some(tail)
+    }
+
+    /// Returns `true` if the file has other bytes at this place now, or cannot be read.
+    fn differs(&self, file: &File) -> bool {
+        let mut now = [0; TAIL];
+        !matches!(os::read_fully_at(file, &mut now, self.offset), Ok(TAIL)) || now != self.bytes
+    }
+}
+
+/// What the newest look at a file found.
+#[derive(Debug)]
+struct Noticed {
+    stat: Stat,
+    tail: Option<Tail>,
 }
 
 /// A file of a cache. Its handles keep it, and so does each of its regions (rule 5 of the protocol). The registry holds
@@ -43,8 +92,7 @@ impl From<&Stat> for FileKey {
 pub(crate) struct CachedFile {
     pub(super) key: FileKey,
     len: FencedU64,
-    /// The result of the newest `stat`.
-    noticed: Mutex<Stat>,
+    noticed: Mutex<Noticed>,
     names: Mutex<Vec<PathBuf>>,
     /// Handles of the file. With the last one the descriptor closes; mapped windows stay.
     pub(super) handles: UserCount,
@@ -75,7 +123,7 @@ impl CachedFile {
         Self {
             key,
             len: FencedU64::new(stat.len),
-            noticed: Mutex::new(stat.clone()),
+            noticed: Mutex::new(Noticed { stat: stat.clone(), tail: None }),
             names: Mutex::default(),
             handles: UserCount::default(),
             detached: UserCount::default(),
@@ -108,24 +156,27 @@ impl CachedFile {
         self.windows.for_each_from(first_window, |_, slot| each(slot.drain()));
     }
 
-    /// Records the result of `look`, and returns it with the change of the content since the last one: `Unchanged`,
-    /// `Grown`, `Truncated` or `Modified`.
+    /// Asks the OS for the metadata of `file`, a descriptor of this file, and records them. Returns them with the change
+    /// of the content since the last call: `Unchanged`, `Grown`, `Truncated` or `Modified`.
     ///
     /// If the length changed, publishes it and then calls `drain` with the smaller of both lengths: regions from there on
-    /// are out of date. The lock covers `look`, so that an older result never replaces a newer one.
-    pub(crate) fn record_stat(
-        &self,
-        look: impl FnOnce() -> io::Result<Stat>,
-        drain: impl FnOnce(u64),
-    ) -> io::Result<(Change, Stat)> {
+    /// are out of date. The lock covers the look, so that an older result never replaces a newer one.
+    pub(crate) fn record_stat(&self, file: &File, drain: impl FnOnce(u64)) -> io::Result<(Change, Stat)> {
         let mut noticed = unpoisoned(&self.noticed);
-        let stat = look()?;
-        let change = content_change(&noticed, &stat);
-        if noticed.len != stat.len {
-            self.len.store_then_fence(stat.len);
-            drain(noticed.len.min(stat.len));
+        let stat = os::stat(file)?;
+        let mut change = content_change(&noticed.stat, &stat);
+        // A file that was truncated and has grown beyond its old length since looks like one that was appended to.
+        if change == Change::Grown && noticed.tail.as_ref().is_some_and(|tail| tail.differs(file)) {
+            change = Change::Modified;
         }
-        noticed.clone_from(&stat);
+        if noticed.stat.len != stat.len {
+            self.len.store_then_fence(stat.len);
+            drain(noticed.stat.len.min(stat.len));
+        }
+        if change != Change::Unchanged || noticed.tail.is_none() {
+            noticed.tail = Tail::of(file, stat.len);
+        }
+        noticed.stat.clone_from(&stat);
         Ok((change, stat))
     }
 
@@ -143,11 +194,57 @@ impl CachedFile {
         unpoisoned(&self.names).clone()
     }
 
-    /// Returns `true` if one of the file's names leads to it now. One `stat` for each name.
+    /// Returns `true` if `path` leads to this file.
+    ///
+    /// # Errors
+    ///
+    /// Returns the error of the OS if it cannot examine the path or this file's descriptor.
+    pub(super) fn is_at(&self, path: &Path) -> io::Result<bool> {
+        self.is_same(|| os::stat_path(path), || os::generation_at(path))
+    }
+
+    /// Returns `true` if `other` is a descriptor of this file. See [`is_at`](Self::is_at) for errors.
+    pub(super) fn is_open_in(&self, other: &File) -> io::Result<bool> {
+        self.is_same(|| os::stat(other), || os::generation(other))
+    }
+
+    /// Compares the file at which `look` looks with this one. If two files may have one key, their lengths and times
+    /// have to be the same, too.
+    fn is_same(&self, look: impl Fn() -> io::Result<Stat>, generation: impl Fn() -> Option<u64>) -> io::Result<bool> {
+        for _ in 0..LOOKS {
+            let found = look()?;
+            let own = match &*self.descriptor.peek() {
+                Some(open) => os::stat(&open.file)?,
+                None => unpoisoned(&self.noticed).stat.clone(),
+            };
+            // The time of birth of a file on overlayfs changes when it is copied up.
+            let is_candidate = (self.key.device, self.key.inode, own.born) == (found.device, found.inode, found.born);
+            if !is_candidate || generation() != self.key.generation {
+                return Ok(false);
+            }
+            if self.key.is_unique()
+                || (own.len, own.modified, own.changed) == (found.len, found.modified, found.changed)
+            {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// Returns `true` if one of the file's names leads to it now.
     pub(super) fn is_reachable(&self) -> bool {
-        self.names().iter().any(|name| os::stat_path(name).is_ok_and(|stat| FileKey::from(&stat) == self.key))
+        self.names().iter().any(|name| self.is_at(name).unwrap_or(false))
+    }
+
+    /// Returns `true` if this process can open the file by one of its names now.
+    pub(super) fn can_reopen(&self) -> bool {
+        self.names().iter().any(|name| os::may_read(name) && self.is_at(name).unwrap_or(false))
     }
 }
+
+/// The number of comparisons of a file's metadata with those of another descriptor or path. The file may change between
+/// the two looks of one comparison.
+const LOOKS: usize = 3;
 
 impl Drop for CachedFile {
     fn drop(&mut self) {

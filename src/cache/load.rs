@@ -125,10 +125,16 @@ impl Cache {
     ) -> Result<RegionRef, NotMapped> {
         // An optional mapping needs the descriptor for its copy as well. It exceeds max_open_files instead of waiting
         // for room.
-        let descriptor = self.descriptor(file, policy.overcommit())?;
+        let mut descriptor = self.descriptor(file, policy.overcommit())?;
         // An access to a mapping beyond the end of the file would fault. So `Revalidate::AtOpen` asks here as well.
         let len = match self.config.revalidate {
-            Revalidate::AtOpen => os::stat(&descriptor.file).map_err(cannot_stat)?.len,
+            Revalidate::AtOpen => {
+                let stat = os::stat(&descriptor.file).map_err(cannot_stat)?;
+                if descriptor.maps_another_file(&stat) {
+                    descriptor = self.replace_descriptor(file, &descriptor)?;
+                }
+                stat.len
+            }
             Revalidate::Never => file.len(),
         };
         if len < span.end || span.is_empty() {

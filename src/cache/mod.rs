@@ -128,12 +128,15 @@ pub enum Change {
     /// The file is the same, with the same length and times. A new hard link, new permissions, or another way by which
     /// a symbolic link leads to the file, are not a change.
     Unchanged,
-    /// The file is longer. [`len`](crate::MappedFile::len) returns the new length. Bytes read before are still correct.
+    /// The file is longer. [`len`](crate::MappedFile::len) returns the new length. Bytes read before are still correct,
+    /// unless the file was truncated and has grown beyond its old length since the last look: the metadata do not tell.
+    /// On Linux 6.5 and later, such a change is `Modified` if the last bytes before the old end differ and were in the
+    /// page cache at that look.
     Grown,
     /// The file is shorter. [`len`](crate::MappedFile::len) returns the new length. Release cursors and buffers before
     /// their next use, and do not read leases beyond the new end.
     Truncated,
-    /// The length is the same, but the file was modified. Its time of modification differs or, on Unix, only its time
+    /// The file was modified, and its length is the same, or larger while bytes before the old end differ. Its time of modification differs or, on Unix, only its time
     /// of change, which no program can set back. The time of change also moves when the file is renamed or its extended
     /// attributes change.
     Modified,

@@ -10,7 +10,7 @@ use super::file::FileKey;
 use super::reclaim::token_of;
 use super::room::Room;
 use super::{Cache, CachedFile, Change, Closed};
-use crate::config::{Overcommit, Revalidate};
+use crate::config::{OpenOptions, Overcommit, Revalidate};
 use crate::error::{Error, ErrorKind, Result};
 use crate::os::{self, Kind, Stat};
 use crate::protocol::budget::Reservation;
@@ -18,16 +18,24 @@ use crate::protocol::slot::Drain;
 use crate::stats::Event;
 
 impl Cache {
+    /// [Opens](Self::open) a path with options of its own.
+    pub(crate) fn open_with(self: &Arc<Self>, path: &Path, options: &OpenOptions) -> Result<Arc<CachedFile>> {
+        let file = self.open(path)?;
+        if options.keep_descriptor {
+            file.descriptor.keep();
+            // Another file may have taken the descriptor's place since.
+            drop(self.descriptor(&file, None).inspect_err(|_| self.release_handle(&file))?);
+        }
+        Ok(file)
+    }
+
     /// Opens a path. The path may lead to a file that is known by another name.
     pub(crate) fn open(self: &Arc<Self>, path: &Path) -> Result<Arc<CachedFile>> {
-        // A known file that is open needs no other descriptor, so it is tried before the overcommit.
-        let reservation = match self.reserve_descriptor(Some(Overcommit::Fail)) {
-            Ok(reservation) => reservation,
-            Err(_) => match self.open_known(path) {
-                Some(file) => return Ok(file),
-                None => self.reserve_descriptor(Some(self.config.overcommit))?,
-            },
-        };
+        // Closing a second descriptor would release the record locks (POSIX) that this process has on the file.
+        if let Some(file) = self.open_known(path) {
+            return Ok(file);
+        }
+        let reservation = self.reserve_descriptor(Some(self.config.overcommit))?;
         // A socket cannot be opened at all. Its kind says more than the error number of the OS.
         let by_kind = |error| os::stat_path(path).ok().and_then(|stat| not_a_file(&stat)).unwrap_or(error);
         let descriptor = self.open_descriptor(path).map_err(by_kind)?;
@@ -37,20 +45,20 @@ impl Cache {
     /// Opens a known file by its open descriptor, without another one.
     fn open_known(&self, path: &Path) -> Option<Arc<CachedFile>> {
         let stat = os::stat_path(path).ok()?;
-        let file = self.registry.get(&FileKey::from(&stat))?;
+        let key = FileKey::at(path, &stat);
+        let file = self.registry.get(&key)?;
         let descriptor = self.descriptors.enter_if_open(&file)?;
+        if !key.is_unique() && !file.is_at(path).unwrap_or(false) {
+            self.release_handle(&file);
+            return None;
+        }
         file.add_name(path);
         self.notice_at_open(file, descriptor).ok()
     }
 
     /// Takes over a descriptor. A descriptor without a path stays open while the file has a handle.
     pub(crate) fn open_file(self: &Arc<Self>, descriptor: fs::File) -> Result<Arc<CachedFile>> {
-        let is_readable =
-            os::is_readable(&descriptor).map_err(|error| Error::io("cannot examine the descriptor", error))?;
-        if !is_readable {
-            let message = "the descriptor was not opened for reading: open the file with read access";
-            return Err(Error::io(message, io::ErrorKind::PermissionDenied.into()));
-        }
+        let descriptor = for_reading(descriptor)?;
         let reservation = self.reserve_descriptor(Some(self.config.overcommit))?;
         self.adopt(reservation, descriptor, None)
     }
@@ -64,8 +72,10 @@ impl Cache {
     ) -> Result<Arc<CachedFile>> {
         let stat = os::stat(&descriptor).map_err(cannot_stat)?;
         check_kind(&descriptor, &stat)?;
-        let key = FileKey::from(&stat);
-        let file = self.registry.get_or_insert(key, || CachedFile::new(key, &stat, self));
+        let key = FileKey::of(&descriptor, &stat);
+        // If the comparison fails, two entries for one file are the lesser evil.
+        let is_same = |known: &CachedFile| key.is_unique() || known.is_open_in(&descriptor).unwrap_or(false);
+        let file = self.registry.get_or_insert(key, is_same, || CachedFile::new(key, &stat, self));
         if let Some(name) = name {
             file.add_name(name);
         }
@@ -88,7 +98,7 @@ impl Cache {
     /// Returns a file that is opened, after noticing its changes. On an error, counts the new handle out.
     fn notice_at_open(&self, file: Arc<CachedFile>, descriptor: Arc<OpenFile>) -> Result<Arc<CachedFile>> {
         if self.config.revalidate == Revalidate::AtOpen {
-            if let Err(error) = self.notice(&file, || os::stat(&descriptor.file)) {
+            if let Err(error) = self.notice(&file, &descriptor) {
                 drop(descriptor);
                 self.release_handle(&file);
                 return Err(error);
@@ -97,26 +107,54 @@ impl Cache {
         Ok(file)
     }
 
-    /// Records the result of `look`, and drains the windows that a new length puts out of date.
-    fn notice(&self, file: &CachedFile, look: impl FnOnce() -> io::Result<Stat>) -> Result<(Change, Stat)> {
+    /// Notices the change of a file since the last look, and drains the windows that are out of date.
+    fn notice(&self, file: &Arc<CachedFile>, descriptor: &Arc<OpenFile>) -> Result<(Change, Stat)> {
+        let noticed = self.record_stat(file, &descriptor.file).map_err(cannot_stat)?;
+        if descriptor.maps_another_file(&noticed.1) {
+            self.replace_descriptor(file, descriptor)?;
+        }
+        Ok(noticed)
+    }
+
+    fn record_stat(&self, file: &CachedFile, descriptor: &fs::File) -> io::Result<(Change, Stat)> {
         let _transit = self.regions.budget.enter_transit();
         let mut tokens = Vec::new();
-        let noticed = file.record_stat(look, |from| {
+        let noticed = file.record_stat(descriptor, |from| {
             file.drain_from(self.config.geometry.index(from), |drained| tokens.extend(token_of(drained)));
         });
         self.regions.reclaim_all(tokens);
-        noticed.map_err(cannot_stat)
+        noticed
+    }
+
+    /// Replaces a descriptor that [maps another file](OpenFile::maps_another_file) than it reads, and drains all windows
+    /// of the file. Returns the new descriptor.
+    #[cold]
+    pub(super) fn replace_descriptor(&self, file: &Arc<CachedFile>, old: &Arc<OpenFile>) -> Result<Arc<OpenFile>> {
+        let again = os::reopen(&old.file).map_err(|error| {
+            Error::io(
+                "the file was copied up by overlayfs, and its descriptor cannot be opened again: open the path again",
+                error,
+            )
+        })?;
+        // Like a copying read, which may exceed max_open_files as well.
+        let reservation = self.reserve_descriptor(None)?;
+        let new = self.descriptors.replace(file, old, reservation, again);
+        let _transit = self.regions.budget.enter_transit();
+        let mut tokens = Vec::new();
+        file.drain_from(0, |drained| tokens.extend(token_of(drained)));
+        self.regions.reclaim_all(tokens);
+        Ok(new)
     }
 
     /// Returns the change of the file since the last look, and of the file that `path` leads to.
     pub(crate) fn refresh(&self, file: &Arc<CachedFile>, path: Option<&Path>) -> Result<Change> {
         let descriptor = self.descriptor(file, Some(self.config.overcommit))?;
-        let (change, stat) = self.notice(file, || os::stat(&descriptor.file))?;
+        let (change, stat) = self.notice(file, &descriptor)?;
         drop(descriptor);
-        let leads_to = path.map(|path| os::stat_path(path).map(|stat| FileKey::from(&stat)));
-        Ok(match (change, leads_to) {
+        let leads_here = path.map(|path| file.is_at(path));
+        Ok(match (change, leads_here) {
             (Change::Truncated, _) => Change::Truncated,
-            (_, Some(Ok(key))) if key != file.key => Change::Replaced,
+            (_, Some(Ok(false))) => Change::Replaced,
             (_, Some(Err(error))) if leads_nowhere(&error) => Change::Deleted,
             (_, None) if stat.links == 0 => Change::Deleted,
             (change, _) => change,
@@ -154,7 +192,7 @@ impl Cache {
     /// Returns the file that `path` leads to, or all files with a name below that directory.
     fn files_at(&self, path: &Path) -> Vec<Arc<CachedFile>> {
         if let Some(stat) = os::stat_path(path).ok().filter(|stat| stat.kind == Kind::File) {
-            return self.registry.get(&FileKey::from(&stat)).into_iter().collect();
+            return self.registry.get(&FileKey::at(path, &stat)).into_iter().collect();
         }
         // The path is a directory, or cannot be examined. Then only the known names tell which files are meant.
         let path = real_path(path);
@@ -194,8 +232,7 @@ impl Cache {
         for name in file.names() {
             failed = match self.open_descriptor(&name) {
                 Ok(descriptor) => {
-                    let stat = os::stat(&descriptor).map_err(cannot_stat)?;
-                    if stat.kind == Kind::File && FileKey::from(&stat) == file.key {
+                    if file.is_open_in(&descriptor).map_err(cannot_stat)? {
                         return Ok(descriptor);
                     }
                     let message = "the path now leads to another file, and the descriptor of the old one was closed to \
@@ -245,6 +282,21 @@ impl Cache {
         }
         Ok(reservation)
     }
+}
+
+/// Returns the descriptor, or another one of its file if it cannot serve reads of any length at any offset.
+fn for_reading(descriptor: fs::File) -> Result<fs::File> {
+    let cannot_examine = |error| Error::io("cannot examine the descriptor", error);
+    if os::needs_reopening(&descriptor).map_err(cannot_examine)? {
+        let message = "the descriptor was opened with O_PATH or O_DIRECT, and its file cannot be opened again for reading: \
+                       pass a descriptor without these flags";
+        return os::reopen(&descriptor).map_err(|error| Error::io(message, error));
+    }
+    if !os::is_readable(&descriptor).map_err(cannot_examine)? {
+        let message = "the descriptor was not opened for reading: open the file with read access";
+        return Err(Error::io(message, io::ErrorKind::PermissionDenied.into()));
+    }
+    Ok(descriptor)
 }
 
 /// Returns `true` if nothing is at a path. Other errors say that the OS could not look.

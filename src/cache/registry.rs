@@ -23,23 +23,35 @@ impl Registry {
         self.files.get(key)?.upgrade()
     }
 
-    /// Returns the file with this key. If there is none, registers the one that `make` returns.
-    pub(super) fn get_or_insert(&self, key: FileKey, make: impl FnOnce() -> CachedFile) -> Arc<CachedFile> {
-        if let Some(known) = self.get(&key) {
-            return known;
-        }
-        // Made and dropped outside of the lock. If another thread registers the file first, dropping this one finds
-        // that it is not the registered one.
-        let fresh = Arc::new(make());
-        let known = {
-            let mut entry = self.files.entry(key).or_default();
-            let known = entry.upgrade();
-            if known.is_none() {
-                *entry = Arc::downgrade(&fresh);
+    /// Returns the file with this key, if `is_same` says that it is the caller's. Otherwise registers the one that `make`
+    /// returns. The other one stays usable, but is not found any more.
+    pub(super) fn get_or_insert(
+        &self,
+        key: FileKey,
+        is_same: impl Fn(&CachedFile) -> bool,
+        make: impl Fn() -> CachedFile,
+    ) -> Arc<CachedFile> {
+        loop {
+            // Compared, made and dropped outside of the lock. If another thread registers a file first, dropping this
+            // one finds that it is not the registered one.
+            let known = self.get(&key);
+            if let Some(known) = known.as_ref().filter(|known| is_same(known)) {
+                return Arc::clone(known);
             }
-            known
-        };
-        known.unwrap_or(fresh)
+            let fresh = Arc::new(make());
+            let rival = {
+                let mut entry = self.files.entry(key).or_default();
+                let is_new = |file: &Arc<_>| known.as_ref().is_none_or(|known| !Arc::ptr_eq(known, file));
+                let rival = entry.upgrade().filter(is_new);
+                if rival.is_none() {
+                    *entry = Arc::downgrade(&fresh);
+                }
+                rival
+            };
+            if rival.is_none() {
+                return fresh;
+            }
+        }
     }
 
     /// Removes `file`, unless another file has its key already. For the drop of `file`.

@@ -7,6 +7,10 @@
 #[cfg_attr(windows, path = "windows.rs")]
 mod system;
 
+#[cfg_attr(target_os = "linux", path = "identity_linux.rs")]
+#[cfg_attr(not(target_os = "linux"), path = "identity_other.rs")]
+mod identity;
+
 #[cfg(not(any(unix, windows)))]
 compile_error!("smmap supports Unix and Windows: to port it to another system, add a file to `src/os/`");
 
@@ -16,6 +20,7 @@ pub(crate) mod sigbus;
 use std::io;
 use std::time::SystemTime;
 
+pub(crate) use identity::{generation, generation_at, is_on_overlay, may_read, needs_reopening, peek_at, reopen};
 #[cfg(all(test, target_os = "linux"))]
 pub(crate) use system::tests::page_cache;
 pub(crate) use system::{

@@ -26,9 +26,15 @@ pub(crate) fn mapping_granularity() -> usize {
     page_size()
 }
 
-/// Opens a file for reading. Does not wait for the other end of a pipe, nor make a terminal the controlling one.
+/// Opens a file for reading. Does not wait for the other end of a pipe, nor make a terminal the controlling one. Waits
+/// for a write lease on a regular file, as a plain `open` does.
 pub(crate) fn open(path: &Path) -> io::Result<File> {
-    OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY).open(path)
+    let open = |flags| OpenOptions::new().read(true).custom_flags(flags | libc::O_NOCTTY).open(path);
+    match open(libc::O_NONBLOCK) {
+        // The file has a write lease. A pipe would have opened.
+        Err(error) if error.raw_os_error() == Some(libc::EAGAIN) && stat_path(path)?.kind == Kind::File => open(0),
+        opened => opened,
+    }
 }
 
 /// Returns `true` if `file` was opened for reading.
@@ -307,10 +313,9 @@ pub(crate) fn is_out_of_maps(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::ENOMEM | libc::EAGAIN))
 }
 
-/// Returns `true` if the OS refused a descriptor at the limit of the process (EMFILE) or of the system (ENFILE), or had
-/// no memory for it.
+/// Returns `true` if the OS refused a descriptor at the limit of the process (EMFILE) or of the system (ENFILE).
 pub(crate) fn is_out_of_descriptors(error: &io::Error) -> bool {
-    matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE | libc::ENOMEM | libc::EAGAIN))
+    matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE))
 }
 
 /// Returns the limit on mappings of a process, or `None` if it is unknown.

@@ -294,3 +294,37 @@ fn open_file_of_a_write_only_descriptor_is_refused() {
     let file = maps.open_file(both).unwrap();
     assert_eq!(file.cursor().window_at(10).unwrap(), content(10..5000));
 }
+
+/// Passes descriptors that only name a file, or that read whole blocks only. `open_file` opens their file again.
+#[cfg(target_os = "linux")]
+#[test]
+fn open_file_of_a_path_or_direct_descriptor_reads_any_range() {
+    use std::os::unix::fs::OpenOptionsExt as _;
+    let dir = Dir::new();
+    let path = content_file(&dir, "file", 5000);
+    for flag in [libc::O_PATH, libc::O_DIRECT] {
+        let descriptor = match OpenOptions::new().read(true).custom_flags(flag).open(&path) {
+            Ok(descriptor) => descriptor,
+            Err(error) => {
+                support::say(format!("SKIPPED: the file system refuses the flag {flag:#o}: {error}"));
+                continue;
+            }
+        };
+        let maps = manager(limited());
+        let file = maps.open_file(descriptor).unwrap();
+        let mut read = [0; 100];
+        file.read_exact_at(&mut read, 1234).unwrap();
+        assert_eq!(read, content(1234..1334)[..]);
+        assert_eq!(file.cursor().window_at(10).unwrap(), content(10..5000));
+        assert_eq!(maps.stats().open_files, 1);
+    }
+    // The kinds that `open` refuses are refused here, too, and without waiting.
+    let fifo = dir.path().join("fifo");
+    let made = std::process::Command::new("mkfifo").arg(&fifo).status();
+    assert!(made.is_ok_and(|status| status.success()), "cannot make a pipe");
+    for refused in [fifo.as_path(), dir.path()] {
+        let descriptor = OpenOptions::new().read(true).custom_flags(libc::O_PATH).open(refused).unwrap();
+        let error = manager(limited()).open_file(descriptor).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::NotAFile, "{error:?}");
+    }
+}

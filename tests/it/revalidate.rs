@@ -238,6 +238,31 @@ fn refresh_after_a_rewrite_in_place_says_modified() {
     assert_eq!(maps.stats().files, 1);
 }
 
+/// Truncates a file, as a log rotation that copies does, and writes more than before until the next look.
+#[cfg(target_os = "linux")]
+#[test]
+fn refresh_after_a_truncated_file_has_regrown_says_modified() {
+    let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap();
+    let version: Vec<u32> = release.split(['.', '-']).map_while(|number| number.parse().ok()).collect();
+    if version < vec![6, 5] {
+        return crate::support::say("SKIPPED: Linux before 6.5 does not tell whether bytes are in the page cache");
+    }
+    let dir = Dir::new();
+    for (name, kept) in [("log", 0), ("cut", SMALL), ("other tail", 2 * SMALL - 1)] {
+        let path = file_in(&dir, name, 14, 2 * SMALL);
+        let maps = manager(small());
+        let file = maps.open(&path).unwrap();
+        thread::sleep(TICK);
+        let mut again = OpenOptions::new().append(true).open(&path).unwrap();
+        again.set_len(kept).unwrap();
+        again.write_all(&part(15, 0..3 * SMALL)).unwrap();
+        assert_eq!(file.refresh().unwrap(), Change::Modified, "{kept} bytes kept");
+        assert_eq!(file.len(), kept + 3 * SMALL);
+        again.write_all(b"appended").unwrap();
+        assert_eq!(file.refresh().unwrap(), Change::Grown);
+    }
+}
+
 /// Rewrites a file and sets its modification time back. `refresh` still reports the change, by the change time (ctime),
 /// which cannot be set.
 #[cfg(unix)]
