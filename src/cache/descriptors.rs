@@ -35,10 +35,19 @@ pub(crate) struct OpenFile {
 
 impl OpenFile {
     #[inline]
-    /// Takes over a descriptor.
-    fn new(file: File, reservation: Reservation, owner: &Arc<CachedFile>) -> Self {
-        let (file, before_copy_up) = if os::is_on_overlay(&file) { reopened(file) } else { (file, None) };
-        Self { file, reservation, owner: Arc::downgrade(owner), was_used: AtomicU32::new(0), before_copy_up }
+    /// Takes over a descriptor. `before` are the metadata of the file before it was opened, if they are known.
+    pub(super) fn new(
+        file: File,
+        reservation: Reservation,
+        owner: &Arc<CachedFile>,
+        before: Option<Stat>,
+    ) -> Arc<Self> {
+        let (file, before_copy_up) = match before {
+            _ if !os::is_on_overlay(&file) => (file, None),
+            Some(before) => (file, Some(before)),
+            None => reopened(file),
+        };
+        Arc::new(Self { file, reservation, owner: Arc::downgrade(owner), was_used: AtomicU32::new(0), before_copy_up })
     }
 
     /// Returns `true` if the descriptor may map other bytes than it reads. `now` are the metadata that it reports.
@@ -150,20 +159,12 @@ impl Descriptors {
         }
     }
 
-    /// Makes `descriptor` the file's own and returns it. If the file already has one, returns that, and closes
-    /// `descriptor`.
+    /// Makes `new` the file's own and returns it. If the file already has a descriptor, returns that, and closes `new`.
     ///
     /// Counts a handle in if `for_handle`. The lock makes the two one step for [`close_one`](Self::close_one). So that
     /// never closes the descriptor of a file for lack of handles after a handle was counted in.
-    pub(super) fn install(
-        &self,
-        owner: &Arc<CachedFile>,
-        reservation: Reservation,
-        descriptor: File,
-        for_handle: bool,
-    ) -> Arc<OpenFile> {
-        // Both are made before, and dropped after the lock: a descriptor that is not needed closes without it.
-        let new = Arc::new(OpenFile::new(descriptor, reservation, owner));
+    pub(super) fn install(&self, owner: &CachedFile, new: Arc<OpenFile>, for_handle: bool) -> Arc<OpenFile> {
+        // Dropped before `new`: a descriptor that is not needed closes without the lock.
         let mut queue = self.lock_always();
         if for_handle {
             owner.handles.enter();
@@ -177,16 +178,9 @@ impl Descriptors {
         new
     }
 
-    /// Makes `descriptor` the file's own in place of `old`, and returns it. If another thread has replaced or closed `old`
-    /// before, the descriptor is the caller's alone.
-    pub(super) fn replace(
-        &self,
-        owner: &Arc<CachedFile>,
-        old: &Arc<OpenFile>,
-        reservation: Reservation,
-        descriptor: File,
-    ) -> Arc<OpenFile> {
-        let new = Arc::new(OpenFile::new(descriptor, reservation, owner));
+    /// Makes `new` the file's own in place of `old`, and returns it. If another thread has replaced or closed `old` before,
+    /// `new` is the caller's alone.
+    pub(super) fn replace(&self, owner: &CachedFile, old: &Arc<OpenFile>, new: Arc<OpenFile>) -> Arc<OpenFile> {
         let mut queue = self.lock_always();
         if owner.descriptor.open.load().as_ref().is_some_and(|open| Arc::ptr_eq(open, old)) {
             owner.descriptor.open.store(Some(Arc::clone(&new)));

@@ -180,6 +180,11 @@ impl CachedFile {
         Ok((change, stat))
     }
 
+    /// Returns the metadata that the newest look found.
+    pub(super) fn noticed_stat(&self) -> Stat {
+        unpoisoned(&self.noticed).stat.clone()
+    }
+
     /// Adds a name that led to the file, made absolute, in front of the others.
     pub(super) fn add_name(&self, name: &Path) {
         let name = std::path::absolute(name).unwrap_or_else(|_| name.to_path_buf());
@@ -215,7 +220,7 @@ impl CachedFile {
             let found = look()?;
             let own = match &*self.descriptor.peek() {
                 Some(open) => os::stat(&open.file)?,
-                None => unpoisoned(&self.noticed).stat.clone(),
+                None => self.noticed_stat(),
             };
             // The time of birth of a file on overlayfs changes when it is copied up.
             let is_candidate = (self.key.device, self.key.inode, own.born) == (found.device, found.inode, found.born);

@@ -32,20 +32,20 @@ impl Cache {
     /// Opens a path. The path may lead to a file that is known by another name.
     pub(crate) fn open(self: &Arc<Self>, path: &Path) -> Result<Arc<CachedFile>> {
         // Closing a second descriptor would release the record locks (POSIX) that this process has on the file.
-        if let Some(file) = self.open_known(path) {
+        let before = os::stat_path(path).ok();
+        if let Some(file) = before.as_ref().and_then(|stat| self.open_known(path, stat)) {
             return Ok(file);
         }
         let reservation = self.reserve_descriptor(Some(self.config.overcommit))?;
         // A socket cannot be opened at all. Its kind says more than the error number of the OS.
         let by_kind = |error| os::stat_path(path).ok().and_then(|stat| not_a_file(&stat)).unwrap_or(error);
         let descriptor = self.open_descriptor(path).map_err(by_kind)?;
-        self.adopt(reservation, descriptor, Some(path))
+        self.adopt(reservation, descriptor, Some(path), before)
     }
 
     /// Opens a known file by its open descriptor, without another one.
-    fn open_known(&self, path: &Path) -> Option<Arc<CachedFile>> {
-        let stat = os::stat_path(path).ok()?;
-        let key = FileKey::at(path, &stat);
+    fn open_known(&self, path: &Path, stat: &Stat) -> Option<Arc<CachedFile>> {
+        let key = FileKey::at(path, stat);
         let file = self.registry.get(&key)?;
         let descriptor = self.descriptors.enter_if_open(&file)?;
         if !key.is_unique() && !file.is_at(path).unwrap_or(false) {
@@ -60,7 +60,7 @@ impl Cache {
     pub(crate) fn open_file(self: &Arc<Self>, descriptor: fs::File) -> Result<Arc<CachedFile>> {
         let descriptor = for_reading(descriptor)?;
         let reservation = self.reserve_descriptor(Some(self.config.overcommit))?;
-        self.adopt(reservation, descriptor, None)
+        self.adopt(reservation, descriptor, None, None)
     }
 
     /// Finds the file of a descriptor in the registry, or registers it, and counts a handle in.
@@ -69,6 +69,7 @@ impl Cache {
         reservation: Reservation,
         descriptor: fs::File,
         name: Option<&Path>,
+        before: Option<Stat>,
     ) -> Result<Arc<CachedFile>> {
         let stat = os::stat(&descriptor).map_err(cannot_stat)?;
         check_kind(&descriptor, &stat)?;
@@ -79,7 +80,8 @@ impl Cache {
         if let Some(name) = name {
             file.add_name(name);
         }
-        let descriptor = self.descriptors.install(&file, reservation, descriptor, true);
+        let descriptor = OpenFile::new(descriptor, reservation, &file, before);
+        let descriptor = self.descriptors.install(&file, descriptor, true);
         let file = self.notice_at_open(file, descriptor)?;
         if self.registry.len() == 1 {
             // The collector sleeps for long while the cache has no files.
@@ -130,6 +132,7 @@ impl Cache {
     /// of the file. Returns the new descriptor.
     #[cold]
     pub(super) fn replace_descriptor(&self, file: &Arc<CachedFile>, old: &Arc<OpenFile>) -> Result<Arc<OpenFile>> {
+        let before = os::stat(&old.file).map_err(cannot_stat)?;
         let again = os::reopen(&old.file).map_err(|error| {
             Error::io(
                 "the file was copied up by overlayfs, and its descriptor cannot be opened again: open the path again",
@@ -138,7 +141,7 @@ impl Cache {
         })?;
         // Like a copying read, which may exceed max_open_files as well.
         let reservation = self.reserve_descriptor(None)?;
-        let new = self.descriptors.replace(file, old, reservation, again);
+        let new = self.descriptors.replace(file, old, OpenFile::new(again, reservation, file, Some(before)));
         let _transit = self.regions.budget.enter_transit();
         let mut tokens = Vec::new();
         file.drain_from(0, |drained| tokens.extend(token_of(drained)));
@@ -216,8 +219,9 @@ impl Cache {
                 if let Some(open) = file.descriptor.get() {
                     return Ok(open);
                 }
-                let descriptor = self.reopen(file)?;
-                return Ok(self.descriptors.install(file, reservation, descriptor, false));
+                // `reopen` has compared the times of birth.
+                let descriptor = OpenFile::new(self.reopen(file)?, reservation, file, Some(file.noticed_stat()));
+                return Ok(self.descriptors.install(file, descriptor, false));
             }
             drop(reservation);
             backoff.pause();
