@@ -129,10 +129,7 @@ impl MappedFile {
     ///
     /// # Errors
     ///
-    /// - [`Io`](ErrorKind::Io) if the `stat` fails, or if the descriptor was closed for `max_open_files` and the path
-    ///   leads nowhere.
-    /// - [`Replaced`](ErrorKind::Replaced) if the descriptor was closed for `max_open_files` and the path now leads to
-    ///   another file.
+    /// - [`Io`](ErrorKind::Io) if the `stat` fails, or if the file must be reopened and the OS refuses.
     /// - [`OverBudget`](ErrorKind::OverBudget) if the file must be reopened, and all descriptors are in use and
     ///   [`Overcommit`](crate::Overcommit) does not allow more.
     ///

@@ -151,17 +151,18 @@ impl Cache {
 
     /// Returns the change of the file since the last look, and of the file that `path` leads to.
     pub(crate) fn refresh(&self, file: &Arc<CachedFile>, path: Option<&Path>) -> Result<Change> {
-        let descriptor = self.descriptor(file, Some(self.config.overcommit))?;
-        let (change, stat) = self.notice(file, &descriptor)?;
-        drop(descriptor);
+        let noticed =
+            self.descriptor(file, Some(self.config.overcommit)).and_then(|descriptor| self.notice(file, &descriptor));
         let leads_here = path.map(|path| file.is_at(path));
-        Ok(match (change, leads_here) {
-            (Change::Truncated, _) => Change::Truncated,
-            (_, Some(Ok(false))) => Change::Replaced,
-            (_, Some(Err(error))) if leads_nowhere(&error) => Change::Deleted,
-            (_, None) if stat.links == 0 => Change::Deleted,
-            (change, _) => change,
-        })
+        match (noticed, leads_here) {
+            (Ok((Change::Truncated, _)), _) => Ok(Change::Truncated),
+            // Also if the descriptor was closed, and cannot be opened again for this reason.
+            (_, Some(Ok(false))) => Ok(Change::Replaced),
+            (_, Some(Err(error))) if leads_nowhere(&error) => Ok(Change::Deleted),
+            // A path that cannot be examined may still lead to the file. On Windows, a deleted one that is open is such.
+            (Ok((_, stat)), None | Some(Err(_))) if stat.links == 0 => Ok(Change::Deleted),
+            (noticed, _) => noticed.map(|(change, _)| change),
+        }
     }
 
     /// Drains every window of the file that `path` leads to, or of all files below that directory.
