@@ -131,8 +131,7 @@ impl MapManager {
     ///
     /// # Errors
     ///
-    /// Those of [`open`](Self::open), and [`Io`](crate::ErrorKind::Io) if the descriptor was not opened for reading. On
-    /// Windows, the first read reports the latter.
+    /// Those of [`open`](Self::open), and [`Io`](crate::ErrorKind::Io) if the descriptor was not opened for reading.
     ///
     /// # Examples
     ///
@@ -190,9 +189,12 @@ impl MapManager {
     /// components of the four newest names that it knows of each file. A file opened only from a descriptor has no
     /// known name, so no directory matches it.
     ///
-    /// On Windows, which cannot delete an open file, the call also closes the descriptor. The file can be deleted once
-    /// no region of it is held. O(windows ever read of the files, and cursors). A directory also takes O(known files),
-    /// with a few system calls each.
+    /// On Windows, call this before another program changes the file. As long as a window of it is mapped, even an
+    /// unused one, Windows refuses to truncate the file (error 1224) or to replace it by a rename (error 5). So the call
+    /// also closes the descriptor there.
+    ///
+    /// O(windows ever read of the files, and cursors). A directory also takes O(known files), with a few system calls
+    /// each.
     ///
     /// # Examples
     ///

@@ -1,17 +1,18 @@
 //! [`Mapping`]: a span of a file, mapped for reading.
 //!
-//! I/O without concurrency. No other module uses memmap2.
+//! I/O without concurrency. No other module uses memmap2, which maps files on Unix.
 #![allow(clippy::disallowed_types, reason = "the one module that maps files")]
 #![allow(unsafe_code, reason = "unmapping and advice by address")]
 
 use std::fs::File;
 use std::io;
+#[cfg(unix)]
+use std::mem::ManuallyDrop;
 use std::ops::Range;
 use std::ptr::NonNull;
 
+#[cfg(unix)]
 use memmap2::MmapOptions;
-#[cfg(not(unix))]
-use memmap2::MmapRaw;
 
 use crate::fault_guard;
 use crate::os::{self, Advice};
@@ -25,10 +26,6 @@ pub(crate) struct Mapping {
     address: NonNull<u8>,
     /// 0 after it was unmapped.
     len: usize,
-    /// The owner of the mapping where unmapping cannot fail. On Unix it can, and `MmapRaw` ignores the failure when it
-    /// is dropped, so `Mapping` calls `munmap` itself.
-    #[cfg(not(unix))]
-    raw: Option<MmapRaw>,
 }
 
 // SAFETY: a mapping belongs to no thread, so any thread may use and unmap it.
@@ -46,22 +43,14 @@ impl Mapping {
             len > 0 && start % os::mapping_granularity() as u64 == 0,
             "cannot map {len} bytes at offset {start}"
         );
-        let raw = MmapOptions::new().offset(start).len(len).map_raw_read_only(file)?;
-        // `os::realign` and `unmap` unmap the bytes, so `raw` must not.
-        #[cfg(unix)]
-        let raw = std::mem::ManuallyDrop::new(raw);
+        let address = map(file, start, len)?;
         // SAFETY: the address and length are those of a new mapping of `file`, which no other code knows. If this fails,
         // the mapping is unmapped.
-        let address = unsafe { os::realign(file, start, raw.as_mut_ptr(), len) }?;
+        let address = unsafe { os::realign(file, start, address, len) }?;
         let Some(address) = NonNull::new(address) else {
             return Err(io::Error::other("the OS mapped the file at address 0"));
         };
-        let mapping = Self {
-            address,
-            len,
-            #[cfg(not(unix))]
-            raw: Some(raw),
-        };
+        let mapping = Self { address, len };
         fault_guard::register(mapping.addresses());
         Ok(mapping)
     }
@@ -77,9 +66,6 @@ impl Mapping {
             // exists: references live at most as long as a borrow of `self`, and this borrow is exclusive.
             unsafe { os::unmap(self.address.as_ptr(), self.len) }?;
             self.len = 0;
-            // On Windows `os::unmap` does nothing, and this drop unmaps.
-            #[cfg(not(unix))]
-            drop(self.raw.take());
         }
         Ok(())
     }
@@ -168,6 +154,17 @@ impl Mapping {
         let last_end = len - 1 + (page - 1 - ((start as usize + len - 1) & (page - 1)));
         (first_end..).step_by(page).take_while(|&at| at < len - 1).any(is_zero) || (len - 1..=last_end).all(is_zero)
     }
+}
+
+#[cfg(windows)]
+use os::map;
+
+/// Maps a span for reading, and returns the address of its first byte.
+#[cfg(unix)]
+fn map(file: &File, start: u64, len: usize) -> io::Result<*mut u8> {
+    let raw = MmapOptions::new().offset(start).len(len).map_raw_read_only(file)?;
+    // The drop of `MmapRaw` ignores a refused `munmap`, so `Mapping` unmaps the bytes itself.
+    Ok(ManuallyDrop::new(raw).as_mut_ptr())
 }
 
 impl Drop for Mapping {

@@ -29,7 +29,7 @@ const NAMES_MAX: usize = 4;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct FileKey {
     device: u64,
-    inode: u64,
+    inode: u128,
     born: Option<SystemTime>,
     generation: Option<u64>,
 }

@@ -14,6 +14,7 @@ use super::descriptors::OpenFile;
 use super::open::cannot_stat;
 use super::region::{Region, RegionRef};
 use super::room::{Room, RoomPolicy, TRANSIT_MAX};
+use super::validate::reaches;
 use super::{Cache, CachedFile, TICKS};
 use crate::config::Revalidate;
 use crate::error::{Error, ErrorKind, Result};
@@ -186,7 +187,13 @@ impl Cache {
                 Err(error) => error,
             };
             if !os::is_out_of_maps(&error) && !os::is_out_of_descriptors(&error) {
-                return Err(Error::io("cannot map", error).into());
+                // Windows maps nothing beyond the end of a file, which may have been truncated since the look at its length.
+                reaches(&descriptor.file, start + len as u64)?;
+                // It may have grown again since.
+                if !std::mem::take(&mut is_first) {
+                    return Err(Error::io("cannot map", error).into());
+                }
+                continue;
             }
             // A caller that may read the file instead leaves the mapped regions to their users.
             if !policy.is_required() || !(is_first || backoff.pause_within(TRANSIT_MAX)) {

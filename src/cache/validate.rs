@@ -130,7 +130,7 @@ impl Cache {
 }
 
 /// Returns an error if the file is shorter than `end`.
-fn reaches(file: &File, end: u64) -> Result<()> {
+pub(super) fn reaches(file: &File, end: u64) -> Result<()> {
     let len = os::stat(file).map_err(cannot_stat)?.len;
     if len < end { Err(truncated(len, end)) } else { Ok(()) }
 }

@@ -21,6 +21,8 @@ use std::io;
 use std::time::SystemTime;
 
 pub(crate) use identity::{generation, generation_at, is_on_overlay, may_read, needs_reopening, peek_at, reopen};
+#[cfg(windows)]
+pub(crate) use system::map;
 #[cfg(all(test, target_os = "linux"))]
 pub(crate) use system::tests::page_cache;
 pub(crate) use system::{
@@ -34,7 +36,7 @@ pub(crate) use system::{
 pub(crate) struct Stat {
     /// The device of the file system; `inode` is the file's number on it.
     pub(crate) device: u64,
-    pub(crate) inode: u64,
+    pub(crate) inode: u128,
     /// The time of creation, if the file system records it. It tells a file from a later one with the same inode.
     pub(crate) born: Option<SystemTime>,
     pub(crate) len: u64,

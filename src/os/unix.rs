@@ -76,7 +76,7 @@ fn from_metadata(metadata: &Metadata) -> Stat {
     };
     Stat {
         device: metadata.dev(),
-        inode: metadata.ino(),
+        inode: metadata.ino().into(),
         born: metadata.created().ok(),
         len: metadata.len(),
         modified: metadata.modified().ok(),

@@ -5,17 +5,24 @@ use std::fs::{File, OpenOptions};
 use std::io;
 use std::mem::MaybeUninit;
 use std::os::windows::fs::{FileExt, OpenOptionsExt};
-use std::os::windows::io::AsRawHandle;
+use std::os::windows::io::{AsRawHandle, FromRawHandle, OwnedHandle};
 use std::path::Path;
+use std::ptr;
 use std::sync::OnceLock;
 use std::time::{Duration, SystemTime};
 
 use windows_sys::Win32::Foundation::{
-    ERROR_COMMITMENT_LIMIT, ERROR_NO_SYSTEM_RESOURCES, ERROR_NOT_ENOUGH_MEMORY, ERROR_TOO_MANY_OPEN_FILES, FILETIME,
+    ERROR_ACCESS_DENIED, ERROR_COMMITMENT_LIMIT, ERROR_HANDLE_EOF, ERROR_NO_SYSTEM_RESOURCES, ERROR_NOT_ENOUGH_MEMORY,
+    ERROR_TOO_MANY_OPEN_FILES, FILETIME,
 };
 use windows_sys::Win32::Storage::FileSystem::{
-    BY_HANDLE_FILE_INFORMATION, FILE_ATTRIBUTE_DIRECTORY, FILE_FLAG_BACKUP_SEMANTICS, FILE_SHARE_DELETE,
-    FILE_SHARE_READ, FILE_SHARE_WRITE, FILE_TYPE_DISK, GetFileInformationByHandle, GetFileType,
+    BY_HANDLE_FILE_INFORMATION, FILE_ATTRIBUTE_DIRECTORY, FILE_FLAG_BACKUP_SEMANTICS, FILE_ID_INFO,
+    FILE_INFO_BY_HANDLE_CLASS, FILE_READ_ATTRIBUTES, FILE_SHARE_DELETE, FILE_SHARE_READ, FILE_SHARE_WRITE,
+    FILE_STANDARD_INFO, FILE_TYPE_DISK, FileIdInfo, FileStandardInfo, GetFileInformationByHandle,
+    GetFileInformationByHandleEx, GetFileType,
+};
+use windows_sys::Win32::System::Memory::{
+    CreateFileMappingW, FILE_MAP_READ, MEMORY_MAPPED_VIEW_ADDRESS, MapViewOfFile, PAGE_READONLY, UnmapViewOfFile,
 };
 use windows_sys::Win32::System::SystemInformation::{GetSystemInfo, GlobalMemoryStatusEx, MEMORYSTATUSEX, SYSTEM_INFO};
 
@@ -47,40 +54,58 @@ pub(crate) fn mapping_granularity() -> usize {
 ///
 /// Directories can be opened too: the caller refuses them by their kind.
 pub(crate) fn open(path: &Path) -> io::Result<File> {
-    OpenOptions::new()
-        .read(true)
-        .share_mode(FILE_SHARE_READ | FILE_SHARE_WRITE | FILE_SHARE_DELETE)
-        .custom_flags(FILE_FLAG_BACKUP_SEMANTICS)
-        .open(path)
+    open_shared(OpenOptions::new().read(true), path)
 }
 
-/// Returns `true`. Windows is not asked: the first read fails if `file` was not opened for reading.
-pub(crate) fn is_readable(_file: &File) -> io::Result<bool> {
-    Ok(true)
+fn open_shared(options: &mut OpenOptions, path: &Path) -> io::Result<File> {
+    let share = FILE_SHARE_READ | FILE_SHARE_WRITE | FILE_SHARE_DELETE;
+    options.share_mode(share).custom_flags(FILE_FLAG_BACKUP_SEMANTICS).open(path)
+}
+
+/// Returns `true` if `file` was opened for reading, by a read of no bytes. A pipe or a device is not asked, since the read
+/// could wait.
+pub(crate) fn is_readable(file: &File) -> io::Result<bool> {
+    Ok(!is_on_disk(file) || !file.seek_read(&mut [], 0).is_err_and(|error| is_one_of(&error, &[ERROR_ACCESS_DENIED])))
+}
+
+fn is_on_disk(file: &File) -> bool {
+    // SAFETY: the handle is open as long as `file` is borrowed.
+    unsafe { GetFileType(file.as_raw_handle()) == FILE_TYPE_DISK }
 }
 
 pub(crate) fn stat(file: &File) -> io::Result<Stat> {
-    let handle = file.as_raw_handle();
-    // SAFETY: the handle is open as long as `file` is borrowed.
-    let is_disk = unsafe { GetFileType(handle) } == FILE_TYPE_DISK;
+    let is_on_disk = is_on_disk(file);
     let mut info = MaybeUninit::<BY_HANDLE_FILE_INFORMATION>::zeroed();
-    // SAFETY: `GetFileInformationByHandle` writes one `BY_HANDLE_FILE_INFORMATION` to the pointer.
-    if is_disk && unsafe { GetFileInformationByHandle(handle, info.as_mut_ptr()) } == 0 {
+    // SAFETY: `GetFileInformationByHandle` writes one `BY_HANDLE_FILE_INFORMATION` to the pointer, and the handle is open
+    // as long as `file` is borrowed.
+    if is_on_disk && unsafe { GetFileInformationByHandle(file.as_raw_handle(), info.as_mut_ptr()) } == 0 {
         return Err(io::Error::last_os_error());
     }
     // SAFETY: all zeros are a valid value of this structure of integers.
     let info = unsafe { info.assume_init() };
     let wide = |high: u32, low: u32| u64::from(high) << 32 | u64::from(low);
+    // The numbers of ReFS have 128 bits. FAT has none, and then the OS makes up shorter ones.
+    // SAFETY: `FileIdInfo` is the class of `FILE_ID_INFO`, which consists of integers.
+    let id = unsafe { information::<FILE_ID_INFO>(file, FileIdInfo) };
+    let (device, inode) = match id {
+        Some(id) => (id.VolumeSerialNumber, u128::from_ne_bytes(id.FileId.Identifier)),
+        None => (info.dwVolumeSerialNumber.into(), wide(info.nFileIndexHigh, info.nFileIndexLow).into()),
+    };
+    // A file that was deleted while it is open still counts its last link.
+    // SAFETY: `FileStandardInfo` is the class of `FILE_STANDARD_INFO`, which consists of integers.
+    let standard = unsafe { information::<FILE_STANDARD_INFO>(file, FileStandardInfo) };
+    let is_deleted = standard.is_some_and(|standard| standard.DeletePending != 0);
     Ok(Stat {
-        device: info.dwVolumeSerialNumber.into(),
-        inode: wide(info.nFileIndexHigh, info.nFileIndexLow),
-        born: time(info.ftCreationTime),
+        device,
+        inode,
+        // Wine reports the time of the last write instead.
+        born: if cfg!(smmap_wine) { None } else { time(info.ftCreationTime) },
         len: wide(info.nFileSizeHigh, info.nFileSizeLow),
         modified: time(info.ftLastWriteTime),
         changed: None,
-        links: info.nNumberOfLinks.into(),
+        links: if is_deleted { 0 } else { info.nNumberOfLinks.into() },
         attributes: [info.dwFileAttributes, 0, 0],
-        kind: match (is_disk, info.dwFileAttributes & FILE_ATTRIBUTE_DIRECTORY != 0) {
+        kind: match (is_on_disk, info.dwFileAttributes & FILE_ATTRIBUTE_DIRECTORY != 0) {
             (false, _) => Kind::Other("a pipe or a device"),
             (true, true) => Kind::Other("a directory"),
             (true, false) => Kind::File,
@@ -88,8 +113,23 @@ pub(crate) fn stat(file: &File) -> io::Result<Stat> {
     })
 }
 
+/// Returns one class of information about `file`, or `None` if the file system does not offer it.
+///
+/// # Safety
+///
+/// `T` must be the structure of `class`, and all zeros must be a valid value of it.
+unsafe fn information<T>(file: &File, class: FILE_INFO_BY_HANDLE_CLASS) -> Option<T> {
+    let mut info = MaybeUninit::<T>::zeroed();
+    let (handle, size) = (file.as_raw_handle(), size_of::<T>() as u32);
+    // SAFETY: the OS writes at most `size` bytes to the pointer, and the handle is open as long as `file` is borrowed.
+    let succeeded = unsafe { GetFileInformationByHandleEx(handle, class, info.as_mut_ptr().cast(), size) } != 0;
+    // SAFETY: the caller promises that zeros are a valid value, and the OS wrote one of this type over them.
+    succeeded.then(|| unsafe { info.assume_init() })
+}
+
+/// Examines the file at `path` without a right to its content, so that no lock of another program is in the way.
 pub(crate) fn stat_path(path: &Path) -> io::Result<Stat> {
-    stat(&open(path)?)
+    stat(&open_shared(OpenOptions::new().access_mode(FILE_READ_ATTRIBUTES), path)?)
 }
 
 /// Converts a time in units of 100 ns since 1601. Returns `None` for a time before 1970.
@@ -102,20 +142,43 @@ fn time(time: FILETIME) -> Option<SystemTime> {
 
 /// Reads at an offset. It also moves the position of the handle, which no other code uses.
 pub(crate) fn read_at(file: &File, buf: &mut [u8], offset: u64) -> io::Result<usize> {
+    // No file is longer. Windows refuses larger ends, and some larger offsets mean "at the end" or "at the position".
+    if offset > i64::MAX as u64 - buf.len() as u64 {
+        return Ok(0);
+    }
     match file.seek_read(buf, offset) {
-        // ERROR_HANDLE_EOF
-        Err(error) if error.raw_os_error() == Some(38) => Ok(0),
+        Err(error) if is_one_of(&error, &[ERROR_HANDLE_EOF]) => Ok(0),
         read => read,
     }
 }
 
-/// Does nothing: the drop of `MmapRaw` unmaps the mapping, and Windows does not refuse that.
+/// Maps `len` bytes of `file`, starting at `start`, for reading. Returns the address of the first byte.
+///
+/// Without memmap2, which duplicates the file's handle for each mapping and ignores a refused unmap.
+pub(crate) fn map(file: &File, start: u64, len: usize) -> io::Result<*mut u8> {
+    let (handle, no_attributes, no_name) = (file.as_raw_handle(), ptr::null(), ptr::null());
+    // SAFETY: the handle is open as long as `file` is borrowed, and null pointers stand for defaults.
+    let section = unsafe { CreateFileMappingW(handle, no_attributes, PAGE_READONLY, 0, 0, no_name) };
+    if section.is_null() {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the handle is new, so no other code owns it. The view keeps the section after the handle is closed.
+    let section = unsafe { OwnedHandle::from_raw_handle(section) };
+    let (high, low) = ((start >> 32) as u32, start as u32);
+    // SAFETY: this creates a view at an address of the OS's choice, so it replaces no other memory.
+    let view = unsafe { MapViewOfFile(section.as_raw_handle(), FILE_MAP_READ, high, low, len) };
+    if view.Value.is_null() { Err(io::Error::last_os_error()) } else { Ok(view.Value.cast()) }
+}
+
+/// Unmaps a mapping.
 ///
 /// # Safety
 ///
-/// No requirements; `unsafe` for the same signature as on other systems.
-pub(crate) unsafe fn unmap(_address: *mut u8, _len: usize) -> io::Result<()> {
-    Ok(())
+/// `address` must be that of a mapping of this process, to which nothing refers any more.
+pub(crate) unsafe fn unmap(address: *mut u8, _len: usize) -> io::Result<()> {
+    let view = MEMORY_MAPPED_VIEW_ADDRESS { Value: address.cast() };
+    // SAFETY: the caller promises that nothing refers to the mapping.
+    if unsafe { UnmapViewOfFile(view) } == 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
 /// Returns the address unchanged: Windows aligns mappings to 64 KiB and offers no other alignment.
@@ -187,4 +250,73 @@ pub(crate) fn map_limit_hint() -> String {
 
 pub(crate) fn descriptor_limit_hint() -> String {
     "this process may have too many handles: lower max_open_files".to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn file_with(content: &[u8]) -> tempfile::NamedTempFile {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), content).unwrap();
+        file
+    }
+
+    #[test]
+    fn is_readable_tells_handles_for_writing_only() {
+        let on_disk = file_with(b"abc");
+        let write_only = OpenOptions::new().write(true).open(on_disk.path()).unwrap();
+        assert!(!is_readable(&write_only).unwrap());
+        assert!(is_readable(&open(on_disk.path()).unwrap()).unwrap());
+    }
+
+    #[test]
+    fn stat_path_of_a_file_locked_by_another_program_succeeds() {
+        let (file, path) = file_with(b"abc").into_parts();
+        drop(file);
+        let _locked = OpenOptions::new().read(true).share_mode(0).open(&path).unwrap();
+        assert!(open(&path).is_err());
+        assert_eq!(stat_path(&path).unwrap().len, 3);
+    }
+
+    #[test]
+    #[cfg_attr(smmap_wine, ignore = "Wine does not report that a file is to be deleted")]
+    fn stat_of_a_deleted_open_file_counts_no_links() {
+        let (file, path) = file_with(b"abc").into_parts();
+        drop(file);
+        let file = open(&path).unwrap();
+        assert_eq!(stat(&file).unwrap().links, 1);
+        path.close().unwrap();
+        assert_eq!(stat(&file).unwrap().links, 0);
+    }
+
+    #[test]
+    fn read_at_beyond_the_largest_offset_finds_the_end() {
+        let file = open(file_with(b"abc").path()).unwrap();
+        for offset in [i64::MAX as u64, 1 << 63, u64::MAX - 1, u64::MAX] {
+            assert_eq!(read_at(&file, &mut [0; 4], offset).unwrap(), 0, "{offset}");
+        }
+    }
+
+    #[test]
+    fn map_of_a_granule_shows_the_bytes_until_unmapped() {
+        let granule = mapping_granularity();
+        let content: Vec<u8> = (0..granule + 5).map(|at| (at / 7) as u8).collect();
+        let file = open(file_with(&content).path()).unwrap();
+        let address = map(&file, granule as u64, 5).unwrap();
+        drop(file);
+        // SAFETY: five bytes are mapped at this address, and the file is not changed.
+        assert_eq!(unsafe { std::slice::from_raw_parts(address, 5) }, &content[granule..]);
+        // SAFETY: the mapping is unmapped once, and the slice is gone.
+        unsafe { unmap(address, 5) }.unwrap();
+        // SAFETY: nothing is mapped there, which the OS reports.
+        unsafe { unmap(address, 5) }.unwrap_err();
+    }
+
+    #[test]
+    fn map_beyond_the_end_is_refused() {
+        let file = open(file_with(b"abc").path()).unwrap();
+        let error = map(&file, 0, 2 * mapping_granularity()).unwrap_err();
+        assert!(!is_out_of_maps(&error) && !is_out_of_descriptors(&error), "{error}");
+    }
 }
