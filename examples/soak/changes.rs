@@ -35,8 +35,7 @@ impl<'a> Worker<'a> {
         let mut now = unpoisoned(&named.now);
         match self.world.make(&named.path, len) {
             Ok(new) => *now = new,
-            // Windows does not replace a file that is open or mapped.
-            Err(error) if cfg!(windows) && error.kind() == io::ErrorKind::PermissionDenied => {}
+            Err(error) if is_in_use(&error) => {}
             Err(error) => return Err(Failed::from(error).into()),
         }
         Ok(())
@@ -49,7 +48,7 @@ impl<'a> Worker<'a> {
         if now.is_there {
             match fs::remove_file(&named.path) {
                 Ok(()) => now.is_there = false,
-                Err(error) if cfg!(windows) && error.kind() == io::ErrorKind::PermissionDenied => {}
+                Err(error) if is_in_use(&error) => {}
                 Err(error) => return Err(Failed::from(error).into()),
             }
         }
@@ -113,7 +112,10 @@ impl<'a> Worker<'a> {
         let index = self.random.index(LOCKED);
         let mut locked = write(&self.world.locked[index]);
         let len = if self.random.one_in(8) { 0 } else { self.random.range(locked.len, 1).start };
-        OpenOptions::new().write(true).open(&locked.path)?.set_len(len)?;
+        match OpenOptions::new().write(true).open(&locked.path)?.set_len(len) {
+            Err(error) if is_in_use(&error) => return Ok(()),
+            set => set?,
+        }
         let change = refreshed(&locked.file)?;
         let expected = if len < locked.len { Change::Truncated } else { Change::Unchanged };
         if (change != expected && change != Change::Modified) || locked.file.len() != len {
@@ -165,4 +167,9 @@ pub(crate) fn read(locked: &RwLock<Locked>) -> RwLockReadGuard<'_, Locked> {
 
 pub(crate) fn write(locked: &RwLock<Locked>) -> RwLockWriteGuard<'_, Locked> {
     locked.write().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Returns `true` if Windows refused to truncate a mapped file (ERROR_USER_MAPPED_FILE), or to replace an open one.
+fn is_in_use(error: &io::Error) -> bool {
+    cfg!(windows) && (error.kind() == io::ErrorKind::PermissionDenied || error.raw_os_error() == Some(1224))
 }

@@ -28,7 +28,7 @@
 mod changes;
 mod content;
 mod process;
-#[cfg(feature = "fault-guard")]
+#[cfg(all(unix, feature = "fault-guard"))]
 mod racing;
 mod watch;
 mod worker;
@@ -114,7 +114,7 @@ fn main() -> ExitCode {
 
 fn soak(plan: &Plan) -> Result<String, Failed> {
     configure_allocator();
-    #[cfg(feature = "fault-guard")]
+    #[cfg(all(unix, feature = "fault-guard"))]
     smmap::fault_guard::install()?;
     let before = Held::of_process();
     let temporary = tempfile::Builder::new().prefix("smmap-soak-").tempdir()?;

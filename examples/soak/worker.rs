@@ -53,9 +53,9 @@ pub(crate) const STEPS: &[Step] = &[
     ("touch", 4, false, |worker| worker.touch()),
     ("read a locked file", 60, true, |worker| worker.read_locked()),
     ("truncate a locked file", 4, false, |worker| worker.truncate_locked()),
-    #[cfg(feature = "fault-guard")]
+    #[cfg(all(unix, feature = "fault-guard"))]
     ("read a racing file", 60, true, |worker| worker.read_racing()),
-    #[cfg(feature = "fault-guard")]
+    #[cfg(all(unix, feature = "fault-guard"))]
     ("truncate a racing file", 6, false, |worker| worker.truncate_racing()),
     ("append to a locked file", 6, false, |worker| worker.append_to_locked()),
 ];
@@ -70,7 +70,7 @@ pub(crate) struct Worker<'a> {
     pub(crate) buffer: Vec<u8>,
     step: Step,
     /// A lease of a racing file.
-    #[cfg(feature = "fault-guard")]
+    #[cfg(all(unix, feature = "fault-guard"))]
     pub(crate) racing_lease: Option<Kept>,
 }
 
@@ -97,7 +97,7 @@ impl<'a> Worker<'a> {
             locked_cursors,
             buffer: vec![0; SMALL as usize],
             step: STEPS[0],
-            #[cfg(feature = "fault-guard")]
+            #[cfg(all(unix, feature = "fault-guard"))]
             racing_lease: None,
         }
     }

@@ -20,7 +20,7 @@ pub(crate) struct World<'a> {
     pub(crate) maps: MapManager,
     pub(crate) named: Vec<Named>,
     pub(crate) locked: Vec<RwLock<Locked>>,
-    #[cfg(feature = "fault-guard")]
+    #[cfg(all(unix, feature = "fault-guard"))]
     pub(crate) racing: Vec<Named>,
     /// The exchange: leases that any thread may take.
     pub(crate) exchange: Mutex<Vec<Kept>>,
@@ -67,7 +67,7 @@ impl<'a> World<'a> {
             maps: manager(builder.overcommit(plan.overcommit()))?,
             named: Vec::new(),
             locked: Vec::new(),
-            #[cfg(feature = "fault-guard")]
+            #[cfg(all(unix, feature = "fault-guard"))]
             racing: Vec::new(),
             exchange: Mutex::default(),
             generations: AtomicU64::new((plan.seed << 32) + 1),
@@ -91,7 +91,7 @@ impl<'a> World<'a> {
             let file = world.maps.open(&path)?;
             world.locked.push(RwLock::new(Locked { path, file, content: Content::of(generation), len }));
         }
-        #[cfg(feature = "fault-guard")]
+        #[cfg(all(unix, feature = "fault-guard"))]
         for number in 0..crate::racing::RACING {
             let now = Mutex::new(Now { generation: 0, is_there: false, len: 0 });
             let named = Named { path: world.dir.join(format!("racing {number}")), now };

@@ -5,6 +5,7 @@
 //!
 //! Reads of mapped bytes past the end of a truncated file are tested in `tests/fault_guard.rs`, in processes of their
 //! own: no test here does that. The cost of `madvise` calls is left to the benches.
+#![cfg_attr(windows, allow(unused, reason = "some helpers serve only tests for Unix"))]
 
 mod fixture;
 mod support;

@@ -15,7 +15,8 @@ use smmap::{Buffer, Cursor, Lease, MapManager, MappedFile, Window};
 
 use crate::support::{Dir, Mapped, TestFile, assert_same, letters, manager, settles};
 
-const WINDOW: u64 = 4 * 4096;
+/// A multiple of the granularity of mappings, which is 64 KiB on Windows.
+const WINDOW: u64 = if cfg!(windows) { 64 << 10 } else { 4 * 4096 };
 const WINDOWS: u64 = 32;
 /// Budget: less than the whole file, and more than the detached region of a [`LONG`] lease.
 const BUDGET: u64 = 20 * WINDOW;

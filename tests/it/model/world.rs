@@ -15,7 +15,8 @@ use smmap::{
 
 use crate::support::{Dir, TestFile, assert_same, calm, faults, letters, manager, mapped_below, own_faults, settles};
 
-const PAGE: u64 = 4096;
+/// The granularity of mappings.
+const PAGE: u64 = if cfg!(windows) { 64 << 10 } else { 4096 };
 /// The longest range that may be copied instead of mapped.
 const SMALL: u64 = 256 << 10;
 /// The most clients of each kind that are kept. A further one replaces an old one.
