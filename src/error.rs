@@ -65,8 +65,12 @@ pub enum ErrorKind {
     /// The OS refused a mapping even after all unused regions were unmapped. Raise the limit that the message names, or
     /// lower `max_regions` or `max_mapped_bytes`.
     OutOfMaps,
-    /// The path leads to something other than a regular file with a length: a directory, a pipe, a socket, a device, or
-    /// a file that is generated while it is read, as in `/proc`.
+    /// The OS does not map this file, and the range is too long for a copy: longer than one window. The
+    /// [`source`](error::Error::source) is the error of the OS, if there is one. Ask for shorter ranges, or read the file
+    /// with [`read_at`](crate::MappedFile::read_at).
+    Unmappable,
+    /// The path leads to something other than a regular file with a length or, on Linux, a block device: a directory, a
+    /// pipe, a socket, a character device, or a file that is generated while it is read, as in `/proc`.
     NotAFile,
     /// A limit or the window size is 0, or the budget is smaller than the smallest window.
     InvalidConfig,
@@ -163,6 +167,7 @@ impl From<Error> for io::Error {
             ErrorKind::Truncated => io::ErrorKind::UnexpectedEof,
             ErrorKind::OverBudget | ErrorKind::OutOfMaps => io::ErrorKind::OutOfMemory,
             ErrorKind::Replaced => io::ErrorKind::NotFound,
+            ErrorKind::Unmappable => io::ErrorKind::Unsupported,
         };
         io::Error::new(kind, error)
     }

@@ -263,7 +263,8 @@ impl MappedFile {
         let budget = self.cache().limits();
         let in_bytes = self.geometry().window_bytes().map_or(1, |bytes| (budget.max_mapped_bytes / bytes).max(1));
         let windows = in_bytes.min(budget.max_regions as u64) as usize;
-        for (window, piece) in self.geometry().pieces(range).take(windows) {
+        let is_mappable = |_: &_| !self.cached().is_unmappable();
+        for (window, piece) in self.geometry().pieces(range).take(windows).take_while(is_mappable) {
             if let Some(region) = self.window(window, piece.end)?.region() {
                 region.mapping().advise(Advice::WillNeed);
             }

@@ -86,8 +86,8 @@ impl MapManager {
     ///
     /// # Errors
     ///
-    /// - [`NotAFile`](crate::ErrorKind::NotAFile) if `path` leads to anything but a regular file with a length. The
-    ///   call does not wait for the writer of a pipe.
+    /// - [`NotAFile`](crate::ErrorKind::NotAFile) if `path` leads to anything but a regular file with a length or, on
+    ///   Linux, a block device. The call does not wait for the writer of a pipe.
     /// - [`OverBudget`](crate::ErrorKind::OverBudget) if all [`max_open_files`](Limits::max_open_files) descriptors are
     ///   in use and [`Overcommit`] does not allow more.
     /// - [`Io`](crate::ErrorKind::Io) for any other error of the OS.

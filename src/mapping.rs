@@ -1,23 +1,21 @@
 //! [`Mapping`]: a span of a file, mapped for reading.
 //!
-//! I/O without concurrency. No other module uses memmap2, which maps files on Unix.
+//! I/O without concurrency. No other module uses memmap2, which maps files on Unix, and memory for copies.
 #![allow(clippy::disallowed_types, reason = "the one module that maps files")]
 #![allow(unsafe_code, reason = "unmapping and advice by address")]
 
 use std::fs::File;
 use std::io;
-#[cfg(unix)]
 use std::mem::ManuallyDrop;
 use std::ops::Range;
 use std::ptr::NonNull;
 
-#[cfg(unix)]
 use memmap2::MmapOptions;
 
 use crate::fault_guard;
 use crate::os::{self, Advice};
 
-/// A mapped span of a file. Dropping it unmaps it.
+/// A mapped span of a file, or a copy of it in memory of its own. Dropping it unmaps it.
 ///
 /// A mapping has at least one byte until it is [unmapped](Self::unmap). It keeps no descriptor open, and it stays valid
 /// when the file is renamed or deleted.
@@ -26,6 +24,9 @@ pub(crate) struct Mapping {
     address: NonNull<u8>,
     /// 0 after it was unmapped.
     len: usize,
+    /// The mapping consists of whole pages of 1 << `page_shift` bytes, which are larger than those of the OS on hugetlbfs.
+    page_shift: u8,
+    is_private: bool,
 }
 
 // SAFETY: a mapping belongs to no thread, so any thread may use and unmap it.
@@ -34,25 +35,50 @@ unsafe impl Send for Mapping {}
 unsafe impl Sync for Mapping {}
 
 impl Mapping {
-    /// Maps `len` bytes of `file`, starting at `start`.
+    /// Maps `len` bytes of `file`, starting at `start`. Its file system has pages of `page` bytes.
     ///
     /// `len` must not be 0, `start` must be a multiple of the mapping granularity, and the range must lie inside the
     /// file.
-    pub(crate) fn map(file: &File, start: u64, len: usize) -> io::Result<Self> {
+    ///
+    /// If the OS does not share the file's pages with other processes (FUSE with `direct_io`), makes a
+    /// [private](Self::is_private) mapping.
+    pub(crate) fn map(file: &File, start: u64, len: usize, page: usize) -> io::Result<Self> {
         debug_assert!(
             len > 0 && start % os::mapping_granularity() as u64 == 0,
             "cannot map {len} bytes at offset {start}"
         );
-        let address = map(file, start, len)?;
-        // SAFETY: the address and length are those of a new mapping of `file`, which no other code knows. If this fails,
-        // the mapping is unmapped.
-        let address = unsafe { os::realign(file, start, address, len) }?;
+        // The OS maps whole pages only.
+        let lead = (start % page as u64) as usize;
+        let (address, is_private) = map(file, start - lead as u64, lead + len)?;
+        let address = if is_private || page > os::page_size() {
+            address
+        } else {
+            // SAFETY: the address and length are those of a new shared mapping of `file`, which no other code knows. If
+            // this fails, the mapping is unmapped.
+            unsafe { os::realign(file, start, address, len) }?
+        };
+        let mapping = Self::new(address.wrapping_add(lead), len, page, is_private)?;
+        fault_guard::register(mapping.addresses());
+        Ok(mapping)
+    }
+
+    /// Reads `len` bytes of `file`, starting at `start`, into memory of their own. Returns `None` if the file ends before
+    /// them.
+    pub(crate) fn copy(file: &File, start: u64, len: usize) -> io::Result<Option<Self>> {
+        let mut memory = MmapOptions::new().len(len).map_anon()?;
+        if os::read_fully_at(file, &mut memory, start)? < len {
+            return Ok(None);
+        }
+        // Its drop would unmap the bytes.
+        let memory = ManuallyDrop::new(memory.make_read_only()?);
+        Self::new(memory.as_ptr().cast_mut(), len, os::page_size(), true).map(Some)
+    }
+
+    fn new(address: *mut u8, len: usize, page: usize, is_private: bool) -> io::Result<Self> {
         let Some(address) = NonNull::new(address) else {
             return Err(io::Error::other("the OS mapped the file at address 0"));
         };
-        let mapping = Self { address, len };
-        fault_guard::register(mapping.addresses());
-        Ok(mapping)
+        Ok(Self { address, len, page_shift: page.ilog2() as u8, is_private })
     }
 
     /// Unmaps the bytes. Does nothing if they are already unmapped. If the OS refuses, the bytes stay mapped, and the
@@ -62,9 +88,12 @@ impl Mapping {
             // Before unmapping: afterwards the OS may reuse the addresses for another mapping. If the OS refuses, the
             // range stays unregistered, since no reader is left that could fault. The retry then unregisters nothing.
             fault_guard::unregister(self.addresses());
-            // SAFETY: the mapping was made by `map` and is not unmapped yet, since `len` is not 0. No reference into it
-            // exists: references live at most as long as a borrow of `self`, and this borrow is exclusive.
-            unsafe { os::unmap(self.address.as_ptr(), self.len) }?;
+            let Range { start, end } = self.addresses();
+            let start = self.address.as_ptr().with_addr(start);
+            // SAFETY: the mapping was made by `map` or `copy` and is not unmapped yet, since `len` is not 0. These are the
+            // pages that it consists of. No reference into it exists: references live at most as long as a borrow of
+            // `self`, and this borrow is exclusive.
+            unsafe { os::unmap(start, end - start.addr()) }?;
             self.len = 0;
         }
         Ok(())
@@ -80,9 +109,15 @@ impl Mapping {
         isize::try_from(bytes).ok()?.try_into().ok()
     }
 
-    /// Returns the bytes that a mapping of `len` bytes takes in the budget: whole pages.
-    pub(crate) fn pages(len: usize) -> usize {
-        len.next_multiple_of(os::page_size())
+    /// Returns `true` if the bytes do not follow later changes of the file.
+    pub(crate) fn is_private(&self) -> bool {
+        self.is_private
+    }
+
+    /// Returns the bytes that a mapping of `len` bytes from `start` on takes in the budget: whole pages of `page` bytes.
+    /// Returns `usize::MAX` if they are not addressable.
+    pub(crate) fn pages(start: u64, len: usize, page: usize) -> usize {
+        len.saturating_add((start % page as u64) as usize).checked_next_multiple_of(page).unwrap_or(usize::MAX)
     }
 
     /// Returns the address of the first byte. It is valid until the mapping is unmapped.
@@ -93,8 +128,8 @@ impl Mapping {
 
     /// Returns the addresses of the whole pages that the OS has mapped.
     fn addresses(&self) -> Range<usize> {
-        let start = self.address.as_ptr() as usize;
-        start..start + Self::pages(self.len)
+        let (start, page) = (self.address.as_ptr() as usize, 1 << self.page_shift);
+        start & !(page - 1)..(start + self.len).next_multiple_of(page)
     }
 
     pub(crate) fn advise(&self, advice: Advice) {
@@ -156,15 +191,26 @@ impl Mapping {
     }
 }
 
-#[cfg(windows)]
-use os::map;
-
-/// Maps a span for reading, and returns the address of its first byte.
+/// Maps a span for reading. Returns the address of its first byte, and `true` if the mapping is private.
 #[cfg(unix)]
-fn map(file: &File, start: u64, len: usize) -> io::Result<*mut u8> {
-    let raw = MmapOptions::new().offset(start).len(len).map_raw_read_only(file)?;
-    // The drop of `MmapRaw` ignores a refused `munmap`, so `Mapping` unmaps the bytes itself.
-    Ok(ManuallyDrop::new(raw).as_mut_ptr())
+fn map(file: &File, start: u64, len: usize) -> io::Result<(*mut u8, bool)> {
+    let mut options = MmapOptions::new();
+    options.offset(start).len(len);
+    // The drops of memmap2's types ignore a refused `munmap`, so `Mapping` unmaps the bytes itself.
+    match options.map_raw_read_only(file).map(ManuallyDrop::new) {
+        Ok(shared) => Ok((shared.as_mut_ptr(), false)),
+        Err(error) if os::is_unmappable(&error) => {
+            // SAFETY: the bytes are accessed through this address only, as those of a shared mapping.
+            let private = unsafe { options.map_copy_read_only(file) }.map_err(|_| error)?;
+            Ok((ManuallyDrop::new(private).as_ptr().cast_mut(), true))
+        }
+        Err(error) => Err(error),
+    }
+}
+
+#[cfg(windows)]
+fn map(file: &File, start: u64, len: usize) -> io::Result<(*mut u8, bool)> {
+    os::map(file, start, len).map(|address| (address, false))
 }
 
 impl Drop for Mapping {
@@ -184,7 +230,7 @@ mod tests {
         let mut file = tempfile::tempfile().unwrap();
         let granule = os::mapping_granularity();
         file.write_all(&vec![7; granule + 10]).unwrap();
-        let mut mapping = Mapping::map(&file, granule as u64, 10).unwrap();
+        let mut mapping = Mapping::map(&file, granule as u64, 10, os::page_size()).unwrap();
         assert_eq!(mapping.len(), 10);
         mapping.advise(Advice::WillNeed);
         mapping.advise(Advice::Sequential);
@@ -208,8 +254,8 @@ mod tests {
         let mut kept = Vec::new();
         let mut is_aligned = |start: usize, len: usize| {
             // One page, so that the next address is not aligned by chance.
-            kept.push(Mapping::map(&file, 0, 1).unwrap());
-            let mapping = Mapping::map(&file, start as u64, len).unwrap();
+            kept.push(Mapping::map(&file, 0, 1, os::page_size()).unwrap());
+            let mapping = Mapping::map(&file, start as u64, len, os::page_size()).unwrap();
             let address = mapping.address().as_ptr();
             kept.push(mapping);
             // SAFETY: the bytes lie inside the mapping, and no other process has the file.
@@ -230,7 +276,7 @@ mod tests {
         bytes[7] = 0;
         bytes[page - 20..page].fill(0);
         file.write_all(&bytes).unwrap();
-        let mapping = Mapping::map(&file, 0, bytes.len()).unwrap();
+        let mapping = Mapping::map(&file, 0, bytes.len(), os::page_size()).unwrap();
         let ends = |start: usize, end: usize| {
             Mapping::ends_in_zeros(mapping.address().as_ptr().wrapping_add(start), end - start)
         };
@@ -243,9 +289,11 @@ mod tests {
     #[test]
     fn pages_of_a_length_round_up_to_whole_pages() {
         let page = os::page_size();
-        assert_eq!([1, page, page + 1].map(Mapping::pages), [page, page, 2 * page]);
+        assert_eq!([1, page, page + 1].map(|len| Mapping::pages(0, len, page)), [page, page, 2 * page]);
+        // Two large pages, since the range starts in the middle of one and ends in the next.
+        assert_eq!(Mapping::pages(5 * page as u64, 4 * page, 8 * page), 16 * page);
         assert_eq!(Mapping::addressable(u64::MAX), None);
         let largest = Mapping::addressable(isize::MAX as u64).expect("a length in memory");
-        assert_eq!(Mapping::pages(largest), isize::MAX as usize + 1);
+        assert_eq!(Mapping::pages(0, largest, page), isize::MAX as usize + 1);
     }
 }

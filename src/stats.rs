@@ -34,7 +34,7 @@ pub struct Stats {
     /// Accesses of a window that was not mapped; the window was then mapped, or the range was read from the file.
     /// Detached regions of large ranges are not counted here, only in `maps`.
     pub misses: u64,
-    /// Mappings made.
+    /// Mappings made, including copies of windows that take their place.
     pub maps: u64,
     /// Mappings unmapped.
     pub unmaps: u64,
@@ -64,6 +64,9 @@ pub struct Stats {
     pub peak_open_files: usize,
     /// Files known now: those with handles or with regions.
     pub files: usize,
+    /// Files that the OS refused to map, so that they are read instead ([`Unmappable`](crate::ErrorKind::Unmappable)). A
+    /// file counts again if it was forgotten and is opened again.
+    pub unmappable_files: u64,
 }
 
 impl Stats {
@@ -97,9 +100,11 @@ pub(crate) enum Event {
     Copy,
     /// A mapping made, or a descriptor opened, beyond the limits.
     Overcommit,
+    /// A file found that the OS does not map.
+    Unmappable,
 }
 
-const EVENTS: usize = Event::Overcommit as usize + 1;
+const EVENTS: usize = Event::Unmappable as usize + 1;
 
 /// The counters of all events, in shards of one cache line each.
 #[derive(Debug)]

@@ -61,7 +61,7 @@ unsafe impl Send for Mapping {}
 unsafe impl Sync for Mapping {}
 
 impl Mapping {
-    pub(crate) fn map(file: &File, start: u64, len: usize) -> io::Result<Self> {
+    pub(crate) fn map(file: &File, start: u64, len: usize, _page: usize) -> io::Result<Self> {
         shuttle::thread::yield_now();
         WORLD.with(|world| {
             let mut world = world.borrow_mut();
@@ -71,7 +71,7 @@ impl Mapping {
             }
             let mut bytes = vec![0; len].into_boxed_slice();
             assert_eq!(os::read_fully_at(file, &mut bytes, start)?, len, "mapped beyond the end of the file");
-            world.mapped_bytes += Self::pages(len);
+            world.mapped_bytes += len.next_multiple_of(os::page_size());
             world.regions += 1;
             assert!(world.mapped_bytes <= world.limit_bytes, "{} bytes mapped", world.mapped_bytes);
             assert!(world.regions <= world.limit_regions, "{} regions mapped", world.regions);
@@ -98,7 +98,7 @@ impl Mapping {
         if let Some(mut bytes) = self.bytes.take() {
             bytes.fill(UNMAPPED);
             world.unmapped.push(bytes);
-            world.mapped_bytes -= Self::pages(self.len);
+            world.mapped_bytes -= self.len.next_multiple_of(os::page_size());
             world.regions -= 1;
         }
     }
@@ -107,8 +107,17 @@ impl Mapping {
         isize::try_from(bytes).ok()?.try_into().ok()
     }
 
-    pub(crate) fn pages(len: usize) -> usize {
-        len.next_multiple_of(os::page_size())
+    pub(crate) fn pages(_start: u64, len: usize, page: usize) -> usize {
+        len.next_multiple_of(page)
+    }
+
+    /// Never called: the simulated OS maps every file.
+    pub(crate) fn copy(_: &File, _: u64, _: usize) -> io::Result<Option<Self>> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+
+    pub(crate) fn is_private(&self) -> bool {
+        false
     }
 
     pub(crate) fn len(&self) -> usize {

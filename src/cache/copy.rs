@@ -7,11 +7,12 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use super::load::truncated;
+use super::open::cannot_stat;
 use super::region::{Region, RegionBytes, RegionRef};
 use super::validate::Suspect;
 use super::{Acquired, Cache, CachedFile, Need};
 use crate::config::Revalidate;
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::os;
 use crate::policy::Access;
 use crate::stats::Event;
@@ -88,5 +89,26 @@ impl Cache {
 #[inline(always)]
 pub(super) fn read_exact_at(file: &File, buf: &mut [u8], offset: u64, known_len: u64) -> Result<()> {
     let read = os::read_fully_at(file, buf, offset).map_err(|error| Error::io("cannot read", error))?;
-    if read < buf.len() { Err(truncated(offset + read as u64, known_len)) } else { Ok(()) }
+    if read < buf.len() {
+        Err(ended_early(file, offset + read as u64, offset + buf.len() as u64, known_len))
+    } else {
+        Ok(())
+    }
+}
+
+/// Explains a read that ended at `end` instead of `wanted`.
+#[cold]
+pub(super) fn ended_early(file: &File, end: u64, wanted: u64, known_len: u64) -> Error {
+    match os::stat(file) {
+        Err(error) => cannot_stat(error),
+        Ok(stat) if stat.len < wanted => truncated(stat.len, known_len),
+        Ok(stat) => {
+            let message = format!(
+                "the file has {} bytes, but a read ended at byte {end}: it was truncated and has grown again, or it is \
+                 generated while it is read: retry the read",
+                stat.len
+            );
+            Error::new(ErrorKind::Truncated, message)
+        }
+    }
 }

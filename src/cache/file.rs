@@ -11,12 +11,12 @@ use std::time::SystemTime;
 use super::descriptors::DescriptorCell;
 use super::region::Region;
 use super::{Cache, Change};
-use crate::os::{self, Stat};
+use crate::os::{self, FileSystem, Stat};
 use crate::protocol::atomics::{FencedU64, UserCount};
 use crate::protocol::radix_table::RadixTable;
 use crate::protocol::slot::{Drain, Slot};
 use crate::sync::epoch::EpochBox;
-use crate::sync::{Mutex, MutexGuard};
+use crate::sync::{AtomicU32, Mutex, MutexGuard, Ordering as MemoryOrdering};
 
 /// Names kept for each file, the newest first. A closed descriptor is reopened by the first name that still leads to
 /// the file.
@@ -37,22 +37,24 @@ pub(crate) struct FileKey {
 impl FileKey {
     /// Returns the identity of an open file.
     pub(super) fn of(file: &File, stat: &Stat) -> Self {
-        Self::new(stat, os::generation(file))
+        Self::new(stat, || os::generation(file))
     }
 
     /// Returns the identity of the file to which `path` leads.
     pub(super) fn at(path: &Path, stat: &Stat) -> Self {
-        Self::new(stat, os::generation_at(path))
+        Self::new(stat, || os::generation_at(path))
     }
 
-    fn new(stat: &Stat, generation: Option<u64>) -> Self {
+    fn new(stat: &Stat, generation: impl Fn() -> Option<u64>) -> Self {
+        // That of a block device would be the generation of its node.
+        let generation = if stat.is_block_device() { None } else { generation() };
         Self { device: stat.device, inode: stat.inode, born: stat.born, generation }
     }
 
     /// Returns `true` if no other file ever has this key. Otherwise two files may have one key, at different times or,
     /// on some file systems (FUSE), at one time.
     pub(super) fn is_unique(&self) -> bool {
-        self.born.is_some() || self.generation.is_some()
+        self.born.is_some() || self.generation.is_some() || self.inode == Stat::OF_BLOCK_DEVICE
     }
 }
 
@@ -87,10 +89,21 @@ struct Noticed {
     tail: Option<Tail>,
 }
 
+/// What mapping a file has shown.
+#[derive(Debug, Default)]
+struct Mappability {
+    /// The error number by which the OS has refused a mapping for good, or 0.
+    refusal: AtomicU32,
+    /// 1 after a private mapping was made.
+    has_private: AtomicU32,
+}
+
 /// A file of a cache. Its handles keep it, and so does each of its regions (rule 5 of the protocol). The registry holds
 /// it weakly.
 pub(crate) struct CachedFile {
     pub(super) key: FileKey,
+    pub(super) system: FileSystem,
+    mappability: Mappability,
     len: FencedU64,
     noticed: Mutex<Noticed>,
     names: Mutex<Vec<PathBuf>>,
@@ -119,9 +132,11 @@ fn content_change(before: &Stat, now: &Stat) -> Change {
 }
 
 impl CachedFile {
-    pub(super) fn new(key: FileKey, stat: &Stat, cache: &Arc<Cache>) -> Self {
+    pub(super) fn new(key: FileKey, system: FileSystem, stat: &Stat, cache: &Arc<Cache>) -> Self {
         Self {
             key,
+            system,
+            mappability: Mappability::default(),
             len: FencedU64::new(stat.len),
             noticed: Mutex::new(Noticed { stat: stat.clone(), tail: None }),
             names: Mutex::default(),
@@ -159,11 +174,11 @@ impl CachedFile {
     /// Asks the OS for the metadata of `file`, a descriptor of this file, and records them. Returns them with the change
     /// of the content since the last call: `Unchanged`, `Grown`, `Truncated` or `Modified`.
     ///
-    /// If the length changed, publishes it and then calls `drain` with the smaller of both lengths: regions from there on
-    /// are out of date. The lock covers the look, so that an older result never replaces a newer one.
+    /// If regions are out of date, calls `drain` with the offset from which on they are: the smaller of both lengths, after
+    /// publishing the new one, or 0 if a private mapping may show bytes from before the change. The lock covers the look, so that an older result never replaces a newer one.
     pub(crate) fn record_stat(&self, file: &File, drain: impl FnOnce(u64)) -> io::Result<(Change, Stat)> {
         let mut noticed = unpoisoned(&self.noticed);
-        let stat = os::stat(file)?;
+        let stat = self.system.stat(file)?;
         let mut change = content_change(&noticed.stat, &stat);
         // A file that was truncated and has grown beyond its old length since looks like one that was appended to.
         if change == Change::Grown && noticed.tail.as_ref().is_some_and(|tail| tail.differs(file)) {
@@ -171,6 +186,11 @@ impl CachedFile {
         }
         if noticed.stat.len != stat.len {
             self.len.store_then_fence(stat.len);
+        }
+        // Relaxed: a private mapping is made from a file that is read after the look at its length.
+        if change != Change::Unchanged && self.mappability.has_private.load(MemoryOrdering::Relaxed) != 0 {
+            drain(0);
+        } else if noticed.stat.len != stat.len {
             drain(noticed.stat.len.min(stat.len));
         }
         if change != Change::Unchanged || noticed.tail.is_none() {
@@ -178,6 +198,31 @@ impl CachedFile {
         }
         noticed.stat.clone_from(&stat);
         Ok((change, stat))
+    }
+
+    /// Returns the error by which the OS has refused to map the file, whatever the range, or `None`.
+    pub(super) fn refusal(&self) -> Option<io::Error> {
+        match self.mappability.refusal.load(MemoryOrdering::Relaxed) {
+            0 => None,
+            number => Some(io::Error::from_raw_os_error(number as i32)),
+        }
+    }
+
+    /// Returns `true` if the OS has refused to map the file, whatever the range. Readers then read it.
+    pub(crate) fn is_unmappable(&self) -> bool {
+        // Relaxed: a hint. A reader that misses it asks the OS once more.
+        self.mappability.refusal.load(MemoryOrdering::Relaxed) != 0
+    }
+
+    /// Records that the OS refuses to map the file. Returns `true` the first time.
+    pub(super) fn set_refusal(&self, error: &io::Error) -> bool {
+        let number = error.raw_os_error().unwrap_or_default() as u32;
+        self.mappability.refusal.swap(number, MemoryOrdering::Relaxed) == 0
+    }
+
+    /// Records that a private mapping of the file exists.
+    pub(super) fn set_private(&self) {
+        self.mappability.has_private.store(1, MemoryOrdering::Relaxed);
     }
 
     /// Returns the metadata that the newest look found.
@@ -224,7 +269,7 @@ impl CachedFile {
             };
             // The time of birth of a file on overlayfs changes when it is copied up.
             let is_candidate = (self.key.device, self.key.inode, own.born) == (found.device, found.inode, found.born);
-            if !is_candidate || generation() != self.key.generation {
+            if !is_candidate || (!found.is_block_device() && generation() != self.key.generation) {
                 return Ok(false);
             }
             if self.key.is_unique()

@@ -4,12 +4,14 @@
 //! range crosses windows, it has no slot. If a draining region or a sleeping evicting thread holds the slot, the loader
 //! cannot use it. The range is then mapped *detached*: for its clients alone, inside the budget, in no table.
 
+use std::fs::File;
 use std::io;
 use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::backoff::Backoff;
+use super::copy::ended_early;
 use super::descriptors::OpenFile;
 use super::open::cannot_stat;
 use super::region::{Region, RegionRef};
@@ -100,7 +102,7 @@ impl Cache {
             Ok(region) => Ok(Some(region)),
             Err(NotMapped::Failed(error)) => Err(error),
             Err(_) if !policy.is_required() => Ok(None),
-            Err(not_mapped) => Err(self.explain(not_mapped)),
+            Err(not_mapped) => Err(self.explain(file, not_mapped)),
         }
     }
 
@@ -109,13 +111,16 @@ impl Cache {
         let start = span.start / granule * granule;
         let policy = RoomPolicy::Required(self.config.overcommit);
         let mapped = self.map(file, None, start..span.end, policy, &mut Backoff::new());
-        let region = mapped.map_err(|not_mapped| self.explain(not_mapped))?;
+        let region = mapped.map_err(|not_mapped| self.explain(file, not_mapped))?;
         let len = region.len();
         Ok(region.narrow((span.start - start) as usize..len))
     }
 
     /// Gets the descriptor, the length, the room and the mapping of `span`, and publishes the mapping. Without a
     /// `loading`, the region is detached.
+    ///
+    /// If the file cannot be mapped, or an access to a mapping would allocate the pages of its holes, a required mapping is
+    /// a copy. It has at most the length of a window. It is detached, because it does not follow changes of the file.
     fn map(
         &self,
         file: &Arc<CachedFile>,
@@ -128,24 +133,29 @@ impl Cache {
         // for room.
         let mut descriptor = self.descriptor(file, policy.overcommit())?;
         // An access to a mapping beyond the end of the file would fault. So `Revalidate::AtOpen` asks here as well.
-        let len = match self.config.revalidate {
-            Revalidate::AtOpen => {
-                let stat = os::stat(&descriptor.file).map_err(cannot_stat)?;
-                if descriptor.maps_another_file(&stat) {
-                    descriptor = self.replace_descriptor(file, &descriptor)?;
-                }
-                stat.len
+        let (len, has_holes) = if self.config.revalidate == Revalidate::AtOpen || file.system.allocates_holes() {
+            let stat = file.system.stat(&descriptor.file).map_err(cannot_stat)?;
+            if descriptor.maps_another_file(&stat) {
+                descriptor = self.replace_descriptor(file, &descriptor)?;
             }
-            Revalidate::Never => file.len(),
+            (stat.len, stat.is_sparse && file.system.allocates_holes())
+        } else {
+            (file.len(), false)
         };
         if len < span.end || span.is_empty() {
             return Err(truncated(len, file.len()).into());
         }
         let bytes = span.end - span.start;
+        let may_copy = policy.is_required() && self.config.geometry.window_bytes().is_none_or(|window| bytes <= window);
+        let is_copied = has_holes || file.is_unmappable();
+        if is_copied && !may_copy {
+            return Err(NotMapped::Unmappable(bytes));
+        }
         let Some(len) = Mapping::addressable(bytes) else { return Err(NotMapped::TooLarge(bytes)) };
 
         let mut transit = self.regions.budget.enter_transit();
-        let pages = Mapping::pages(len);
+        let page = if is_copied { os::page_size() } else { file.system.page() };
+        let pages = Mapping::pages(span.start, len, page);
         if policy.is_required() && !self.has_room(pages) {
             self.regions.note_pressure();
         }
@@ -157,7 +167,15 @@ impl Cache {
         if over {
             self.stats.count(Event::Overcommit);
         }
-        let mapping = self.map_or_collect(&descriptor, span.start, len, policy)?;
+        let mapped = match is_copied {
+            true => None,
+            false => self.map_or_collect(file, &descriptor, span.start, len, policy)?,
+        };
+        let (mapping, loading) = match mapped {
+            Some(mapping) => (mapping, loading),
+            None if may_copy => (copy_span(file, &descriptor.file, span.start, len)?, None),
+            None => return Err(NotMapped::Unmappable(bytes)),
+        };
         self.stats.count(Event::Map);
         let region = RegionRef::new(self.regions.publish(loading, mapping, reservation, file));
         drop(transit);
@@ -168,30 +186,43 @@ impl Cache {
         Ok(region)
     }
 
-    /// Asks the OS for a mapping. If the OS has no room, unmaps each unused region and asks again.
+    /// Asks the OS for a mapping. If the OS has no room, unmaps each unused region and asks again. Returns `None` if the OS
+    /// does not map this file.
     ///
     /// A required mapping is tried for [`TRANSIT_MAX`]: other threads may be unmapping what they have retired, or may
     /// have mapped what was unmapped here.
     fn map_or_collect(
         &self,
+        file: &CachedFile,
         descriptor: &OpenFile,
         start: u64,
         len: usize,
         policy: RoomPolicy,
-    ) -> Result<Mapping, NotMapped> {
+    ) -> Result<Option<Mapping>, NotMapped> {
         let mut backoff = Backoff::new();
         let mut is_first = true;
         loop {
-            let error = match Mapping::map(&descriptor.file, start, len) {
-                Ok(mapping) => return Ok(mapping),
+            let error = match Mapping::map(&descriptor.file, start, len, file.system.page()) {
+                Ok(mapping) => {
+                    if mapping.is_private() {
+                        file.set_private();
+                    }
+                    return Ok(Some(mapping));
+                }
                 Err(error) => error,
             };
+            if os::is_unmappable(&error) {
+                if file.set_refusal(&error) {
+                    self.stats.count(Event::Unmappable);
+                }
+                return Ok(None);
+            }
             if !os::is_out_of_maps(&error) && !os::is_out_of_descriptors(&error) {
                 // Windows maps nothing beyond the end of a file, which may have been truncated since the look at its length.
                 reaches(&descriptor.file, start + len as u64)?;
                 // It may have grown again since.
                 if !std::mem::take(&mut is_first) {
-                    return Err(Error::io("cannot map", error).into());
+                    return Err(NotMapped::Refused(error));
                 }
                 continue;
             }
@@ -205,12 +236,24 @@ impl Cache {
     }
 
     #[cold]
-    fn explain(&self, not_mapped: NotMapped) -> Error {
+    fn explain(&self, file: &CachedFile, not_mapped: NotMapped) -> Error {
         let (used, limit) = (self.regions.budget.used(), self.regions.budget.limit());
         let message = match not_mapped {
             NotMapped::Failed(error) => return error,
+            NotMapped::Refused(error) => return Error::io("cannot map", error),
+            NotMapped::Unmappable(bytes) => {
+                let message = format!(
+                    "{bytes} bytes are too long for a copy, which has at most one window, and the file cannot be mapped: \
+                     ask for less at once, or use `read_at`"
+                );
+                let error = Error::new(ErrorKind::Unmappable, message);
+                return match file.refusal() {
+                    Some(refusal) => error.because(refusal),
+                    None => error,
+                };
+            }
             NotMapped::NoMaps(error, len) => {
-                let hint = os::map_limit_hint();
+                let hint = os::map_limit_hint(&error);
                 let message = format!("the OS refused a mapping of {len} bytes, with nothing unused left: {hint}");
                 return Error::new(ErrorKind::OutOfMaps, message).because(error);
             }
@@ -227,6 +270,12 @@ impl Cache {
         };
         Error::new(ErrorKind::OverBudget, message)
     }
+}
+
+/// Reads `len` bytes of the file into memory of their own.
+fn copy_span(file: &CachedFile, descriptor: &File, start: u64, len: usize) -> Result<Mapping> {
+    let copy = Mapping::copy(descriptor, start, len).map_err(|error| Error::io("cannot read", error))?;
+    copy.ok_or_else(|| ended_early(descriptor, start, start + len as u64, file.len()))
 }
 
 fn is_faulted(region: &RegionRef) -> bool {
@@ -246,8 +295,12 @@ enum NotMapped {
     TooLarge(u64),
     /// The budget has no room for this many bytes now.
     AllPinned(u64),
-    /// The OS refused a mapping of this many bytes.
+    /// The OS had no room for a mapping of this many bytes.
     NoMaps(io::Error, usize),
+    /// The OS does not map this file, or must not, and this many bytes are too long for a copy.
+    Unmappable(u64),
+    /// The OS refused the mapping for another reason.
+    Refused(io::Error),
     /// Another failure, with its message.
     Failed(Error),
 }

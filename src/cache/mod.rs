@@ -350,8 +350,12 @@ impl Cache {
         access: Access,
         frequency: u8,
     ) -> Option<RoomPolicy> {
+        if file.is_unmappable() {
+            return None;
+        }
         let span = self.config.geometry.span(window, file.len());
-        let bytes = Mapping::addressable(span.end - span.start).map_or(usize::MAX, Mapping::pages);
+        let bytes = Mapping::addressable(span.end - span.start)
+            .map_or(usize::MAX, |len| Mapping::pages(span.start, len, file.system.page()));
         if self.has_room(bytes) {
             return Some(RoomPolicy::Free);
         }
@@ -400,6 +404,7 @@ impl Cache {
             open_files: self.descriptors.budget.used().items,
             peak_open_files: self.descriptors.budget.peak().items,
             files: self.registry.len(),
+            unmappable_files: total(Event::Unmappable),
         }
     }
 

@@ -12,7 +12,7 @@ use super::room::Room;
 use super::{Cache, CachedFile, Change, Closed};
 use crate::config::{OpenOptions, Overcommit, Revalidate};
 use crate::error::{Error, ErrorKind, Result};
-use crate::os::{self, Kind, Stat};
+use crate::os::{self, FileSystem, Kind, Stat};
 use crate::protocol::budget::Reservation;
 use crate::protocol::slot::Drain;
 use crate::stats::Event;
@@ -71,12 +71,13 @@ impl Cache {
         name: Option<&Path>,
         before: Option<Stat>,
     ) -> Result<Arc<CachedFile>> {
-        let stat = os::stat(&descriptor).map_err(cannot_stat)?;
+        let system = FileSystem::of(&descriptor);
+        let stat = system.stat(&descriptor).map_err(cannot_stat)?;
         check_kind(&descriptor, &stat)?;
         let key = FileKey::of(&descriptor, &stat);
         // If the comparison fails, two entries for one file are the lesser evil.
         let is_same = |known: &CachedFile| key.is_unique() || known.is_open_in(&descriptor).unwrap_or(false);
-        let file = self.registry.get_or_insert(key, is_same, || CachedFile::new(key, &stat, self));
+        let file = self.registry.get_or_insert(key, is_same, || CachedFile::new(key, system, &stat, self));
         if let Some(name) = name {
             file.add_name(name);
         }

@@ -15,6 +15,10 @@ impl Region {
     /// A hint: errors are left to the reader that touches the bytes. It does nothing to the page cache if the file's
     /// descriptor is closed.
     pub(crate) fn prefault(&self, start: u64) {
+        // Here it would allocate the pages of holes. All others are in memory, or swapped out.
+        if self.file().system.allocates_holes() {
+            return;
+        }
         if let Some(open) = &*self.file().descriptor.peek() {
             self.mapping().read_ahead(&open.file, start);
         }

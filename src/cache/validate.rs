@@ -118,9 +118,9 @@ impl Cache {
             let start = geometry.start(window);
             let (at, min_len) = ((piece.start - start) as usize, piece.end - start);
             let mapped = self.lookup(file, window, min_len, Access::Repeat);
-            // If the OS cannot populate the pages, the read says why.
-            let is_populated =
-                mapped.is_ok_and(|client| client.mapping().populate(at..min_len as usize).unwrap_or(false));
+            // If the OS cannot populate the pages, the read says why. It allocates no pages for holes.
+            let is_populated = !file.system.allocates_holes()
+                && mapped.is_ok_and(|client| client.mapping().populate(at..min_len as usize).unwrap_or(false));
             if !is_populated {
                 read_in_parts(&descriptor.file, piece, |_| Ok(()))?;
             }

@@ -33,7 +33,7 @@ struct Handle {
 /// contains the generation of the inode. Returns `None` if the file system has no handles, or none that last: FUSE
 /// makes a new one after the kernel has forgotten the file, and overlayfs when it copies the file up.
 pub(crate) fn generation(file: &File) -> Option<u64> {
-    if is_without_generations(file_system(file)?) {
+    if is_without_generations(statfs(file)?.0) {
         return None;
     }
     hash_of_handle(file.as_raw_fd(), c"", libc::AT_EMPTY_PATH)
@@ -60,22 +60,23 @@ pub(crate) fn generation_at(path: &Path) -> Option<u64> {
 /// Overlayfs copies a file of a lower layer up when a program opens it for writing. A descriptor that was opened before
 /// then reports and reads the upper file, but maps the lower one.
 pub(crate) fn is_on_overlay(file: &File) -> bool {
-    file_system(file) == Some(OVERLAYFS)
+    statfs(file).is_some_and(|(number, _)| number == OVERLAYFS)
 }
 
 fn is_without_generations(number: u32) -> bool {
     matches!(number, OVERLAYFS | FUSE)
 }
 
-/// Returns the number of the file's file system.
-fn file_system(file: &File) -> Option<u32> {
+/// Returns the number of the file's file system, and its block size.
+pub(super) fn statfs(file: &File) -> Option<(u32, usize)> {
     let mut info = MaybeUninit::uninit();
     // SAFETY: the descriptor is open as long as `file` is borrowed, and the kernel writes one `statfs` to `info`.
     if unsafe { libc::fstatfs(file.as_raw_fd(), info.as_mut_ptr()) } != 0 {
         return None;
     }
     // SAFETY: the call succeeded, so it has initialised the value.
-    Some(unsafe { info.assume_init() }.f_type as u32)
+    let info = unsafe { info.assume_init() };
+    Some((info.f_type as u32, info.f_bsize as usize))
 }
 
 fn hash_of_handle(directory: libc::c_int, path: &CStr, flags: libc::c_int) -> Option<u64> {

@@ -11,6 +11,8 @@ mod system;
 #[cfg_attr(not(target_os = "linux"), path = "identity_other.rs")]
 mod identity;
 
+mod file_system;
+
 #[cfg(not(any(unix, windows)))]
 compile_error!("smmap supports Unix and Windows: to port it to another system, add a file to `src/os/`");
 
@@ -20,15 +22,18 @@ pub(crate) mod sigbus;
 use std::io;
 use std::time::SystemTime;
 
+pub(crate) use file_system::FileSystem;
+#[cfg(target_os = "linux")]
+use identity::statfs;
 pub(crate) use identity::{generation, generation_at, is_on_overlay, may_read, needs_reopening, peek_at, reopen};
 #[cfg(windows)]
 pub(crate) use system::map;
 #[cfg(all(test, target_os = "linux"))]
 pub(crate) use system::tests::page_cache;
 pub(crate) use system::{
-    advise, descriptor_limit, descriptor_limit_hint, is_out_of_descriptors, is_out_of_maps, is_readable, map_limit,
-    map_limit_hint, mapping_granularity, memory_limit, open, page_size, populate, read_ahead, read_at, realign, stat,
-    stat_path, unmap,
+    advise, descriptor_limit, descriptor_limit_hint, is_out_of_descriptors, is_out_of_maps, is_readable, is_unmappable,
+    map_limit, map_limit_hint, mapping_granularity, memory_limit, open, page_size, populate, read_ahead, read_at,
+    realign, stat, stat_path, unmap,
 };
 
 /// The metadata of a file that the cache uses.
@@ -40,6 +45,8 @@ pub(crate) struct Stat {
     /// The time of creation, if the file system records it. It tells a file from a later one with the same inode.
     pub(crate) born: Option<SystemTime>,
     pub(crate) len: u64,
+    /// The file system has allocated less than `len` bytes: some part of the file is a hole.
+    pub(crate) is_sparse: bool,
     pub(crate) modified: Option<SystemTime>,
     /// The time of the last change of bytes or attributes, in seconds and nanoseconds, where the OS records it.
     /// Programs cannot set it.
@@ -51,11 +58,21 @@ pub(crate) struct Stat {
     pub(crate) kind: Kind,
 }
 
+impl Stat {
+    /// The inode number of a block device. Its `device` is the number of the device itself.
+    pub(crate) const OF_BLOCK_DEVICE: u128 = u128::MAX;
+
+    pub(crate) fn is_block_device(&self) -> bool {
+        self.inode == Self::OF_BLOCK_DEVICE
+    }
+}
+
 /// The type of a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {
+    /// A regular file or, on Linux, a block device.
     File,
-    /// Not a regular file; the text names the type for error messages.
+    /// Anything else; the text names the type for error messages.
     Other(&'static str),
 }
 

@@ -52,15 +52,59 @@ pub(crate) fn is_readable(file: &File) -> io::Result<bool> {
 }
 
 pub(crate) fn stat(file: &File) -> io::Result<Stat> {
-    file.metadata().map(|metadata| from_metadata(&metadata))
+    let mut stat = from_metadata(&file.metadata()?);
+    #[cfg(target_os = "linux")]
+    if stat.is_block_device() {
+        stat.len = device_len(file)?;
+    }
+    Ok(stat)
 }
 
+/// Returns the length of a block device in bytes.
+#[cfg(target_os = "linux")]
+fn device_len(device: &File) -> io::Result<u64> {
+    /// `_IOR(0x12, 114, size_t)` of Linux's `fs.h`. Some processors have another bit for "read".
+    const BLKGETSIZE64: u32 = {
+        let has_other_bit = cfg!(any(target_arch = "mips", target_arch = "mips64", target_arch = "powerpc"))
+            || cfg!(any(target_arch = "powerpc64", target_arch = "sparc64"));
+        let read = if has_other_bit { 1 << 30 } else { 1 << 31 };
+        read | (size_of::<usize>() as u32) << 16 | 0x12 << 8 | 114
+    };
+    let mut len = 0_u64;
+    // SAFETY: the kernel writes one `u64` to the pointer, and the descriptor is open as long as `device` is borrowed.
+    check(unsafe { libc::ioctl(device.as_raw_fd(), BLKGETSIZE64 as _, &raw mut len) })?;
+    Ok(len)
+}
+
+/// Examines the file at `path`. Does not tell the length of a block device.
 pub(crate) fn stat_path(path: &Path) -> io::Result<Stat> {
     fs::metadata(path).map(|metadata| from_metadata(&metadata))
 }
 
+/// Returns what identifies a block device: its number, through each of its nodes. The times of a node say nothing about the
+/// content of the device.
+#[cfg(target_os = "linux")]
+fn of_block_device(node: &Metadata) -> Stat {
+    Stat {
+        device: node.rdev(),
+        inode: Stat::OF_BLOCK_DEVICE,
+        born: None,
+        len: 0,
+        is_sparse: false,
+        modified: None,
+        changed: None,
+        links: 1,
+        attributes: [0; 3],
+        kind: Kind::File,
+    }
+}
+
 fn from_metadata(metadata: &Metadata) -> Stat {
     let kind = metadata.file_type();
+    #[cfg(target_os = "linux")]
+    if kind.is_block_device() {
+        return of_block_device(metadata);
+    }
     let kind = if kind.is_file() {
         Kind::File
     } else if kind.is_dir() {
@@ -69,8 +113,10 @@ fn from_metadata(metadata: &Metadata) -> Stat {
         Kind::Other("a pipe")
     } else if kind.is_socket() {
         Kind::Other("a socket")
-    } else if kind.is_block_device() || kind.is_char_device() {
-        Kind::Other("a device")
+    } else if kind.is_char_device() {
+        Kind::Other("a character device")
+    } else if kind.is_block_device() {
+        Kind::Other("a block device")
     } else {
         Kind::Other("no regular file")
     };
@@ -79,6 +125,7 @@ fn from_metadata(metadata: &Metadata) -> Stat {
         inode: metadata.ino().into(),
         born: metadata.created().ok(),
         len: metadata.len(),
+        is_sparse: metadata.blocks() < metadata.len().div_ceil(512),
         modified: metadata.modified().ok(),
         changed: Some((metadata.ctime(), metadata.ctime_nsec())),
         links: metadata.nlink(),
@@ -313,6 +360,13 @@ pub(crate) fn is_out_of_maps(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::ENOMEM | libc::EAGAIN))
 }
 
+/// Returns `true` if the OS refused a mapping because of the file: its file system maps no files (ENODEV, ENOTSUP), or a
+/// security module or a filter forbids it (EACCES, EPERM, ENOSYS).
+pub(crate) fn is_unmappable(error: &io::Error) -> bool {
+    const ERRORS: [i32; 5] = [libc::ENODEV, libc::ENOTSUP, libc::EACCES, libc::EPERM, libc::ENOSYS];
+    error.raw_os_error().is_some_and(|number| ERRORS.contains(&number))
+}
+
 /// Returns `true` if the OS refused a descriptor at the limit of the process (EMFILE) or of the system (ENFILE).
 pub(crate) fn is_out_of_descriptors(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE))
@@ -375,7 +429,7 @@ fn control_group_limit() -> Option<u64> {
 }
 
 /// Returns a hint for an error message: the limit on mappings, and how to raise it.
-pub(crate) fn map_limit_hint() -> String {
+pub(crate) fn map_limit_hint(error: &io::Error) -> String {
     // Read line by line: when the OS refuses a mapping, it may also refuse the memory for the whole list. Lines are
     // bytes, since names of files need not be UTF-8.
     let lines = |list| BufReader::new(list).split(b'\n').map_while(Result::ok);
@@ -388,6 +442,10 @@ pub(crate) fn map_limit_hint() -> String {
     };
     if let Some(limit) = soft_limit(libc::RLIMIT_AS) {
         hint += &format!(", in at most {limit} bytes of address space (ulimit -v)");
+    }
+    // Linux refuses with ENOMEM at every other limit.
+    if let (Some(libc::EAGAIN), Some(limit)) = (error.raw_os_error(), soft_limit(libc::RLIMIT_MEMLOCK)) {
+        hint = format!("after mlockall, this process may have at most {limit} bytes of memory (ulimit -l); {hint}");
     }
     hint + "; raise the limit that was hit, or lower max_mapped_bytes or max_regions"
 }
@@ -430,7 +488,7 @@ pub(crate) mod tests {
         /// Returns for each page of a nonempty file whether it is in the page cache.
         pub(crate) fn pages(file: &File) -> Vec<bool> {
             let len = file.metadata().unwrap().len() as usize;
-            let mapping = Mapping::map(file, 0, len).unwrap();
+            let mapping = Mapping::map(file, 0, len, page_size()).unwrap();
             let mut pages = vec![0; len.div_ceil(page_size())];
             // SAFETY: the range is one mapping, and `pages` has one byte for each of its pages.
             assert_eq!(unsafe { libc::mincore(mapping.address().as_ptr().cast(), len, pages.as_mut_ptr()) }, 0);
@@ -443,7 +501,8 @@ pub(crate) mod tests {
         assert!(page_size() >= 4096);
         assert!(memory_limit().is_none_or(|bytes| bytes > 16 << 20));
         assert!(descriptor_limit().is_none_or(|limit| limit > 8));
-        assert!(map_limit_hint().contains("max_regions"));
+        let hint = map_limit_hint(&io::Error::from_raw_os_error(libc::ENOMEM));
+        assert!(hint.contains("max_regions"), "{hint}");
     }
 
     #[test]
@@ -484,8 +543,9 @@ pub(crate) mod tests {
             let directory = tempfile::tempdir().unwrap();
             let path = directory.path().join(OsStr::from_bytes(b"not text: \xff"));
             fs::write(&path, b"mapped").unwrap();
-            let _mapping = Mapping::map(&open(&path).unwrap(), 0, 6).unwrap();
-            assert!(map_limit_hint().contains("vm.max_map_count"), "{}", map_limit_hint());
+            let _mapping = Mapping::map(&open(&path).unwrap(), 0, 6, page_size()).unwrap();
+            let hint = map_limit_hint(&io::Error::from_raw_os_error(libc::ENOMEM));
+            assert!(hint.contains("vm.max_map_count"), "{hint}");
         }
 
         #[test]
@@ -493,7 +553,7 @@ pub(crate) mod tests {
             // The first length is read by `read_through`, the second by large pages.
             for len in [3 * READ_CHUNK + 123, 5 * LARGE_PAGE + 123] {
                 let file = page_cache::file_of(len);
-                let mapping = Mapping::map(&file, 0, len).unwrap();
+                let mapping = Mapping::map(&file, 0, len, page_size()).unwrap();
                 assert!(!mapping.read_ahead(&file, 0), "the pages were just written");
                 if !page_cache::drop_pages(&file) {
                     return;

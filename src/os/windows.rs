@@ -12,8 +12,8 @@ use std::sync::OnceLock;
 use std::time::{Duration, SystemTime};
 
 use windows_sys::Win32::Foundation::{
-    ERROR_ACCESS_DENIED, ERROR_COMMITMENT_LIMIT, ERROR_HANDLE_EOF, ERROR_NO_SYSTEM_RESOURCES, ERROR_NOT_ENOUGH_MEMORY,
-    ERROR_TOO_MANY_OPEN_FILES, FILETIME,
+    ERROR_ACCESS_DENIED, ERROR_COMMITMENT_LIMIT, ERROR_HANDLE_EOF, ERROR_INVALID_FUNCTION, ERROR_NO_SYSTEM_RESOURCES,
+    ERROR_NOT_ENOUGH_MEMORY, ERROR_NOT_SUPPORTED, ERROR_TOO_MANY_OPEN_FILES, FILETIME,
 };
 use windows_sys::Win32::Storage::FileSystem::{
     BY_HANDLE_FILE_INFORMATION, FILE_ATTRIBUTE_DIRECTORY, FILE_FLAG_BACKUP_SEMANTICS, FILE_ID_INFO,
@@ -101,6 +101,7 @@ pub(crate) fn stat(file: &File) -> io::Result<Stat> {
         // Wine reports the time of the last write instead.
         born: if cfg!(smmap_wine) { None } else { time(info.ftCreationTime) },
         len: wide(info.nFileSizeHigh, info.nFileSizeLow),
+        is_sparse: false,
         modified: time(info.ftLastWriteTime),
         changed: None,
         links: if is_deleted { 0 } else { info.nNumberOfLinks.into() },
@@ -223,6 +224,10 @@ pub(crate) fn is_out_of_maps(error: &io::Error) -> bool {
     is_one_of(error, &[ERROR_NOT_ENOUGH_MEMORY, ERROR_NO_SYSTEM_RESOURCES, ERROR_COMMITMENT_LIMIT])
 }
 
+pub(crate) fn is_unmappable(error: &io::Error) -> bool {
+    is_one_of(error, &[ERROR_ACCESS_DENIED, ERROR_INVALID_FUNCTION, ERROR_NOT_SUPPORTED])
+}
+
 pub(crate) fn is_out_of_descriptors(error: &io::Error) -> bool {
     is_one_of(error, &[ERROR_TOO_MANY_OPEN_FILES, ERROR_NO_SYSTEM_RESOURCES])
 }
@@ -244,7 +249,7 @@ pub(crate) fn memory_limit() -> Option<u64> {
     succeeded.then_some(status.ullTotalPhys.min(status.ullTotalVirtual))
 }
 
-pub(crate) fn map_limit_hint() -> String {
+pub(crate) fn map_limit_hint(_error: &io::Error) -> String {
     "this process may be out of address space: lower max_mapped_bytes or max_regions".to_owned()
 }
 

@@ -164,6 +164,8 @@ impl MappedFile {
     /// # Errors
     ///
     /// - [`OutOfBounds`](crate::ErrorKind::OutOfBounds) if `range` is reversed or reaches past the end of the file.
+    /// - [`Unmappable`](crate::ErrorKind::Unmappable) if the OS does not map the file, and the range is longer than a window and
+    ///   too long for a copy outside the budget (256 KiB).
     /// - Those of [`Cursor::window_at`](crate::Cursor::window_at). `OverBudget` and `OutOfMaps` are possible only for
     ///   more than 256 KiB.
     ///

@@ -121,30 +121,6 @@ fn open_of_a_proc_file_says_not_a_file() {
     assert_eq!(error.kind(), ErrorKind::NotAFile, "{error:?}");
 }
 
-/// Reads a file of /sys. The OS reports a regular file of one page, yet the file is shorter and cannot be mapped, so
-/// every read fails.
-#[cfg(target_os = "linux")]
-#[test]
-fn read_of_a_sysfs_file_fails() {
-    let path = Path::new("/sys/kernel/mm/transparent_hugepage/enabled");
-    if !path.exists() {
-        eprintln!("SKIPPED: read_of_a_sysfs_file_fails: no {}", path.display());
-        return;
-    }
-    let maps = manager(limited());
-    let file = maps.open(path).unwrap();
-    assert!(file.len() > fs::read(path).unwrap().len() as u64);
-    let refused = [
-        file.lease(..).unwrap_err(),
-        file.cursor().window_at(0).unwrap_err(),
-        file.read_exact_at(&mut vec![0; file.len() as usize], 0).unwrap_err(),
-    ];
-    for error in refused {
-        assert!(matches!(error.kind(), ErrorKind::Io | ErrorKind::Truncated), "{error:?}");
-    }
-    assert_eq!(maps.stats().mapped_bytes, 0);
-}
-
 #[cfg(unix)]
 #[test]
 fn open_of_a_symlink_judges_its_target() {

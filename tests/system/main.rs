@@ -4,7 +4,9 @@
 //! command that prepares files, and makes it run one of the ignored `child_…` tests. The mounts end with the child.
 #![cfg(target_os = "linux")]
 
-#[path = "it/support.rs"]
+mod fuse;
+mod special_files;
+#[path = "../it/support.rs"]
 mod support;
 
 use std::fs::{self, File, OpenOptions};
