@@ -225,7 +225,22 @@ fn child_holes_of_a_tmpfs_file() {
     assert_reads_everywhere(&file, &content[..200_000]);
     let lease = file.lease(..WINDOW).unwrap();
     assert!(fs::read_to_string("/proc/self/maps").unwrap().contains(dense.to_str().unwrap()));
-    drop((lease, file));
+    drop(lease);
+
+    // Holes that are punched under a mapping: neither `verify` nor the read-ahead of a cursor allocates their pages.
+    file.prefetch(..).unwrap();
+    let mut cursor = file.cursor();
+    assert!(!cursor.window_at(0).unwrap().is_empty());
+    let flags = libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE;
+    let on_disk = OpenOptions::new().write(true).open(&dense).unwrap();
+    // SAFETY: the call takes no pointer.
+    assert_eq!(unsafe { libc::fallocate(on_disk.as_raw_fd(), flags, 0, 200_000) }, 0);
+    let free = free_blocks(&mount);
+    file.verify(..).unwrap();
+    assert!(!cursor.window_at(WINDOW).unwrap().is_empty() && !cursor.window_at(2 * WINDOW).unwrap().is_empty());
+    assert_eq!(free_blocks(&mount), free, "a call has allocated pages");
+    assert_eq!(maps.stats().regions, 4, "the windows were mapped");
+    drop((cursor, file));
     assert_nothing_is_mapped(&maps, &dense);
     println!("{DONE}");
 }
