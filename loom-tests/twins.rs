@@ -435,8 +435,8 @@ pub const TWINS: &[Twin] = &[
     twin(
         "grow_without_room",
         "protocol/budget.rs",
-        "let grown = self.budget.bytes.try_add(missing);",
-        "let grown = self.budget.bytes.try_add(missing) || true;",
+        "let Some(sum) = self.budget.bytes.try_add(missing) else { return false };",
+        "let sum = self.budget.bytes.try_add(missing).unwrap_or(0);",
         "budget::absorbed_bytes_stay_reserved",
         "released ",
     ),

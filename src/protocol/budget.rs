@@ -27,23 +27,21 @@ impl Meter {
         Self { used: AtomicUsize::new(0), limit: AtomicUsize::new(limit), peak: AtomicUsize::new(0) }
     }
 
-    /// Adds `n` in one atomic step. Returns `false`, and adds nothing, if the sum would exceed the limit.
-    fn try_add(&self, n: usize) -> bool {
+    /// Adds `n` in one atomic step, and returns the sum. Returns `None`, and adds nothing, if the sum would exceed the
+    /// limit. The caller notes the peak.
+    fn try_add(&self, n: usize) -> Option<usize> {
         // Relaxed: a limit that another thread lowers at this moment takes effect on the next call.
         let limit = self.limit.load(Ordering::Relaxed);
         // Relaxed: a first guess.
         let mut used = self.used.load(Ordering::Relaxed);
         loop {
-            let Some(sum) = used.checked_add(n).filter(|&sum| sum <= limit) else { return false };
+            let sum = used.checked_add(n).filter(|&sum| sum <= limit)?;
             // Acquire: pairs with the Release in `sub`. The released bytes are unmapped.
             // Release: pairs with the fence in `in_transit`. A thread that finds the budget full because of this
             // addition also sees that this thread is in transit.
             // Relaxed on failure: the loop tries again.
             match self.used.compare_exchange_weak(used, sum, Ordering::AcqRel, Ordering::Relaxed) {
-                Ok(_) => {
-                    self.note_peak(sum);
-                    return true;
-                }
+                Ok(_) => return Some(sum),
                 Err(actual) => used = actual,
             }
         }
@@ -149,13 +147,14 @@ impl Budget {
 
     /// Reserves one item with `bytes`. Returns `None`, and reserves nothing, if a limit would be exceeded.
     pub(crate) fn reserve(self: &Arc<Self>, bytes: usize) -> Option<Reservation> {
-        if !self.items.try_add(1) {
-            return None;
-        }
-        if !self.bytes.try_add(bytes) {
+        let sum_of_items = self.items.try_add(1)?;
+        let Some(sum_of_bytes) = self.bytes.try_add(bytes) else {
             self.items.sub(1);
             return None;
-        }
+        };
+        // A refused attempt counts in neither peak. Only one in progress on another thread may be in the sum of items.
+        self.items.note_peak(sum_of_items);
+        self.bytes.note_peak(sum_of_bytes);
         Some(Reservation { budget: Arc::clone(self), bytes })
     }
 
@@ -225,11 +224,10 @@ impl Reservation {
     /// Reserves the bytes missing to `bytes`. Returns `false`, and reserves nothing, if the limit would be exceeded.
     pub(crate) fn try_grow_to(&mut self, bytes: usize) -> bool {
         let missing = bytes.saturating_sub(self.bytes);
-        let grown = self.budget.bytes.try_add(missing);
-        if grown {
-            self.bytes += missing;
-        }
-        grown
+        let Some(sum) = self.budget.bytes.try_add(missing) else { return false };
+        self.budget.bytes.note_peak(sum);
+        self.bytes += missing;
+        true
     }
 }
 
@@ -255,6 +253,7 @@ mod tests {
         let a = budget.reserve(60).expect("the bytes fit the limit");
         assert!(budget.reserve(41).is_none(), "41 bytes exceed the limit");
         assert_eq!(budget.used(), Usage { bytes: 60, items: 1 });
+        assert_eq!(budget.peak(), budget.used(), "the refused attempt counts in the peak");
         let b = budget.reserve(40).expect("40 bytes reach the limit");
         assert!(budget.reserve(0).is_none(), "a third item exceeds the limit");
         drop((a, b));
