@@ -12,6 +12,12 @@ pub(crate) use crate::epoch;
 
 pub(crate) use AtomicU64 as ProcessU64;
 
+/// Aborts the process, as the library does.
+pub(crate) fn abort(message: &str) -> ! {
+    eprint!("{message}");
+    std::process::abort()
+}
+
 /// A flag that makes a use after free visible: loom itself does not track freed memory.
 ///
 /// Dropping the flag writes it, and each access of the atomic that contains it reads it. Loom reports a read that races

@@ -16,6 +16,12 @@ pub(crate) use std::sync::atomic::AtomicU64 as ProcessU64;
 // `std` types: neither waits for another thread in a way that the scheduler must know.
 pub(crate) use std::sync::{Arc, OnceLock};
 
+/// Aborts the process, as the library does.
+pub(crate) fn abort(message: &str) -> ! {
+    eprint!("{message}");
+    std::process::abort()
+}
+
 /// Yields to the scheduler. All of shuttle's threads run on one OS thread, so a fence has nothing to order.
 pub(crate) fn fence(_: Ordering) {
     thread::yield_now();

@@ -10,7 +10,7 @@ use std::ops::Deref;
 use std::ptr::NonNull;
 
 use super::clock_ring::{ClockRing, RingEntry};
-use crate::sync::{AtomicU32, Ordering, UnsafeCell};
+use crate::sync::{AtomicU32, Ordering, UnsafeCell, abort};
 
 // Layout of the word: bits 0 and 1 are the phase, bits 2 and 3 are flags, the other bits count clients.
 const PHASE: u32 = 0b11;
@@ -26,6 +26,8 @@ const CLIENT: u32 = 1 << 4;
 /// Half of the largest client count. Beyond it the process aborts, as `Arc` does: only leaked clients can reach it, and
 /// an overflow would unmap a payload that is in use.
 const CLIENTS_MAX: u32 = 1 << 27;
+const TOO_MANY_CLIENTS: &str = "smmap: a mapped region has more than 2^27 leases, so the process is aborted: drop leases \
+                                instead of leaking them (std::mem::forget)\n";
 
 /// The value of a slot's word at one moment.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -245,7 +247,7 @@ impl<P> fmt::Debug for Slot<P> {
 #[inline]
 fn abort_if_too_many(before: Snapshot) {
     if before.clients() >= CLIENTS_MAX {
-        std::process::abort();
+        abort(TOO_MANY_CLIENTS);
     }
 }
 
@@ -454,7 +456,42 @@ impl<P> fmt::Debug for UnmapToken<P> {
 
 #[cfg(test)]
 mod tests {
-    use super::{Drain, Phase, Slot};
+    use super::{CLIENT, CLIENTS_MAX, Drain, MAPPED, Payload, Phase, Slot, UnmapToken};
+    use std::env;
+    use std::mem::forget;
+    use std::process::Command;
+
+    struct Leaked;
+
+    // SAFETY: the slot of the test is leaked.
+    unsafe impl Payload for Leaked {
+        fn last_client_dropped(_: UnmapToken<Self>) {}
+    }
+
+    /// Makes one client too many in each of the three ways, each in a process of its own.
+    #[test]
+    #[cfg_attr(miri, ignore = "starts processes")]
+    fn client_beyond_the_largest_count_aborts_with_a_message() {
+        const WAY: &str = "SMMAP_TEST_CLIENT";
+        const NAME: &str = "protocol::slot::tests::client_beyond_the_largest_count_aborts_with_a_message";
+        if let Ok(way) = env::var(WAY) {
+            let all_but_one = MAPPED + (CLIENTS_MAX - 1) * CLIENT;
+            let slot = Box::leak(Box::new(Slot::with(all_but_one, Some(Leaked))));
+            let last = slot.take().expect("the largest count is allowed");
+            match way.as_str() {
+                "take" => forget(slot.take()),
+                "join" => forget(slot.join()),
+                _ => forget(last.clone()),
+            }
+            return;
+        }
+        for way in ["take", "join", "clone"] {
+            let this = env::current_exe().expect("the path of this binary is known");
+            let child = Command::new(this).args([NAME, "--exact"]).env(WAY, way).output().expect("it can be run");
+            let says = String::from_utf8_lossy(&child.stderr);
+            assert!(!child.status.success() && says.contains("more than 2^27 leases"), "{way}: {child:?}");
+        }
+    }
 
     #[test]
     fn begin_load_sets_loading_until_the_load_is_abandoned() {

@@ -4,6 +4,9 @@
 //! names and with the model checker's types. So this module exports only names that are used. Cells are accessed
 //! through [`UnsafeCell::with`] and [`UnsafeCell::with_mut`], as loom requires, and there is no `const fn new`.
 
+use std::io::{self, Write as _};
+use std::process;
+
 pub(crate) mod barrier;
 pub(crate) mod epoch;
 
@@ -35,4 +38,11 @@ impl<T> UnsafeCell<T> {
     pub(crate) fn with_mut<R>(&self, write: impl FnOnce(*mut T) -> R) -> R {
         write(self.0.get())
     }
+}
+
+/// Prints `message` to standard error and aborts the process. Allocates nothing, and ignores an error of the output.
+#[cold]
+pub(crate) fn abort(message: &str) -> ! {
+    let _ = io::stderr().write_all(message.as_bytes());
+    process::abort()
 }
