@@ -34,6 +34,7 @@ use crate::protocol::budget::Usage;
 use crate::protocol::slot::{Phase, Slot, SlotRef};
 use crate::protocol::wake_event::WakeEvent;
 use crate::stats::{Counters, Event, Stats};
+use crate::sync::epoch;
 use descriptors::Descriptors;
 use pool::RegionPool;
 use region::{Region, RegionRef};
@@ -151,6 +152,8 @@ pub enum Change {
 impl Cache {
     pub(crate) fn new(config: Config, limits: Limits) -> Arc<Self> {
         let (regions, descriptors) = budgets(&limits);
+        // The first pin of a process needs a large stack. A reader's may be small.
+        drop(epoch::pin());
         Arc::new(Self {
             config,
             limits: LiveLimits::new(limits),

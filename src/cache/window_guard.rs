@@ -274,6 +274,18 @@ struct Entries {
 
 const ENTRIES: usize = 512;
 
+impl Entries {
+    /// Makes entries without a window. They are never on the stack, which may be small.
+    fn unused() -> Box<Self> {
+        let mut entries = Box::<Self>::new_uninit();
+        // SAFETY: the box has room for one value.
+        unsafe { entries.as_mut_ptr().write_bytes(u8::MAX, 1) };
+        // SAFETY: with all bits 1, each window is a number, and no pointer is null. No file has that window, because
+        // none reaches 2⁶³ bytes, so the pointers are not used.
+        unsafe { entries.assume_init() }
+    }
+}
+
 impl SlotCache {
     fn new(geometry: &Geometry) -> Self {
         Self { shift: geometry.shift().unwrap_or(0), has_switched: false, entries: None }
@@ -292,14 +304,7 @@ impl SlotCache {
         if self.shift == 0 || !mem::replace(&mut self.has_switched, true) {
             return;
         }
-        let entries = self.entries.get_or_insert_with(|| {
-            Box::new(Entries {
-                // No file has this window: none reaches 2⁶³ bytes.
-                windows: [u64::MAX; ENTRIES],
-                slots: [NonNull::dangling(); ENTRIES],
-                addresses: [NonNull::dangling(); ENTRIES],
-            })
-        });
+        let entries = self.entries.get_or_insert_with(Entries::unused);
         let at = window as usize % ENTRIES;
         (entries.windows[at], entries.slots[at], entries.addresses[at]) = (window, slot, address);
     }

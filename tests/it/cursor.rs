@@ -3,7 +3,7 @@
 use std::io::{self, BufRead, Read, Seek, SeekFrom};
 use std::ops::Bound;
 
-use smmap::Window;
+use smmap::{Cursor, Window};
 
 use crate::fixture::opened::{Opened, WINDOW, corners};
 use crate::fixture::three_windows::{LEN, content, with_file};
@@ -278,4 +278,61 @@ fn seek_that_overflows_fails_and_keeps_the_position() {
     assert_eq!(cursor.seek(SeekFrom::End(-(LEN as i64))).unwrap(), 0);
     cursor.read_exact(&mut buf).unwrap();
     assert_eq!(&buf[..], content(0..16));
+}
+
+/// Asks for ranges past the end after a change of window, in each way that can fail there. A cursor that then holds no
+/// window pins none.
+#[test]
+fn failed_read_after_a_change_of_window_pins_nothing_that_the_cursor_does_not_hold() {
+    let opened = Opened::long();
+    let len = opened.file.len();
+    let mut cursor = opened.handle.cursor();
+    // The slots of these windows are in the cursor's cache. The last window is a part of one.
+    let enter_all = |cursor: &mut Cursor| (0..=20).for_each(|index| drop(cursor.window_at(index * WINDOW)));
+    for held in [0, 5, 19, 20] {
+        for (start, end) in [
+            (len - 1, len + 1),
+            (20 * WINDOW, u64::MAX),
+            (19 * WINDOW + 1, len + 1),
+            (3 * WINDOW, len + 1),
+            (len, len + 1),
+            (7 * WINDOW, 6 * WINDOW),
+        ] {
+            for way in ["slice", "window_at", "read", "check"] {
+                enter_all(&mut cursor);
+                cursor.window_at(held * WINDOW).unwrap();
+                match way {
+                    "slice" => drop(cursor.slice(start..end).unwrap_err()),
+                    "window_at" => assert!(cursor.window_at(end.max(len)).unwrap().is_empty()),
+                    "read" => {
+                        cursor.set_position(end.max(len));
+                        assert_eq!(cursor.read(&mut [0; 9]).unwrap(), 0);
+                    }
+                    _ => drop(cursor.check(start..end)),
+                }
+                let holds = usize::from(!format!("{cursor:?}").contains("holds: None"));
+                let pinned = opened.maps.stats().pinned_regions;
+                assert_eq!(pinned, holds, "{way} of {start}..{end} in window {held}: {cursor:?}");
+            }
+        }
+    }
+}
+
+/// Moves a cursor through many windows, with evictions, on a stack as small as some runtimes make them.
+#[test]
+fn cursor_on_a_small_stack_moves_through_windows() {
+    // Code that is not optimized needs more.
+    const STACK: usize = if cfg!(debug_assertions) { 32 << 10 } else { 24 << 10 };
+    let opened = Opened::long();
+    let work = || {
+        let mut cursor = opened.handle.cursor();
+        let mut sum = 0;
+        for index in (0..20).chain([3, 4, 19]) {
+            sum += usize::from(cursor.window_at(index * WINDOW).unwrap()[0]);
+            sum += cursor.slice(index * WINDOW + 5..(index + 1) * WINDOW + 5).unwrap().len();
+        }
+        sum
+    };
+    let small = std::thread::Builder::new().stack_size(STACK);
+    std::thread::scope(|scope| small.spawn_scoped(scope, work).unwrap().join().unwrap());
 }
