@@ -187,14 +187,14 @@ impl MapManager {
     ///
     /// A file is found by any of its names. For a directory, or a path that leads nowhere now, the cache compares whole
     /// components of the four newest names that it knows of each file. A file opened only from a descriptor has no
-    /// known name, so no directory matches it.
+    /// known name, so no directory matches it. An empty path, and a file's name with a slash at its end, match no file.
     ///
     /// On Windows, call this before another program changes the file. As long as a window of it is mapped, even an
     /// unused one, Windows refuses to truncate the file (error 1224) or to replace it by a rename (error 5). So the call
     /// also closes the descriptor there.
     ///
-    /// O(windows ever read of the files, and cursors). A directory also takes O(known files), with a few system calls
-    /// each.
+    /// O(windows ever read of the files, and cursors). A directory also takes O(known files), with one system call for
+    /// each name. Hits do not wait for this call.
     ///
     /// # Examples
     ///

@@ -1,5 +1,6 @@
 //! Opening, refreshing and closing files.
 
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::{fs, io};
@@ -7,6 +8,7 @@ use std::{fs, io};
 use super::backoff::Backoff;
 use super::descriptors::OpenFile;
 use super::file::FileKey;
+use super::pool;
 use super::reclaim::token_of;
 use super::room::Room;
 use super::{Cache, CachedFile, Change, Closed};
@@ -14,8 +16,10 @@ use crate::config::{OpenOptions, Overcommit, Revalidate};
 use crate::error::{Error, ErrorKind, Result};
 use crate::os::{self, FileSystem, Kind, Stat};
 use crate::protocol::budget::Reservation;
-use crate::protocol::slot::Drain;
 use crate::stats::Event;
+
+/// Files that `close` drains before it leaves transit, and regions that it unmaps with one scan of the hazard records.
+const CLOSE_BATCH: usize = 64;
 
 impl Cache {
     /// [Opens](Self::open) a path with options of its own.
@@ -169,26 +173,25 @@ impl Cache {
     /// Drains every window of the file that `path` leads to, or of all files below that directory.
     pub(crate) fn close(&self, path: &Path) -> Closed {
         let mut closed = Closed::default();
-        for file in self.files_at(path) {
-            let _transit = self.regions.budget.enter_transit();
-            // Includes regions that a cursor has left since an earlier close.
-            self.regions.retry_deferred();
-            let mut tokens = Vec::new();
-            file.drain_from(0, |drained| match drained {
-                Drain::Owned(token) => tokens.push(token),
-                Drain::Held => closed.still_held += 1,
-                Drain::Nothing => {}
-            });
-            closed.unmapped += self.regions.reclaim_all(tokens).items;
-            // The collector may own other regions of the file. It cannot restore a draining one.
-            self.regions.wait_for_trims();
-            closed.still_held += self.regions.count_protected(file.windows());
-            closed.still_held += file.detached.count();
+        let files = self.files_at(path);
+        if files.is_empty() {
+            return closed;
+        }
+        // Includes regions that a cursor has left since an earlier close.
+        self.regions.retry_deferred();
+        for files in files.chunks(CLOSE_BATCH) {
+            closed.unmapped += self.regions.drain_windows(files.iter().map(|file| file.windows()), CLOSE_BATCH);
+        }
+        // The collector may own other regions of the files. It cannot restore a draining one.
+        self.regions.wait_for_trims();
+        let protected = self.regions.hazards.scan_unordered();
+        for file in &files {
+            closed.still_held += pool::count_held(file.windows(), &protected) + file.detached.count();
             // Windows does not delete a file that is open. Elsewhere handles go on reading by the descriptor, wherever
             // the path leads.
             #[cfg(windows)]
             if file.is_reachable() {
-                self.descriptors.close_if(&file, || true);
+                self.descriptors.close_if(file, || true);
             }
         }
         closed
@@ -196,13 +199,18 @@ impl Cache {
 
     /// Returns the file that `path` leads to, or all files with a name below that directory.
     fn files_at(&self, path: &Path) -> Vec<Arc<CachedFile>> {
-        if let Some(stat) = os::stat_path(path).ok().filter(|stat| stat.kind == Kind::File) {
+        let file_at = |path: &Path| os::stat_path(path).ok().filter(|stat| stat.kind == Kind::File);
+        if let Some(stat) = file_at(path) {
             return self.registry.get(&FileKey::at(path, &stat)).into_iter().collect();
         }
         // The path is a directory, or cannot be examined. Then only the known names tell which files are meant.
-        let path = real_path(path);
-        let is_below = |file: &Arc<CachedFile>| file.names().iter().any(|name| real_path(name).starts_with(&path));
-        self.registry.files().into_iter().filter(is_below).collect()
+        let mut real_paths = RealPaths::default();
+        let path = std::path::absolute(path).ok().map(|path| real_paths.of_any(&path));
+        // An empty path leads to nothing, and so does a file's name with a slash at its end.
+        let Some(path) = path.filter(|path| file_at(path).is_none()) else { return Vec::new() };
+        let mut is_below =
+            |file: &Arc<CachedFile>| file.names().iter().any(|name| real_paths.of(name).starts_with(&path));
+        self.registry.files().into_iter().filter(|file| is_below(file)).collect()
     }
 
     /// Returns the file's descriptor, and reopens it if it was closed.
@@ -337,13 +345,32 @@ fn not_a_file(stat: &Stat) -> Option<Error> {
     }
 }
 
-/// Returns the path without links and dots. The file itself may be gone, but not its directory.
-fn real_path(path: &Path) -> PathBuf {
-    let absolute = std::path::absolute(path).unwrap_or_else(|_| path.to_path_buf());
-    fs::canonicalize(&absolute)
-        .or_else(|_| match (absolute.parent(), absolute.file_name()) {
-            (Some(parent), Some(name)) => fs::canonicalize(parent).map(|parent| parent.join(name)),
-            _ => Ok(absolute.clone()),
-        })
-        .unwrap_or(absolute)
+/// Paths without links and dots. Remembers directories, because many files have the same one.
+#[derive(Default)]
+struct RealPaths {
+    of_directories: HashMap<PathBuf, Option<PathBuf>>,
+}
+
+impl RealPaths {
+    /// Returns the real path of an absolute path. The file itself may be gone, but not its directory.
+    fn of(&mut self, path: &Path) -> PathBuf {
+        let is_link = fs::symlink_metadata(path).is_ok_and(|metadata| metadata.is_symlink());
+        if is_link { self.of_any(path) } else { self.of_entry(path) }
+    }
+
+    /// As [`of`](Self::of), if the last component may be a link.
+    fn of_any(&mut self, path: &Path) -> PathBuf {
+        fs::canonicalize(path).unwrap_or_else(|_| self.of_entry(path))
+    }
+
+    fn of_entry(&mut self, path: &Path) -> PathBuf {
+        let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else { return path.to_path_buf() };
+        if !self.of_directories.contains_key(parent) {
+            self.of_directories.insert(parent.to_path_buf(), fs::canonicalize(parent).ok());
+        }
+        match &self.of_directories[parent] {
+            Some(real) => real.join(name),
+            None => path.to_path_buf(),
+        }
+    }
 }

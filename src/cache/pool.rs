@@ -247,17 +247,6 @@ impl RegionPool {
         pinned
     }
 
-    /// Returns the number of draining windows without clients that cursors still protect.
-    pub(super) fn count_protected(&self, windows: &RadixTable<Slot<Region>>) -> usize {
-        let protected = self.hazards.scan_unordered();
-        let mut count = 0;
-        windows.for_each_from(0, |_, slot| {
-            let now = slot.snapshot();
-            count += usize::from(now.is_draining() && now.clients() == 0 && protected.contains(slot));
-        });
-        count
-    }
-
     /// Puts a token on the deferred list. In a child of `fork` the region stays mapped as long as the child lives.
     pub(super) fn defer(&self, token: UnmapToken<Region>) {
         if let Some(mut deferred) = self.deferred() {
@@ -303,6 +292,17 @@ impl RegionPool {
     }
 }
 
+/// Returns the number of draining windows that have clients or a loader, or that are in `protected`.
+pub(super) fn count_held(windows: &RadixTable<Slot<Region>>, protected: &ProtectedSet<Region>) -> usize {
+    let mut count = 0;
+    windows.for_each_from(0, |_, slot| {
+        let now = slot.snapshot();
+        let is_held = now.clients() > 0 || now.phase() == Phase::Loading || protected.contains(slot);
+        count += usize::from(now.is_draining() && is_held);
+    });
+    count
+}
+
 fn is_unused(slot: &Slot<Region>) -> bool {
     let now = slot.snapshot();
     now.phase() == Phase::Mapped && now.clients() == 0 && !now.is_draining()
@@ -311,6 +311,7 @@ fn is_unused(slot: &Slot<Region>) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cache::descriptors;
     use crate::cache::load::tests::{Opened, WINDOW};
     use crate::cache::region::RegionRef;
     use crate::cache::region::tests::REFUSES_UNMAP;
@@ -459,5 +460,16 @@ mod tests {
         assert!(setting.pool().trims.leave());
         setting.pool().trim(|| 0);
         assert_eq!(setting.pool().trims.count(), 0);
+    }
+
+    #[test]
+    fn close_of_a_directory_waits_once_for_a_thread_that_trims() {
+        let files = descriptors::tests::Setting::new(100);
+        let _open: Vec<_> = (0..50).map(|number| files.open(number)).collect();
+        files.cache.regions.trims.enter();
+        let start = Instant::now();
+        files.cache.close(files.directory.path());
+        let waited = start.elapsed();
+        assert!(waited >= TRANSIT_MAX && waited < 25 * TRANSIT_MAX, "{waited:?}");
     }
 }

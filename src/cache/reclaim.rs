@@ -15,6 +15,7 @@ use super::room::TRANSIT_MAX;
 use super::{Cache, CachedFile};
 use crate::protocol::budget::{Reservation, Usage};
 use crate::protocol::hazard::{ProtectedSet, acquire_after_last_reader};
+use crate::protocol::radix_table::RadixTable;
 use crate::protocol::slot::{Drain, Slot, UnmapToken};
 
 /// Regions that the OS refused to unmap after their cache was dropped. Any other cache tries again. Without one they
@@ -156,6 +157,26 @@ impl RegionPool {
             has_waited = true;
         }
         has_waited
+    }
+
+    /// Drains these windows, and unmaps the unused ones, `batch` with one scan. Returns the number of regions unmapped.
+    pub(super) fn drain_windows<'w>(
+        &self,
+        windows: impl Iterator<Item = &'w RadixTable<Slot<Region>>>,
+        batch: usize,
+    ) -> usize {
+        let _transit = self.budget.enter_transit();
+        let mut unmapped = 0;
+        let mut tokens = Vec::with_capacity(batch);
+        for windows in windows {
+            windows.for_each_from(0, |_, slot| {
+                tokens.extend(token_of(slot.drain()));
+                if tokens.len() == batch {
+                    unmapped += self.reclaim_all(mem::take(&mut tokens)).items;
+                }
+            });
+        }
+        unmapped + self.reclaim_all(tokens).items
     }
 
     /// Unmaps each unused region. Returns their number and bytes.

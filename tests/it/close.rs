@@ -1,12 +1,16 @@
 //! `close`: unmaps the unused windows of a file or directory, and counts those still held.
 
 use std::fs;
+#[cfg(unix)]
+use std::path::Path;
 
 use smmap::{Admission, MapManager, Window};
 
 use crate::fixture::seeded::{
     SMALL, SOON, assert_bytes, assert_reads, file_in, poll, poll_kernel_agrees, small, visit,
 };
+#[cfg(unix)]
+use crate::support::alone;
 use crate::support::{Dir, manager};
 
 /// Closes a file by hard link, symlink and relative name, as Python smmap's `force_map_handle_removal_win` does by its
@@ -191,4 +195,62 @@ fn window_released_by_a_cursor_after_close_is_unmapped() {
     assert_eq!((closed.unmapped, closed.still_held), (0, 1));
     cursor.release();
     poll(&maps, SOON, "the window is unmapped", || maps.stats().regions == 0);
+}
+
+/// Closes paths that lead to nothing. None of them is a name of a known file, or a directory above one.
+#[cfg(unix)]
+#[test]
+fn close_of_a_path_that_leads_to_nothing_closes_nothing() {
+    if !alone("close::close_of_a_path_that_leads_to_nothing_closes_nothing") {
+        return;
+    }
+    let dir = Dir::new();
+    fs::create_dir(dir.path().join("sub")).unwrap();
+    let path = file_in(&dir, "sub/name", 29, SMALL);
+    let maps = manager(small());
+    let file = maps.open(&path).unwrap();
+    let close = |path: &str| {
+        visit(&file, SMALL, 29, 0..1);
+        maps.close(path).unmapped
+    };
+    // From the root, from the file's directory, and from a directory that does not exist any more.
+    let gone = dir.path().join("gone");
+    fs::create_dir(&gone).unwrap();
+    for current in [Path::new("/"), &dir.path().join("sub"), &gone] {
+        std::env::set_current_dir(current).unwrap();
+        if current == gone {
+            fs::remove_dir(&gone).unwrap();
+        }
+        let nothing =
+            ["", " ", "nowhere", "nowhere/", "nowhere/..", "nowhere/../sub", "./nowhere", "~", "*", "\\0", "name/x"];
+        for path in nothing {
+            assert_eq!(close(path), 0, "{path:?} from {}", current.display());
+        }
+    }
+    let file_as_directory = ["/", "/.", "/x", "/..", "/../name"].map(|end| format!("{}{end}", path.display()));
+    for path in &file_as_directory {
+        assert_eq!(close(path), 0, "{path:?}");
+    }
+    assert_eq!((close("."), close("..")), (0, 0), "the current directory is gone");
+    std::env::set_current_dir(dir.path().join("sub")).unwrap();
+    for path in [".", "./", "..", "name", "./name", "../sub", "../sub/./name", "/"] {
+        assert_eq!(close(path), 1, "{path:?}");
+    }
+}
+
+/// Closes a file that is deleted, and one below a directory that is deleted, by their known names.
+#[test]
+fn close_of_a_deleted_path_finds_files_by_their_names() {
+    let dir = Dir::new();
+    fs::create_dir(dir.path().join("sub")).unwrap();
+    let maps = manager(small());
+    let files = ["name", "sub/name"].map(|name| maps.open(file_in(&dir, name, 30, SMALL)).unwrap());
+    let visit_all = || files.iter().for_each(|file| visit(file, SMALL, 30, 0..1));
+    visit_all();
+    fs::remove_file(dir.path().join("name")).unwrap();
+    fs::remove_dir_all(dir.path().join("sub")).unwrap();
+    for name in ["name", "sub", "sub/", "sub/name"] {
+        visit_all();
+        assert_eq!(maps.close(dir.path().join(name)).unmapped, 1, "{name}");
+    }
 }
