@@ -156,11 +156,11 @@ impl Cache {
         let mut transit = self.regions.budget.enter_transit();
         let page = if is_copied { os::page_size() } else { file.system.page() };
         let pages = Mapping::pages(span.start, len, page);
-        if policy.is_required() && !self.has_room(pages) {
-            self.regions.note_pressure();
-        }
         if pages > self.regions.budget.limit().bytes {
             return Err(NotMapped::TooLarge(pages as u64));
+        }
+        if policy.is_required() && !self.has_room(pages) {
+            self.regions.note_pressure();
         }
         let room = self.regions.make_room(&mut transit, pages, policy, waited);
         let Room { reservation, over } = room.ok_or(NotMapped::AllPinned(pages as u64))?;
@@ -468,6 +468,16 @@ pub(super) mod tests {
         (0..8).for_each(|_| opened.cache.regions.record_access(other));
         (0..policy::clock_period(64, true)).for_each(|_| drop(opened.map()));
         assert_eq!(opened.cache.regions.frequency(other), 4);
+    }
+
+    #[test]
+    fn mapping_larger_than_the_budget_is_no_pressure() {
+        let opened = Opened::new(2, 4 * WINDOW);
+        assert!(opened.cache.map_detached(&opened.file, 0..3 * WINDOW).is_err());
+        assert!(!opened.cache.regions.under_pressure());
+        let _most = opened.cache.map_detached(&opened.file, 0..2 * WINDOW).unwrap();
+        drop(opened.map());
+        assert!(opened.cache.regions.under_pressure());
     }
 
     #[test]
