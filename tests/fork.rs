@@ -427,3 +427,36 @@ fn child_forked_while_cursors_switch_windows_reads_and_releases() {
     drop((handle, maps));
     assert!(dir.mapped().is_none_or(|mapped| mapped == Mapped::default()), "a mapping is left");
 }
+
+/// In a new PID namespace, parent and child can both be process 1. The child drops a manager whose collector thread it
+/// lacks.
+#[test]
+#[cfg(target_os = "linux")]
+#[allow(unsafe_code, reason = "unshare")]
+fn child_with_the_process_number_of_its_parent_drops_the_manager() {
+    if !alone("child_with_the_process_number_of_its_parent_drops_the_manager") {
+        return;
+    }
+    // SAFETY: takes a number, and has an effect on later children only.
+    let unshare = || unsafe { libc::unshare(libc::CLONE_NEWPID) } == 0;
+    if !unshare() {
+        eprintln!("SKIPPED: no PID namespace: {}", std::io::Error::last_os_error());
+        return;
+    }
+    let dir = Dir::new();
+    in_a_child("that is process 1", || {
+        assert_eq!(std::process::id(), 1);
+        let mut holder = Some(Holder::new(&dir));
+        // The collector has finished its pass and sleeps.
+        thread::sleep(Duration::from_millis(100));
+        assert!(unshare(), "{}", std::io::Error::last_os_error());
+        in_a_child("that is process 1 as its parent", || {
+            assert_eq!(std::process::id(), 1);
+            let mut holder = holder.take().unwrap();
+            holder.check();
+            holder.end(true);
+        });
+        holder.as_mut().unwrap().check();
+        holder.unwrap().end(false);
+    });
+}

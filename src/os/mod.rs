@@ -10,6 +10,7 @@ mod system;
 #[cfg_attr(target_os = "linux", path = "identity_linux.rs")]
 #[cfg_attr(not(target_os = "linux"), path = "identity_other.rs")]
 mod identity;
+mod process;
 
 mod file_system;
 
@@ -28,6 +29,7 @@ use identity::statfs;
 pub(crate) use identity::{generation, generation_at, is_on_overlay, may_read, needs_reopening, peek_at, reopen};
 #[cfg(windows)]
 pub(crate) use system::map;
+pub(crate) use process::Process;
 #[cfg(all(test, target_os = "linux"))]
 pub(crate) use system::tests::page_cache;
 pub(crate) use system::{
@@ -74,23 +76,6 @@ pub(crate) enum Kind {
     File,
     /// Anything else; the text names the type for error messages.
     Other(&'static str),
-}
-
-/// The process in which a value was created.
-///
-/// A child of `fork` has only the thread that forked. A lock that another thread held at that moment stays locked in
-/// the child forever. So a value that is dropped in another process than its own must not lock or wait.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Process(u32);
-
-impl Process {
-    pub(crate) fn this() -> Self {
-        Self(std::process::id())
-    }
-
-    pub(crate) fn is_this(self) -> bool {
-        self.0 == std::process::id()
-    }
 }
 
 /// The way in which a mapping will be used next.
