@@ -660,6 +660,14 @@ pub const TWINS: &[Twin] = &[
         RACE,
     ),
     twin(
+        "reader_chooses_its_own_barrier",
+        "protocol/hazard.rs",
+        "            barrier: domain.barrier,",
+        "            barrier: Barrier::best(),",
+        "hazard::reader_of_earlier_cache_against_owner_after_refusal",
+        RACE,
+    ),
+    twin(
         "an_owner_without_the_barrier",
         "protocol/hazard.rs",
         "        fence(Ordering::SeqCst);\n        // Acquire: pairs with the Release in `HazardPointer::drop`. The reads of all dropped hazard pointers are over.\n        if self.active.load(Ordering::Acquire) == 0 {\n            return Some(ProtectedSet::nothing());\n        }\n        self.barrier.heavy().then(|| self.scan_unordered())",

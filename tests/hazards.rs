@@ -319,6 +319,38 @@ mod filtered {
         assert_eq!(maps.stats().regions, 0);
     }
 
+    /// A manager that is built after the filter uses fences, even though an earlier manager uses `membarrier`.
+    #[test]
+    fn second_manager_after_membarrier_was_refused_keeps_its_budget() {
+        if !alone("filtered::second_manager_after_membarrier_was_refused_keeps_its_budget") {
+            return;
+        }
+        let dir = Dir::new();
+        let data = dir.file("data", WINDOWS * WINDOW, 6);
+        let first = manager(windows(8));
+        let mut cursor = first.open(&data.path).unwrap().cursor();
+        cursor.window_at(0).unwrap();
+        forbid_membarrier();
+        let second = manager(windows(8).overcommit(Overcommit::Allow));
+        read_under_pressure(&second, &data, 4, 10_000);
+        let file = second.open(&data.path).unwrap();
+        let mut cursors = [file.cursor(), file.cursor()];
+        for window in 0..WINDOWS {
+            for cursor in &mut cursors {
+                assert_same(
+                    cursor.window_at(window * WINDOW).unwrap(),
+                    &data[(window * WINDOW) as usize..][..WINDOW as usize],
+                    window,
+                );
+            }
+        }
+        let stats = second.stats();
+        assert!(stats.evictions > 1_000 && stats.peak_mapped_bytes <= 8 * WINDOW, "{stats:?}");
+        assert_eq!(stats.overcommits, 0, "{stats:?}");
+        // The first manager's cursor still has its window, and reads it beside those of the second.
+        assert_same(cursor.slice(0..100).unwrap(), &data[..100], "the first manager's window");
+    }
+
     /// Returns a cursor that holds a window, and whether the OS offered `membarrier` when the manager chose its
     /// barrier. `membarrier` is refused from then on.
     fn cursor_before_membarrier_is_refused(maps: &MapManager, data: &TestFile) -> (Cursor, bool) {

@@ -26,6 +26,7 @@ models! {
         region_drained_while_owned_is_unmapped_after_its_last_reader,
         first_record_against_owner,
         first_record_against_owner_without_barrier,
+        reader_of_earlier_cache_against_owner_after_refusal,
         owner_without_barrier_unmaps_nothing,
         last_record_against_owner,
         new_record_against_owner,

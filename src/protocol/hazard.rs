@@ -42,7 +42,8 @@ pub(crate) struct HazardDomain<P> {
     records: Slab<HazardRecord<P>>,
     /// The number of records in use.
     active: AtomicUsize,
-    /// Chosen with the cache, not by its first reader: the registration with the OS may take tens of milliseconds.
+    /// Chosen for each cache, and copied to its readers, so that all of them pair. Not chosen by the first reader: the
+    /// registration with the OS may take tens of milliseconds.
     barrier: Barrier,
 }
 

@@ -7,8 +7,8 @@
 //!
 //! # Guarantee
 //!
-//! Let L be a call of [`light`](Barrier::light) by one thread. Let H be a call of [`heavy`](Barrier::heavy), by another
-//! thread, that returned `true`. Then one of the two *comes first*: a load of an atomic that happens after the second
+//! Let L be a call of [`light`](Barrier::light) by one thread. Let H be a call of [`heavy`](Barrier::heavy) of the same
+//! [`Barrier`] or a copy of it, by another thread, that returned `true`. Then one of the two *comes first*: a load of an atomic that happens after the second
 //! one returns the value that was stored or loaded before the first one, or a value later in that atomic's modification
 //! order.
 //!
@@ -18,20 +18,20 @@
 #![allow(clippy::disallowed_methods, reason = "the one user of compiler fences")]
 #![allow(unsafe_code, reason = "one system call")]
 
-use std::sync::OnceLock;
 use std::sync::atomic::{Ordering, compiler_fence, fence};
 
-/// A light and a heavy barrier that pair with each other. All values of one process are of the same kind.
+/// A light and a heavy barrier. Only a value and its copies pair with each other: two calls of [`best`](Self::best) may
+/// return different kinds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Barrier {
     is_asymmetric: bool,
 }
 
 impl Barrier {
-    /// Returns the best pair that the OS supports. The OS is asked once for each process.
+    /// Returns the best pair that the OS supports now. Asks the OS each time: a system-call filter that is installed
+    /// later may refuse what the OS offered before.
     pub(crate) fn best() -> Self {
-        static IS_ASYMMETRIC: OnceLock<bool> = OnceLock::new();
-        Self { is_asymmetric: *IS_ASYMMETRIC.get_or_init(system::is_supported) }
+        Self { is_asymmetric: system::is_supported() }
     }
 
     /// Issues the barrier of the frequent side.

@@ -265,6 +265,19 @@ pub fn first_record_against_owner_without_barrier() {
     barrier::unavailable(|| model(take_the_first_record));
 }
 
+/// Rule 7. A reader uses the barrier that its cache has chosen, whatever the OS offers to later caches.
+pub fn reader_of_earlier_cache_against_owner_after_refusal() {
+    model(|slots, world| {
+        barrier::unavailable(|| {
+            load_and_release(&slots[0], world);
+            let mut hazard = world.hazard();
+            let other = spawn(slots, world, |slots, _| retire(&slots[0]));
+            visit(&mut hazard, &slots[0]);
+            join([other]);
+        });
+    });
+}
+
 /// Rule 7. If the OS refuses the barrier, nothing is unmapped while any reader has a record, and everything afterwards.
 pub fn owner_without_barrier_unmaps_nothing() {
     let explore = || {
