@@ -84,11 +84,19 @@ pub enum Overcommit {
     Allow,
     /// Fail with [`OverBudget`](ErrorKind::OverBudget).
     Fail,
-    /// Retry for at least this long, sleeping 2 ms at most between two attempts. Then fail with
-    /// [`OverBudget`](ErrorKind::OverBudget).
+    /// Retry for this long, sleeping 2 ms at most between two attempts. Then fail with
+    /// [`OverBudget`](ErrorKind::OverBudget). A call waits this long once, whatever it needs: descriptor, window, or room
+    /// for a large range.
     ///
     /// A thread that itself holds all of the budget waits in vain: drop leases and release cursors before such a call.
     Wait(Duration),
+}
+
+impl Overcommit {
+    /// Returns the part of an error message that names the wait, or no text.
+    pub(crate) fn after_wait(self) -> String {
+        if let Self::Wait(time) = self { format!(", after a wait of {time:?}") } else { String::new() }
+    }
 }
 
 /// The rule for mapping a window on a small read, of 256 KiB at most, that misses.

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::cache::region::{Region, RegionBytes, RegionRef};
-use crate::cache::{Acquired, Cache, CachedFile, Change, Collector, Need};
+use crate::cache::{Acquired, Cache, CachedFile, Change, Collector, Need, WhenFull};
 use crate::error::{Error, ErrorKind, Result};
 use crate::geometry::{self, Geometry};
 use crate::os::Advice;
@@ -263,9 +263,9 @@ impl MappedFile {
         let budget = self.cache().limits();
         let in_bytes = self.geometry().window_bytes().map_or(1, |bytes| (budget.max_mapped_bytes / bytes).max(1));
         let windows = in_bytes.min(budget.max_regions as u64) as usize;
-        let is_mappable = |_: &_| !self.cached().is_unmappable();
+        let (when_full, is_mappable) = (self.cache().when_full(), |_: &_| !self.cached().is_unmappable());
         for (window, piece) in self.geometry().pieces(range).take(windows).take_while(is_mappable) {
-            if let Some(region) = self.window(window, piece.end)?.region() {
+            if let Some(region) = self.window(window, piece.end, when_full)?.region() {
                 region.mapping().advise(Advice::WillNeed);
             }
         }
@@ -318,15 +318,16 @@ impl MappedFile {
     }
 
     /// Returns the region of a window, mapped at least up to `end`, an offset in the file.
-    pub(crate) fn window(&self, window: u64, end: u64) -> Result<RegionRef> {
+    pub(crate) fn window(&self, window: u64, end: u64, when_full: WhenFull) -> Result<RegionRef> {
         let start = self.geometry().start(window);
         let slot = match self.cache().lookup(self.cached(), window, end - start, Access::Counted) {
             Ok(client) => return Ok(RegionRef::new(client)),
             Err(slot) => slot,
         };
-        match self.acquire(slot, &(start..end), Need::Window)? {
+        let acquired = self.cache().acquire_mapped(self.cached(), slot, &(start..end), Need::Window, when_full);
+        match acquired.map_err(|error| self.named(error))? {
             Acquired::Region { region, .. } => Ok(region),
-            Acquired::ReadFile => unreachable!("a window is required, and `acquire` returned no error"),
+            Acquired::ReadFile => unreachable!("a window is required, and `acquire_mapped` returned no error"),
         }
     }
 

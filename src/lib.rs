@@ -72,8 +72,8 @@
 //!   nothing that another thread reads. Taking a lease is one *shared write*, an atomic write to a word that all
 //!   clients of the window share, and so is dropping it.
 //! - **A miss waits only if it must map.** It then waits for the thread that already loads the window, for unmaps in
-//!   progress (20 ms at most), and for room if [`Overcommit::Wait`] is set. A read that may copy waits for none of
-//!   these: it reads the file. Opening a file takes short locks on tables of files and names.
+//!   progress (20 ms at most), and for room and a descriptor if [`Overcommit::Wait`] is set. A read that may copy waits
+//!   for none of these: it reads the file. Opening a file takes short locks on tables of files and names.
 //! - **Borrowed and leased bytes stay mapped.** This holds when the limits change, when the file is closed, renamed or
 //!   deleted, and, for leases, when the manager and all handles of the file are dropped.
 //!

@@ -7,6 +7,7 @@
 
 use std::io::Read;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use shuttle::rand::{Rng, thread_rng};
 use shuttle::thread;
@@ -107,14 +108,18 @@ struct Plan {
 }
 
 fn explore(plan: Plan) {
-    let schedules = std::env::var("SMMAP_SCHEDULES").ok().and_then(|n| n.parse().ok()).unwrap_or(150);
     let files = files();
     let paths = files.paths.clone();
+    run(move || run_schedule(&plan, &paths));
+}
+
+fn run(schedule: impl Fn() + Send + Sync + 'static) {
+    let schedules = std::env::var("SMMAP_SCHEDULES").ok().and_then(|n| n.parse().ok()).unwrap_or(150);
     let mut config = shuttle::Config::new();
     config.stack_size = 0x10_0000;
     config.max_steps = shuttle::MaxSteps::FailAfter(2_000_000);
     let runner = shuttle::Runner::new(shuttle::scheduler::RandomScheduler::new(schedules), config);
-    runner.run(move || run_schedule(&plan, &paths));
+    runner.run(schedule);
 }
 
 fn run_schedule(plan: &Plan, paths: &[PathBuf; 2]) {
@@ -179,4 +184,40 @@ fn changing_limits_unmaps_everything_at_the_end() {
 #[test]
 fn refused_maps_and_unmaps_keep_budget() {
     explore(Plan { refuse_maps: 5, refuse_unmaps: 7, ..plan(Overcommit::Fail, 4 * PAGE) });
+}
+
+/// Each thread holds a window while it opens a file, and there is one window and one descriptor. A thread that kept its
+/// descriptor while it waits for the window would wait forever.
+#[test]
+fn threads_that_wait_for_descriptor_and_window_do_not_wait_for_each_other() {
+    let files = files();
+    let paths = files.paths.clone();
+    run(move || {
+        World::begin(PAGE, 1, 0, 0);
+        let builder = MapManager::builder()
+            .window(Window::Sliding { bytes: PAGE as u64 })
+            .max_regions(1)
+            .max_open_files(1)
+            .overcommit(Overcommit::Wait(Duration::MAX));
+        // SAFETY: the test never changes the files.
+        let maps = unsafe { builder.build() }.expect("cannot build a manager");
+        let threads: Vec<_> = (0..2)
+            .map(|first| {
+                let (maps, paths) = (maps.clone(), paths.clone());
+                thread::spawn(move || {
+                    let mut held = None;
+                    for step in 0..3 {
+                        let file = maps.open(&paths[(first + step) % 2]).expect("the wait ends");
+                        drop(held.take());
+                        let mut cursor = file.cursor();
+                        check(0, cursor.window_at(0).expect("the wait ends"));
+                        held = Some(cursor);
+                    }
+                })
+            })
+            .collect();
+        for thread in threads {
+            thread.join().expect("a reading thread does not panic");
+        }
+    });
 }

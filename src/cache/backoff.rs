@@ -3,12 +3,23 @@
 //! A reader never signals another reader; a waiting thread looks again instead. Only slow paths wait: for the loader of
 //! a window, for an evicting thread to finish an unmap, and for room in the budget.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::sync::thread;
 
 /// The longest sleep between two looks.
 const SLEEP_MAX: Duration = Duration::from_millis(2);
+
+/// The end of a wait, or none.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Deadline(Option<Instant>);
+
+impl Deadline {
+    /// Returns the deadline that is `time` from now.
+    pub(crate) fn after(time: Duration) -> Self {
+        Self(Instant::now().checked_add(time))
+    }
+}
 
 /// Spins first, then yields the processor, then sleeps for longer and longer.
 #[derive(Debug)]
@@ -32,6 +43,19 @@ impl Backoff {
         thread::sleep(self.next_sleep);
         self.slept += self.next_sleep;
         self.next_sleep = (self.next_sleep * 2).min(SLEEP_MAX);
+    }
+
+    /// [Pauses](Self::pause) and returns `true`, or returns `false` at once if `deadline` has passed.
+    pub(crate) fn pause_until(&mut self, Deadline(deadline): Deadline) -> bool {
+        if let Some(deadline) = deadline {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return false;
+            }
+            self.next_sleep = self.next_sleep.min(left);
+        }
+        self.pause();
+        true
     }
 
     /// [Pauses](Self::pause) and returns `true`, or returns `false` at once if the sleeps so far add up to `limit`.
@@ -59,5 +83,16 @@ mod tests {
         while backoff.pause_within(limit) {}
         assert!(start.elapsed() >= limit, "{:?}", start.elapsed());
         assert!(!Backoff::new().pause_within(Duration::ZERO));
+    }
+
+    #[test]
+    fn pause_until_ends_at_the_deadline() {
+        let (start, limit) = (Instant::now(), Duration::from_millis(15));
+        let deadline = Deadline::after(limit);
+        let mut backoff = Backoff::new();
+        while backoff.pause_until(deadline) {}
+        assert!(start.elapsed() >= limit, "{:?}", start.elapsed());
+        assert!(!Backoff::new().pause_until(Deadline::after(Duration::ZERO)));
+        assert!(Backoff::new().pause_until(Deadline::after(Duration::MAX)));
     }
 }

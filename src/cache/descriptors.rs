@@ -15,9 +15,7 @@ use std::sync::{Arc, PoisonError, TryLockError, Weak};
 use arc_swap::{ArcSwapOption, Guard};
 
 use super::CachedFile;
-use super::backoff::Backoff;
-use super::room::{Room, find_room};
-use crate::config::Overcommit;
+use super::room::{Room, WhenFull, find_room};
 use crate::os::{self, Process, Stat};
 use crate::protocol::budget::{Budget, Reservation, Usage};
 use crate::sync::{AtomicU32, Mutex, MutexGuard, Ordering};
@@ -137,13 +135,13 @@ impl Descriptors {
 
     /// Reserves room for one descriptor, and closes others if it has to.
     ///
-    /// `overcommit` says what happens if every open descriptor is needed or in use; `None` exceeds the limit without
-    /// waiting. Returns `None` if there is no room.
-    pub(super) fn reserve(&self, overcommit: Option<Overcommit>) -> Option<Room> {
+    /// `when_full` says what happens if every open descriptor is needed or in use; `None` exceeds the limit without
+    /// waiting. Returns `None` if there is no room. The caller holds nothing while this waits: see [`find_room`].
+    pub(super) fn reserve(&self, when_full: Option<WhenFull>) -> Option<Room> {
         let mut transit = self.budget.enter_transit();
         let search = || self.reserve_or_close();
-        let room = find_room(&self.budget, &mut transit, 0, overcommit, &mut Backoff::new(), search);
-        if overcommit.is_none() { room.or_else(|| Some(Room::exceeding(&self.budget, 0))) } else { room }
+        let room = find_room(&self.budget, &mut transit, 0, when_full, search);
+        if when_full.is_none() { room.or_else(|| Some(Room::exceeding(&self.budget, 0))) } else { room }
     }
 
     fn reserve_or_close(&self) -> Option<Reservation> {

@@ -22,6 +22,7 @@ use crate::config::Revalidate;
 use crate::error::{Error, ErrorKind, Result};
 use crate::mapping::Mapping;
 use crate::os;
+use crate::protocol::budget::InTransit;
 use crate::protocol::slot::{Loading, Phase, Slot};
 use crate::stats::Event;
 
@@ -46,8 +47,7 @@ impl Cache {
         if self.stats.count(Event::Miss) % TICKS == 0 {
             self.tick();
         }
-        // The wait for another loader counts towards the wait for room.
-        let (mut waited, mut for_drain) = (Backoff::new(), Backoff::new());
+        let (mut for_loader, mut for_drain) = (Backoff::new(), Backoff::new());
         let mapped = loop {
             let state = match slot.take() {
                 Ok(client) => {
@@ -64,15 +64,18 @@ impl Cache {
                 Err(state) => state,
             };
             match slot.begin_load() {
-                Ok(loading) => break self.load(file, loading, window, policy, &mut waited)?,
+                Ok(loading) => break self.load(file, loading, window, policy)?,
                 // This thread's cursor may have left the draining region by a switch, without trying the deferred list.
                 Err(now) if now.is_draining() && self.regions.retry_deferred() > 0 => {}
                 Err(_) if !policy.is_required() => break None,
                 // `state` is older than the refused `begin_load`: a load that began since is waited for in the next
                 // turn.
-                Err(_) if state.phase() == Phase::Loading && !state.is_draining() => waited.pause(),
+                Err(_) if state.phase() == Phase::Loading && !state.is_draining() => for_loader.pause(),
                 Err(_) if for_drain.pause_within(DRAIN_MAX) => {}
-                Err(_) => break Some(self.map_detached(file, self.config.geometry.span(window, file.len()))?),
+                Err(_) => {
+                    let span = self.config.geometry.span(window, file.len());
+                    break Some(self.map_detached(file, span, policy)?);
+                }
             }
         };
         let Some(mapped) = mapped else {
@@ -94,11 +97,10 @@ impl Cache {
         loading: Loading<'_, Region>,
         window: u64,
         policy: RoomPolicy,
-        waited: &mut Backoff,
     ) -> Result<Option<RegionRef>> {
         // The length is read after `begin_load`: a thread that changes it later drains the slot.
         let span = self.config.geometry.span(window, file.len_to_map());
-        match self.map(file, Some(loading), span, policy, waited) {
+        match self.map(file, Some(loading), span, policy) {
             Ok(region) => Ok(Some(region)),
             Err(NotMapped::Failed(error)) => Err(error),
             Err(_) if !policy.is_required() => Ok(None),
@@ -106,18 +108,22 @@ impl Cache {
         }
     }
 
-    pub(super) fn map_detached(&self, file: &Arc<CachedFile>, span: Range<u64>) -> Result<RegionRef> {
+    pub(super) fn map_detached(
+        &self,
+        file: &Arc<CachedFile>,
+        span: Range<u64>,
+        policy: RoomPolicy,
+    ) -> Result<RegionRef> {
         let granule = os::mapping_granularity() as u64;
         let start = span.start / granule * granule;
-        let policy = RoomPolicy::Required(self.config.overcommit);
-        let mapped = self.map(file, None, start..span.end, policy, &mut Backoff::new());
+        let mapped = self.map(file, None, start..span.end, policy);
         let region = mapped.map_err(|not_mapped| self.explain(file, not_mapped))?;
         let len = region.len();
         Ok(region.narrow((span.start - start) as usize..len))
     }
 
-    /// Gets the descriptor, the length, the room and the mapping of `span`, and publishes the mapping. Without a
-    /// `loading`, the region is detached.
+    /// Gets the descriptor, the room and the mapping of `span`, and publishes the mapping. Without a `loading`, the region
+    /// is detached.
     ///
     /// If the file cannot be mapped, or an access to a mapping would allocate the pages of its holes, a required mapping is
     /// a copy. It has at most the length of a window. It is detached, because it does not follow changes of the file.
@@ -127,12 +133,93 @@ impl Cache {
         loading: Option<Loading<'_, Region>>,
         span: Range<u64>,
         policy: RoomPolicy,
-        waited: &mut Backoff,
     ) -> Result<RegionRef, NotMapped> {
-        // An optional mapping needs the descriptor for its copy as well. It exceeds max_open_files instead of waiting
-        // for room.
-        let mut descriptor = self.descriptor(file, policy.overcommit())?;
-        // An access to a mapping beyond the end of the file would fault. So `Revalidate::AtOpen` asks here as well.
+        let (source, room, transit) = self.source_and_room(file, &span, policy)?;
+        let Room { reservation, over } = room;
+        if over {
+            self.stats.count(Event::Overcommit);
+        }
+        let (start, len) = (span.start, (span.end - span.start) as usize);
+        let mapped = match source.is_copied {
+            true => None,
+            false => self.map_or_collect(file, &source.descriptor, start, len, policy)?,
+        };
+        let (mapping, loading) = match mapped {
+            Some(mapping) => (mapping, loading),
+            None if self.may_copy(&span, policy) => (copy_span(file, &source.descriptor.file, start, len)?, None),
+            None => return Err(NotMapped::Unmappable(len as u64)),
+        };
+        self.stats.count(Event::Map);
+        let region = RegionRef::new(self.regions.publish(loading, mapping, reservation, file));
+        drop(transit);
+
+        if self.is_room_low() {
+            self.wake_event.wake();
+        }
+        Ok(region)
+    }
+
+    /// Returns `true` if a copy may take the place of a mapping of `span`.
+    fn may_copy(&self, span: &Range<u64>, policy: RoomPolicy) -> bool {
+        let window = self.config.geometry.window_bytes();
+        policy.is_required() && window.is_none_or(|window| span.end - span.start <= window)
+    }
+
+    /// Returns the descriptor of a file that reaches to the end of `span`, and room for the mapping.
+    ///
+    /// The thread holds neither while it waits for the other. Otherwise two threads could wait for each other: this one
+    /// for a window, and the one that holds the window, in a call of `open`, for this one's descriptor.
+    fn source_and_room(
+        &self,
+        file: &Arc<CachedFile>,
+        span: &Range<u64>,
+        policy: RoomPolicy,
+    ) -> Result<(Source, Room, InTransit<'_>), NotMapped> {
+        let mut room: Option<(Room, InTransit<'_>)> = None;
+        loop {
+            let descriptor = match &room {
+                // An optional mapping needs the descriptor for its copy as well. It exceeds max_open_files instead of
+                // waiting.
+                None => self.descriptor(file, policy.when_full())?,
+                Some(_) => match file.descriptor.get() {
+                    Some(descriptor) => descriptor,
+                    // Closed while this thread waited for room.
+                    None => {
+                        room = None;
+                        continue;
+                    }
+                },
+            };
+            let source = self.source(file, descriptor, span)?;
+            if source.is_copied && !self.may_copy(span, policy) {
+                return Err(NotMapped::Unmappable(span.end - span.start));
+            }
+            if let Some((room, transit)) = room {
+                return Ok((source, room, transit));
+            }
+            let bytes = span.end - span.start;
+            let len = Mapping::addressable(bytes).ok_or(NotMapped::TooLarge(bytes))?;
+            let page = if source.is_copied { os::page_size() } else { file.system.page() };
+            let pages = Mapping::pages(span.start, len, page);
+            let mut transit = self.regions.budget.enter_transit();
+            if pages > self.regions.budget.limit().bytes {
+                return Err(NotMapped::TooLarge(pages as u64));
+            }
+            if policy.is_required() && !self.has_room(pages) {
+                self.regions.note_pressure();
+            }
+            if let Some(reservation) = self.regions.reserve_or_evict(pages, policy) {
+                return Ok((source, Room { reservation, over: false }, transit));
+            }
+            drop(source);
+            let made = if policy.is_required() { self.regions.make_room(&mut transit, pages, policy) } else { None };
+            room = Some((made.ok_or(NotMapped::AllPinned(pages as u64))?, transit));
+        }
+    }
+
+    /// Decides how the bytes of `span` become readable, if the file reaches to its end, as last noticed, or as the OS says
+    /// with `Revalidate::AtOpen`: an access to a mapping beyond the end of the file would fault.
+    fn source(&self, file: &Arc<CachedFile>, mut descriptor: Arc<OpenFile>, span: &Range<u64>) -> Result<Source> {
         let (len, has_holes) = if self.config.revalidate == Revalidate::AtOpen || file.system.allocates_holes() {
             let stat = file.system.stat(&descriptor.file).map_err(cannot_stat)?;
             if descriptor.maps_another_file(&stat) {
@@ -143,47 +230,9 @@ impl Cache {
             (file.len(), false)
         };
         if len < span.end || span.is_empty() {
-            return Err(truncated(len, file.len()).into());
+            return Err(truncated(len, file.len()));
         }
-        let bytes = span.end - span.start;
-        let may_copy = policy.is_required() && self.config.geometry.window_bytes().is_none_or(|window| bytes <= window);
-        let is_copied = has_holes || file.is_unmappable();
-        if is_copied && !may_copy {
-            return Err(NotMapped::Unmappable(bytes));
-        }
-        let Some(len) = Mapping::addressable(bytes) else { return Err(NotMapped::TooLarge(bytes)) };
-
-        let mut transit = self.regions.budget.enter_transit();
-        let page = if is_copied { os::page_size() } else { file.system.page() };
-        let pages = Mapping::pages(span.start, len, page);
-        if pages > self.regions.budget.limit().bytes {
-            return Err(NotMapped::TooLarge(pages as u64));
-        }
-        if policy.is_required() && !self.has_room(pages) {
-            self.regions.note_pressure();
-        }
-        let room = self.regions.make_room(&mut transit, pages, policy, waited);
-        let Room { reservation, over } = room.ok_or(NotMapped::AllPinned(pages as u64))?;
-        if over {
-            self.stats.count(Event::Overcommit);
-        }
-        let mapped = match is_copied {
-            true => None,
-            false => self.map_or_collect(file, &descriptor, span.start, len, policy)?,
-        };
-        let (mapping, loading) = match mapped {
-            Some(mapping) => (mapping, loading),
-            None if may_copy => (copy_span(file, &descriptor.file, span.start, len)?, None),
-            None => return Err(NotMapped::Unmappable(bytes)),
-        };
-        self.stats.count(Event::Map);
-        let region = RegionRef::new(self.regions.publish(loading, mapping, reservation, file));
-        drop(transit);
-
-        if self.is_room_low() {
-            self.wake_event.wake();
-        }
-        Ok(region)
+        Ok(Source { descriptor, is_copied: has_holes || file.is_unmappable() })
     }
 
     /// Asks the OS for a mapping. If the OS has no room, unmaps each unused region and asks again. Returns `None` if the OS
@@ -264,8 +313,12 @@ impl Cache {
             ),
             NotMapped::AllPinned(bytes) => format!(
                 "no room for {bytes} bytes, because all of {} bytes in {} regions are in use (limits: {} bytes, {} \
-                 regions): drop leases or cursors, raise the limits, or allow overcommit",
-                used.bytes, used.items, limit.bytes, limit.items
+                 regions){}: drop leases or cursors, raise the limits, or allow overcommit",
+                used.bytes,
+                used.items,
+                limit.bytes,
+                limit.items,
+                self.config.overcommit.after_wait()
             ),
         };
         Error::new(ErrorKind::OverBudget, message)
@@ -286,6 +339,13 @@ fn is_faulted(region: &RegionRef) -> bool {
 pub(super) fn truncated(now: u64, before: u64) -> Error {
     let message = format!("the file has shrunk to {now} bytes, from {before}: refresh the handle");
     Error::new(ErrorKind::Truncated, message)
+}
+
+/// The descriptor of a file whose bytes become readable.
+struct Source {
+    descriptor: Arc<OpenFile>,
+    /// The bytes are read into memory instead of mapped.
+    is_copied: bool,
 }
 
 /// Why a span was not mapped. An optional mapping drops the reason, so the message, which can take long, is made later.
@@ -316,6 +376,7 @@ pub(super) mod tests {
     use super::*;
     use crate::cache::reclaim::token_of;
     use crate::cache::region::tests::REFUSES_UNMAP;
+    use crate::cache::room::WhenFull;
     use crate::config::{Admission, Config, Limits, Overcommit, Window};
     use crate::geometry::Geometry;
     use crate::policy::{self, Access};
@@ -333,7 +394,7 @@ pub(super) mod tests {
 
         /// Returns the region of a window, mapped if it was not.
         pub(in crate::cache) fn map_window(&self, file: &Arc<CachedFile>, window: u64, min_len: u64) -> RegionRef {
-            let policy = RoomPolicy::Required(self.config.overcommit);
+            let policy = RoomPolicy::Required(self.when_full());
             let loaded = self.load_window(file, file.windows().at(window), window, min_len, policy);
             loaded.unwrap().expect("a required window is mapped, or there is an error")
         }
@@ -439,7 +500,7 @@ pub(super) mod tests {
         let opened = Opened::new(8, WINDOW + 3_000);
         opened.on_disk.as_file().set_len(WINDOW + 1_000).unwrap();
         opened.cache.refresh(&opened.file, None).unwrap();
-        let error = opened.load(1, 3_000, RoomPolicy::Required(Overcommit::Allow)).err().expect("too short");
+        let error = opened.load(1, 3_000, RoomPolicy::Required(WhenFull::Exceed)).err().expect("too short");
         let says = format!("shrunk to {} bytes, from {}:", WINDOW + 1_000, WINDOW + 3_000);
         assert!(error.kind() == ErrorKind::Truncated && error.to_string().contains(&says), "{error}");
     }
@@ -473,9 +534,10 @@ pub(super) mod tests {
     #[test]
     fn mapping_larger_than_the_budget_is_no_pressure() {
         let opened = Opened::new(2, 4 * WINDOW);
-        assert!(opened.cache.map_detached(&opened.file, 0..3 * WINDOW).is_err());
+        let map_detached = |span| opened.cache.map_detached(&opened.file, span, RoomPolicy::Required(WhenFull::Exceed));
+        assert!(map_detached(0..3 * WINDOW).is_err());
         assert!(!opened.cache.regions.under_pressure());
-        let _most = opened.cache.map_detached(&opened.file, 0..2 * WINDOW).unwrap();
+        let _most = map_detached(0..2 * WINDOW).unwrap();
         drop(opened.map());
         assert!(opened.cache.regions.under_pressure());
     }

@@ -40,6 +40,7 @@ use pool::RegionPool;
 use region::{Region, RegionRef};
 use registry::Registry;
 use room::RoomPolicy;
+pub(crate) use room::WhenFull;
 use window_guard::WindowGuard;
 
 /// The state that all handles of one manager share.
@@ -277,7 +278,9 @@ impl Cache {
         range: &Range<u64>,
         need: Need,
     ) -> Result<Acquired> {
-        let Need::Optional(access) = need else { return self.acquire_mapped(file, slot, range, need) };
+        let Need::Optional(access) = need else {
+            return self.acquire_mapped(file, slot, range, need, self.when_full());
+        };
         if !self.config.geometry.is_in_one(range) {
             return Ok(Acquired::ReadFile);
         }
@@ -287,22 +290,30 @@ impl Cache {
         }
     }
 
+    /// Returns what a call that begins now does if it finds no room.
+    pub(crate) fn when_full(&self) -> WhenFull {
+        WhenFull::from_now(self.config.overcommit)
+    }
+
+    /// [Acquires](Self::acquire) a mapping for a call that may have begun before. `need` is not `Need::Optional`.
     #[cold]
-    fn acquire_mapped(
+    pub(crate) fn acquire_mapped(
         &self,
         file: &Arc<CachedFile>,
         slot: &Slot<Region>,
         range: &Range<u64>,
         need: Need,
+        when_full: WhenFull,
     ) -> Result<Acquired> {
         if self.config.geometry.is_in_one(range) {
-            match self.acquire_window(file, slot, range, RoomPolicy::Required(self.config.overcommit)) {
+            match self.acquire_window(file, slot, range, RoomPolicy::Required(when_full)) {
                 // The budget has no room for the window. It may have room for the range.
                 Err(error) if error.kind() == ErrorKind::OverBudget && need == Need::Mapped => {}
                 acquired => return acquired,
             }
         }
-        let region = self.map_detached(file, range.clone()).map_err(|error| error.within(range.clone()))?;
+        let region = self.map_detached(file, range.clone(), RoomPolicy::Required(when_full));
+        let region = region.map_err(|error| error.within(range.clone()))?;
         Ok(Acquired::Region { region, start: range.start, window: None })
     }
 

@@ -10,9 +10,9 @@ use super::descriptors::OpenFile;
 use super::file::FileKey;
 use super::pool;
 use super::reclaim::token_of;
-use super::room::Room;
+use super::room::{Room, WhenFull};
 use super::{Cache, CachedFile, Change, Closed};
-use crate::config::{OpenOptions, Overcommit, Revalidate};
+use crate::config::{OpenOptions, Revalidate};
 use crate::error::{Error, ErrorKind, Result};
 use crate::os::{self, FileSystem, Kind, Stat};
 use crate::protocol::budget::Reservation;
@@ -40,7 +40,7 @@ impl Cache {
         if let Some(file) = before.as_ref().and_then(|stat| self.open_known(path, stat)) {
             return Ok(file);
         }
-        let reservation = self.reserve_descriptor(Some(self.config.overcommit))?;
+        let reservation = self.reserve_descriptor(Some(self.when_full()))?;
         // A socket cannot be opened at all. Its kind says more than the error number of the OS.
         let by_kind = |error| os::stat_path(path).ok().and_then(|stat| not_a_file(&stat)).unwrap_or(error);
         let descriptor = self.open_descriptor(path).map_err(by_kind)?;
@@ -63,7 +63,7 @@ impl Cache {
     /// Takes over a descriptor. A descriptor without a path stays open while the file has a handle.
     pub(crate) fn open_file(self: &Arc<Self>, descriptor: fs::File) -> Result<Arc<CachedFile>> {
         let descriptor = for_reading(descriptor)?;
-        let reservation = self.reserve_descriptor(Some(self.config.overcommit))?;
+        let reservation = self.reserve_descriptor(Some(self.when_full()))?;
         self.adopt(reservation, descriptor, None, None)
     }
 
@@ -156,8 +156,7 @@ impl Cache {
 
     /// Returns the change of the file since the last look, and of the file that `path` leads to.
     pub(crate) fn refresh(&self, file: &Arc<CachedFile>, path: Option<&Path>) -> Result<Change> {
-        let noticed =
-            self.descriptor(file, Some(self.config.overcommit)).and_then(|descriptor| self.notice(file, &descriptor));
+        let noticed = self.descriptor(file, Some(self.when_full())).and_then(|open| self.notice(file, &open));
         let leads_here = path.map(|path| file.is_at(path));
         match (noticed, leads_here) {
             (Ok((Change::Truncated, _)), _) => Ok(Change::Truncated),
@@ -215,16 +214,16 @@ impl Cache {
 
     /// Returns the file's descriptor, and reopens it if it was closed.
     ///
-    /// `overcommit` says what happens if `max_open_files` has no room; `None` exceeds it.
+    /// `when_full` says what happens if `max_open_files` has no room; `None` exceeds it.
     #[cold]
-    pub(super) fn descriptor(&self, file: &Arc<CachedFile>, overcommit: Option<Overcommit>) -> Result<Arc<OpenFile>> {
+    pub(super) fn descriptor(&self, file: &Arc<CachedFile>, when_full: Option<WhenFull>) -> Result<Arc<OpenFile>> {
         let mut backoff = Backoff::new();
         loop {
             if let Some(open) = file.descriptor.get() {
                 return Ok(open);
             }
             // This may wait. So it comes before the thread claims the reopening, for which other threads wait.
-            let reservation = self.reserve_descriptor(overcommit)?;
+            let reservation = self.reserve_descriptor(when_full)?;
             if let Some(_reopening) = file.descriptor.try_reopen() {
                 if let Some(open) = file.descriptor.get() {
                     return Ok(open);
@@ -284,11 +283,13 @@ impl Cache {
         }
     }
 
-    fn reserve_descriptor(&self, overcommit: Option<Overcommit>) -> Result<Reservation> {
-        let Some(Room { reservation, over }) = self.descriptors.reserve(overcommit) else {
+    fn reserve_descriptor(&self, when_full: Option<WhenFull>) -> Result<Reservation> {
+        let Some(Room { reservation, over }) = self.descriptors.reserve(when_full) else {
             let limit = self.descriptors.budget.limit().items;
-            let message =
-                format!("all {limit} descriptors of max_open_files are in use or could not be reopened: raise it");
+            let waited = self.config.overcommit.after_wait();
+            let message = format!(
+                "all {limit} descriptors of max_open_files are in use or could not be reopened{waited}: raise it"
+            );
             return Err(Error::new(ErrorKind::OverBudget, message));
         };
         if over {

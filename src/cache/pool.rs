@@ -315,7 +315,7 @@ mod tests {
     use crate::cache::load::tests::{Opened, WINDOW};
     use crate::cache::region::RegionRef;
     use crate::cache::region::tests::REFUSES_UNMAP;
-    use crate::cache::room::TRANSIT_MAX;
+    use crate::cache::room::{RoomPolicy, TRANSIT_MAX, WhenFull};
     use std::time::Instant;
 
     const WINDOWS: u64 = 100;
@@ -424,7 +424,11 @@ mod tests {
         let setting = Setting::new();
         let pool = setting.pool();
         drop(setting.map(0, 0));
-        let detached = setting.opened.cache.map_detached(&setting.opened.file, WINDOW..2 * WINDOW).unwrap();
+        let detached = setting
+            .opened
+            .cache
+            .map_detached(&setting.opened.file, WINDOW..2 * WINDOW, RoomPolicy::Required(WhenFull::Exceed))
+            .unwrap();
         let held = setting.map(2, 0);
         drop(setting.map(3, 0));
         assert_eq!(pool.pinned(), of(2), "one with a client, and a detached one");

@@ -7,7 +7,7 @@
 //! 3. Otherwise try the deferred list again: regions that the OS refused to unmap, or that a cursor was reading.
 //! 4. Otherwise, if other threads are in transit (between retiring a victim and publishing its successor), release
 //!    everything, pause, and look again, for at most [`TRANSIT_MAX`].
-//! 5. Otherwise everything is pinned, and [`Overcommit`] decides.
+//! 5. Otherwise everything is pinned, and [`WhenFull`] decides.
 //!
 //! Descriptors get room in the same way. Their victims have no deferred list, so step 3 is missing.
 
@@ -15,7 +15,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::Cache;
-use super::backoff::Backoff;
+use super::backoff::{Backoff, Deadline};
 use super::pool::RegionPool;
 use super::reclaim;
 use crate::config::Overcommit;
@@ -29,6 +29,28 @@ pub(super) const TRANSIT_MAX: Duration = Duration::from_millis(20);
 /// goes on to step 3.
 const FAILURES_MAX: usize = 8;
 
+/// What a call does while everything in a budget is in use: [`Overcommit`], with the end of the call's only wait.
+///
+/// A call makes one value and passes it to each of its steps. So the steps share the time that the call may wait.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum WhenFull {
+    Exceed,
+    Fail,
+    /// Waits until then, and fails.
+    WaitUntil(Deadline),
+}
+
+impl WhenFull {
+    /// Returns the value of a call that begins now.
+    pub(crate) fn from_now(overcommit: Overcommit) -> Self {
+        match overcommit {
+            Overcommit::Allow => Self::Exceed,
+            Overcommit::Fail => Self::Fail,
+            Overcommit::Wait(time) => Self::WaitUntil(Deadline::after(time)),
+        }
+    }
+}
+
 /// How a thread gets room for a region.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum RoomPolicy {
@@ -39,17 +61,17 @@ pub(super) enum RoomPolicy {
     AtMost(u8),
     /// Takes free room or the place of any unused region, waits for room in transit, and then follows the
     /// configuration.
-    Required(Overcommit),
+    Required(WhenFull),
 }
 
 impl RoomPolicy {
     pub(super) fn is_required(self) -> bool {
-        self.overcommit().is_some()
+        self.when_full().is_some()
     }
 
     /// Returns what a required mapping does if everything is pinned.
-    pub(super) fn overcommit(self) -> Option<Overcommit> {
-        if let Self::Required(overcommit) = self { Some(overcommit) } else { None }
+    pub(super) fn when_full(self) -> Option<WhenFull> {
+        if let Self::Required(when_full) = self { Some(when_full) } else { None }
     }
 }
 
@@ -71,35 +93,35 @@ impl Room {
     }
 }
 
-/// Repeats `search` until it finds room for an item of `bytes`, as `overcommit` allows. Returns `None` if the thread may
-/// not wait any longer, nor exceed the limit. Without an `overcommit` it searches once.
+/// Repeats `search` until it finds room for an item of `bytes`, as `when_full` allows. Returns `None` if the thread may
+/// not wait any longer, nor exceed the limit. Without a `when_full` it searches once.
 ///
-/// The thread leaves `transit` while it waits, because it holds nothing then. [`Overcommit::Wait`] limits `waited`.
+/// The thread leaves `transit` while it waits. So the caller must hold nothing then that another thread may wait for:
+/// neither a reservation nor a descriptor.
 pub(super) fn find_room(
     budget: &Arc<Budget>,
     transit: &mut InTransit<'_>,
     bytes: usize,
-    overcommit: Option<Overcommit>,
-    waited: &mut Backoff,
+    when_full: Option<WhenFull>,
     mut search: impl FnMut() -> Option<Reservation>,
 ) -> Option<Room> {
-    let mut for_transit = Backoff::new();
+    let (mut for_transit, mut for_release) = (Backoff::new(), Backoff::new());
     let mut is_last_search = false;
     loop {
         if let Some(reservation) = search() {
             return Some(Room { reservation, over: false });
         }
-        let overcommit = overcommit?;
+        let when_full = when_full?;
         if transit_could_free(budget, bytes) && transit.pause(|| for_transit.pause_within(TRANSIT_MAX)) {
             continue;
         }
-        match overcommit {
-            Overcommit::Wait(time) if transit.pause(|| waited.pause_within(time)) => {}
-            Overcommit::Allow => return Some(Room::exceeding(budget, bytes)),
-            Overcommit::Fail | Overcommit::Wait(_) if is_last_search => return None,
+        match when_full {
+            WhenFull::WaitUntil(deadline) if transit.pause(|| for_release.pause_until(deadline)) => {}
+            WhenFull::Exceed => return Some(Room::exceeding(budget, bytes)),
+            WhenFull::Fail | WhenFull::WaitUntil(_) if is_last_search => return None,
             // Another thread may have unmapped what this one did not find, and left transit before this one read the
             // count.
-            Overcommit::Fail | Overcommit::Wait(_) => is_last_search = true,
+            WhenFull::Fail | WhenFull::WaitUntil(_) => is_last_search = true,
         }
     }
 }
@@ -115,20 +137,14 @@ fn transit_could_free(budget: &Budget, bytes: usize) -> bool {
 
 impl RegionPool {
     /// Reserves one region of `bytes`, and evicts others for it as `policy` allows. Returns `None` if all others are in
-    /// use, or accessed too often for [`RoomPolicy::AtMost`]. For `transit` and `waited`, see [`find_room`].
-    pub(super) fn make_room(
-        &self,
-        transit: &mut InTransit<'_>,
-        bytes: usize,
-        policy: RoomPolicy,
-        waited: &mut Backoff,
-    ) -> Option<Room> {
+    /// use, or accessed too often for [`RoomPolicy::AtMost`]. The caller holds nothing while this waits: see [`find_room`].
+    pub(super) fn make_room(&self, transit: &mut InTransit<'_>, bytes: usize, policy: RoomPolicy) -> Option<Room> {
         let search = || self.reserve_or_evict(bytes, policy);
-        find_room(&self.budget, transit, bytes, policy.overcommit(), waited, search)
+        find_room(&self.budget, transit, bytes, policy.when_full(), search)
     }
 
     /// Reserves `bytes` by steps 1 to 3. If that is not enough, other threads may use what was evicted.
-    fn reserve_or_evict(&self, bytes: usize, policy: RoomPolicy) -> Option<Reservation> {
+    pub(super) fn reserve_or_evict(&self, bytes: usize, policy: RoomPolicy) -> Option<Reservation> {
         let mut held: Option<Reservation> = None;
         let mut failures = 0;
         loop {

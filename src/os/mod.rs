@@ -27,9 +27,9 @@ pub(crate) use file_system::FileSystem;
 #[cfg(target_os = "linux")]
 use identity::statfs;
 pub(crate) use identity::{generation, generation_at, is_on_overlay, may_read, needs_reopening, peek_at, reopen};
+pub(crate) use process::Process;
 #[cfg(windows)]
 pub(crate) use system::map;
-pub(crate) use process::Process;
 #[cfg(all(test, target_os = "linux"))]
 pub(crate) use system::tests::page_cache;
 pub(crate) use system::{

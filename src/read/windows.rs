@@ -71,7 +71,7 @@ impl MappedFile {
             // Another thread noticed that the file is shorter now.
             return Ok(Lease::empty(span.start));
         }
-        let region = self.window(index, span.end)?;
+        let region = self.window(index, span.end, self.cache().when_full())?;
         if let Some(region) = region.region() {
             region.prefault(span.start);
         }

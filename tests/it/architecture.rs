@@ -18,7 +18,7 @@ const DOORWAYS: [(&str, &str); 8] = [
     ("thread::Builder", "cache/collector.rs"),
     ("thread::sleep", "cache/backoff.rs"),
     ("thread::spawn", "none"),
-    ("Instant::now", "cache/collector.rs"),
+    ("Instant::now", "cache/"),
 ];
 
 /// Names that the protocol may not use, because the loom models replace only `crate::sync`.

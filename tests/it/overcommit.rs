@@ -235,3 +235,89 @@ fn every_mode_with_an_unused_window_keeps_the_budget() {
         assert!(stats.peak_mapped_bytes <= 2 * LARGE, "{overcommit:?}: {stats:?}");
     }
 }
+
+/// A call that waits for several things in turn waits as long as one that waits for one thing, and its error says so.
+#[test]
+fn wait_for_window_and_then_range_waits_once() {
+    const WAIT: Duration = Duration::from_millis(400);
+    for by_number in [false, true] {
+        let dir = Dir::new();
+        let (maps, _, file) = two_windows(&dir, Overcommit::Wait(WAIT), by_number);
+        let _held = (pin(&file, 0), pin(&file, 1));
+        // A window, then the range alone. A range across windows. Several windows.
+        let calls: [&dyn Fn() -> smmap::Result<()>; 4] = [
+            &|| file.lease(2 * LARGE..3 * LARGE).map(drop),
+            &|| file.lease(2 * LARGE..4 * LARGE - 1).map(drop),
+            &|| file.cursor().window_at(2 * LARGE).map(drop),
+            &|| file.prefetch(2 * LARGE..4 * LARGE),
+        ];
+        for (number, call) in calls.into_iter().enumerate() {
+            let start = Instant::now();
+            let error = call().unwrap_err();
+            let waited = start.elapsed();
+            assert_eq!(error.kind(), ErrorKind::OverBudget, "{error:?}");
+            assert!(waited >= WAIT && waited < WAIT * 3 / 2, "call {number} waited {waited:?}");
+            assert!(error.to_string().contains("after a wait of 400ms"), "{error}");
+        }
+        assert!(two_at_most(&maps, by_number), "{:?}", maps.stats());
+    }
+}
+
+/// A call waits for a descriptor during most of its time, and then for room. Both waits share the time.
+#[test]
+#[cfg(unix)]
+fn wait_for_descriptor_and_then_room_waits_once() {
+    const WAIT: Duration = Duration::from_millis(400);
+    let dir = Dir::new();
+    let maps = manager(limited().max_mapped_bytes(WINDOW).max_open_files(1).overcommit(Overcommit::Wait(WAIT)));
+    let file = maps.open(content_file(&dir, "file", LEN)).unwrap();
+    let _held = file.lease(0..WINDOW).unwrap();
+    // The descriptor of a deleted file is needed as long as the file has a handle.
+    let gone = content_file(&dir, "gone", LEN);
+    let handle = maps.open(&gone).unwrap();
+    std::fs::remove_file(&gone).unwrap();
+    let start = Instant::now();
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            thread::sleep(WAIT * 3 / 4);
+            drop(handle);
+        });
+        let error = file.lease(WINDOW..2 * WINDOW).unwrap_err();
+        let waited = start.elapsed();
+        assert!(waited >= WAIT && waited < WAIT * 3 / 2, "{waited:?}");
+        assert!(error.to_string().contains("after a wait of 400ms"), "{error}");
+    });
+    let other = maps.open(content_file(&dir, "other", LEN)).unwrap();
+    std::fs::remove_file(other.path().unwrap()).unwrap();
+    let error = maps.open(content_file(&dir, "another", LEN)).unwrap_err();
+    assert!(error.to_string().contains("max_open_files") && error.to_string().contains("400ms"), "{error}");
+}
+
+/// Each of 16 threads holds one window while it waits for a descriptor, or for another window. No thread keeps a
+/// descriptor while it waits for a window, so each wait ends.
+#[test]
+fn threads_that_wait_for_descriptors_and_windows_do_not_wait_for_each_other() {
+    const THREADS: u64 = 16;
+    const STEPS: u64 = 30;
+    let dir = Dir::new();
+    let builder = limited().max_regions(2).max_open_files(2).overcommit(Overcommit::Wait(Duration::from_secs(10)));
+    let maps = manager(builder);
+    let paths: Vec<_> = (0..THREADS).map(|number| content_file(&dir, &number.to_string(), LEN)).collect();
+    thread::scope(|scope| {
+        for thread in 0..THREADS {
+            let (maps, paths) = (&maps, &paths);
+            scope.spawn(move || {
+                let mut held = None;
+                for step in 0..STEPS {
+                    let file = maps.open(&paths[((thread + step * 7) % THREADS) as usize]).unwrap();
+                    drop(held.take());
+                    let mut cursor = file.cursor();
+                    assert!(cursor.window_at(0).unwrap() == &content(0..WINDOW)[..]);
+                    held = Some(cursor);
+                }
+            });
+        }
+    });
+    let stats = maps.stats();
+    assert!(stats.peak_regions <= 2 && stats.peak_open_files <= 2 && stats.overcommits == 0, "{stats:?}");
+}
