@@ -1135,6 +1135,22 @@ pub const TWINS: &[Twin] = &[
         "found a foreign address",
     ),
     twin(
+        "range_removed_in_child_is_still_found",
+        "protocol/address_table.rs",
+        "            entry.end.store(0, Ordering::Relaxed);",
+        "            entry.faults.store(0, Ordering::Relaxed);",
+        "address_table::lookup_beside_removal_in_child",
+        "found a foreign address",
+    ),
+    twin(
+        "range_removed_in_child_stays_counted_as_faulted",
+        "protocol/address_table.rs",
+        "            self.uncount(entry);\n            // Relaxed: a look-up",
+        "            // Relaxed: a look-up",
+        "address_table::lookup_beside_removal_in_child",
+        "faulted range still counted",
+    ),
+    twin(
         "counted_after_it_is_noted",
         "protocol/address_table.rs",
         "        self.faulted.fetch_add(1, Ordering::Relaxed);\n        entry.faulted_start.fetch_min(faulted.start, Ordering::Relaxed);\n        // AcqRel: pairs with itself. A thread that finds the range faulted already also finds it counted.\n        if entry.faulted_end.fetch_max(faulted.end, Ordering::AcqRel) != 0 {\n            self.faulted.fetch_sub(1, Ordering::Relaxed);",
@@ -1169,8 +1185,8 @@ pub const TWINS: &[Twin] = &[
     twin(
         "a_count_that_stays",
         "protocol/address_table.rs",
-        "            if entry.faulted_end.load(Ordering::Relaxed) != 0 {\n                self.faulted.fetch_sub(1, Ordering::Relaxed);\n            }\n",
-        "",
+        "            self.uncount(entry);\n            entry.write(0..0);",
+        "            entry.write(0..0);",
         "address_table::fault_note_is_removed_with_its_range",
         "faulted range still counted",
     ),

@@ -9,6 +9,7 @@ mod support;
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{BufRead as _, Read as _};
+use std::os::fd::AsRawFd as _;
 use std::os::unix::process::ExitStatusExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
@@ -499,6 +500,50 @@ fn fault_in_a_foreign_mapping_ends_the_process() {
     };
     assert_ended_by_sigbus(&output);
     assert!(String::from_utf8_lossy(&output.stderr).contains("guarded fault survived"));
+}
+
+/// A child of `fork` unmaps a guarded window and maps another file at its addresses. A fault there ends the child, as
+/// without the guard. Inherited windows stay guarded.
+#[test]
+fn fault_in_a_forked_child_where_a_window_was_unmapped_ends_the_child() {
+    if !alone("fault_in_a_forked_child_where_a_window_was_unmapped_ends_the_child") {
+        return;
+    }
+    let dir = Dir::new();
+    let (data, foreign) = (dir.file("guarded", 2 * WINDOW, 8), dir.file("foreign", WINDOW, 9));
+    let maps = guarded();
+    let file = maps.open(&data.path).unwrap();
+    let kept = file.lease(0..WINDOW).unwrap();
+    let mut dropped = Some((file.lease(WINDOW..2 * WINDOW).unwrap(), file, maps));
+    let place = dropped.as_ref().unwrap().0.as_ptr();
+    // SAFETY: the child uses the allocator, which the C library keeps usable, and ends by `_exit` or the signal.
+    let child = unsafe { libc::fork() };
+    assert!(child >= 0, "{}", std::io::Error::last_os_error());
+    if child == 0 {
+        drop(dropped.take());
+        let descriptor = foreign.descriptor();
+        let (address, protection, flags) = (place as *mut libc::c_void, libc::PROT_READ, libc::MAP_SHARED);
+        // SAFETY: without `MAP_FIXED` the address is a hint, so no mapping is replaced.
+        let map = unsafe { libc::mmap(address, WINDOW as usize, protection, flags, descriptor.as_raw_fd(), 0) };
+        truncate(&data.path, 0);
+        truncate(&foreign.path, 0);
+        let is_guarded = kept[5] == 0 && kept.check().is_err();
+        let code = if map == address && is_guarded { 2 } else { 3 };
+        // SAFETY: the address is that of the new mapping. The fault is the purpose of the test.
+        let byte = unsafe { place.read_volatile() };
+        // SAFETY: `_exit` ends the child.
+        unsafe { libc::_exit(code + i32::from(byte != 0)) };
+    }
+    let mut status = 0;
+    // SAFETY: `child` is a child of this process, and `status` is valid for writes.
+    assert_eq!(unsafe { libc::waitpid(child, &mut status, 0) }, child);
+    assert!(libc::WIFSIGNALED(status), "exit status {}", libc::WEXITSTATUS(status));
+    assert_eq!(libc::WTERMSIG(status), libc::SIGBUS);
+    // The parent's windows are guarded as before.
+    let (lease, file, _maps) = dropped.unwrap();
+    assert_eq!((lease[5], kept[5]), (0, 0));
+    assert_truncated(lease.check());
+    assert_truncated(file.refresh().map(|change| assert_ne!(change, Change::Unchanged)).and(kept.check()));
 }
 
 /// Sends SIGBUS to this process three times, with or without the guard installed.

@@ -69,6 +69,7 @@ models! {
         remove_against_insert,
         advance_sees_inserted_item;
     address_table:
+        lookup_beside_removal_in_child,
         foreign_address_is_not_found,
         lookup_beside_concurrent_change,
         two_faults_in_one_range_are_both_reported,

@@ -34,7 +34,8 @@
 //!   or ends the process as before. That handler now runs on the thread's alternate stack, if the thread has one.
 //! - A handler that is installed later and does not call the previous one disables the guard, until [`install`] is
 //!   called again.
-//! - In a child of `fork`, new mappings are not guarded, not even those of a new manager. Inherited mappings are.
+//! - In a child of `fork`, new mappings are not guarded, not even those of a new manager. Inherited mappings are, until
+//!   the child unmaps them.
 //! - [`guarantees`](crate::guarantees) has the limits of truncation within a page, and of mappings for the zeros.
 //!
 //! # Performance
@@ -73,8 +74,8 @@ static RANGES: OnceLock<Known> = OnceLock::new();
 
 struct Known {
     ranges: AddressTable,
-    /// The process that may change the table. A child of `fork` may not: a thread that does not exist in the child may
-    /// have held the table's lock.
+    /// The process that may insert into the table. A child of `fork` may not: a thread that does not exist in the child
+    /// may have held the table's lock.
     process: Process,
 }
 
@@ -113,11 +114,14 @@ pub(crate) fn register(mapping: Range<usize>) {
     }
 }
 
-/// Removes a mapping from the table, after its last reader and before it is unmapped. Does nothing in a child of
-/// `fork`.
+/// Removes a mapping from the table, after its last reader and before it is unmapped. In a child of `fork` as well: a
+/// later mapping of the child at these addresses is not guarded.
 pub(crate) fn unregister(mapping: Range<usize>) {
-    if let Some(known) = RANGES.get().filter(|known| known.process.is_this()) {
+    let Some(known) = RANGES.get() else { return };
+    if known.process.is_this() {
         known.ranges.remove(mapping);
+    } else {
+        known.ranges.remove_in_child(mapping);
     }
 }
 

@@ -16,7 +16,8 @@
 //!
 //! # Rules
 //!
-//! 1. *A writer changes entries under a lock* that no handler takes. Each entry is a sequence lock: its version is odd
+//! 1. *A writer changes entries under a lock* that no handler takes. (A child of `fork` has no lock: it only removes,
+//!    by one store for each entry.) Each entry is a sequence lock: its version is odd
 //!    during a change. A look-up that loads an odd version, or two different ones, treats the entry as empty. That is
 //!    right, because the changing entry is never the wanted one. A range is inserted before its address is given to any
 //!    reader, and removed after the last read.
@@ -128,11 +129,31 @@ impl AddressTable {
         let _guard = self.lock();
         for key in keys(&range) {
             let Some(entry) = self.entry(key, |known| *known == range) else { continue };
-            // Relaxed: no other thread reads the range any more, so no fault changes the note.
-            if entry.faulted_end.load(Ordering::Relaxed) != 0 {
-                self.faulted.fetch_sub(1, Ordering::Relaxed);
-            }
+            self.uncount(entry);
             entry.write(0..0);
+        }
+    }
+
+    /// Removes a range, as [`remove`](Self::remove) does, without the lock. For a child of `fork`, where a vanished thread
+    /// may hold the lock.
+    ///
+    /// Only this range's owner changes its entries, because no thread of a child inserts. The range was inserted
+    /// completely, because the owner had its address.
+    pub(crate) fn remove_in_child(&self, range: Range<usize>) {
+        for key in keys(&range) {
+            let Some(entry) = self.entry(key, |known| *known == range) else { continue };
+            self.uncount(entry);
+            // Relaxed: a look-up that still finds the range is for an address in it, and the range has no reader. The
+            // version stays, because no other field changes.
+            entry.end.store(0, Ordering::Relaxed);
+        }
+    }
+
+    /// Counts out the range of an entry that is about to be removed, if it was faulted.
+    fn uncount(&self, entry: &Entry) {
+        // Relaxed: no other thread reads the range any more, so no fault changes the note.
+        if entry.faulted_end.load(Ordering::Relaxed) != 0 {
+            self.faulted.fetch_sub(1, Ordering::Relaxed);
         }
     }
 
@@ -332,6 +353,19 @@ mod tests {
         assert_eq!(table.faulted_part(range.clone(), range.clone()), Some(range.clone()));
         table.remove(range);
         assert!(!table.any_faulted() && note_fault(17).is_none());
+    }
+
+    #[test]
+    fn remove_in_child_with_the_lock_held_removes_range_and_note() {
+        let (table, range) = (AddressTable::default(), 15 * PAGE..18 * PAGE - 7);
+        table.insert(range.clone());
+        table.insert(18 * PAGE..19 * PAGE);
+        let note_fault = |page: usize| table.note_fault(page * PAGE, PAGE, |_| false);
+        assert!(note_fault(17).is_some());
+        let _held = table.lock();
+        table.remove_in_child(range);
+        assert!(!table.any_faulted() && (15..18).all(|page| note_fault(page).is_none()));
+        assert_eq!(note_fault(18), Some(18 * PAGE..19 * PAGE));
     }
 
     #[test]

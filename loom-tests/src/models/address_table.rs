@@ -66,6 +66,27 @@ pub fn lookup_beside_concurrent_change() {
     });
 }
 
+/// In a child of `fork`, an address in a range is found while another range is removed without the lock, which is not
+/// found afterwards. Two preemptions.
+pub fn lookup_beside_removal_in_child() {
+    explore_to(2, || {
+        let table = Arc::new(AddressTable::default());
+        table.insert(REMOVED);
+        table.insert(OURS);
+        assert!(note_fault(&table, REMOVED.start).is_some(), "own address not found");
+        let writer = thread::spawn({
+            let table = Arc::clone(&table);
+            move || table.remove_in_child(REMOVED)
+        });
+        assert_eq!(note_fault(&table, OURS.start + 8), Some(OURS), "own address not found");
+        assert!(is_faulted(&table, OURS), "fault not reported");
+        writer.join().expect("a model's thread does not panic");
+        assert!(note_fault(&table, REMOVED.start).is_none(), "found a foreign address");
+        table.remove_in_child(OURS);
+        assert!(!table.any_faulted(), "faulted range still counted");
+    });
+}
+
 /// Two threads fault in one range: each finds the range faulted at once, also before the other is done. Two
 /// preemptions.
 pub fn two_faults_in_one_range_are_both_reported() {
