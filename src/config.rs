@@ -235,6 +235,8 @@ pub(crate) struct Config {
     pub(crate) overcommit: Overcommit,
     pub(crate) admission: Admission,
     pub(crate) revalidate: Revalidate,
+    /// `false` if the manager has no collector thread, so that readers do its work.
+    pub(crate) has_collector: bool,
 }
 
 impl Window {

@@ -21,8 +21,8 @@ pub(crate) struct Shared {
 }
 
 impl Shared {
-    pub(crate) fn new(cache: Arc<Cache>, collector: Collector) -> Arc<Self> {
-        Arc::new(Self { collector: Some(collector), cache })
+    pub(crate) fn new(cache: Arc<Cache>, collector: Option<Collector>) -> Arc<Self> {
+        Arc::new(Self { collector, cache })
     }
 }
 

@@ -19,10 +19,12 @@ use crate::stats::Stats;
 ///
 /// # The collector
 ///
-/// Each manager has a background thread named `smmap-collector`. If calls that must map had to evict recently, the
+/// Each manager has a background thread named `smmap-collector`, which blocks all signals. If calls that must map had to evict recently, the
 /// collector keeps part of the budget free. It unmaps unused regions beyond the limits, and retries unmaps that the OS
 /// refused. Unless [`Revalidate::Never`] is set, it asks the OS once a second whether up to 1024 files still have their
 /// names, and unmaps the unused regions of deleted and replaced files.
+///
+/// [`MapManagerBuilder::collector`] builds a manager without this thread.
 ///
 /// # Dropping
 ///
@@ -306,6 +308,7 @@ impl fmt::Debug for MapManager {
 /// | [`overcommit`](Self::overcommit) | [`Overcommit::Allow`] |
 /// | [`admission`](Self::admission) | [`Admission::Adaptive`] |
 /// | [`revalidate`](Self::revalidate) | [`Revalidate::AtOpen`] |
+/// | [`collector`](Self::collector) | `true` |
 ///
 /// # Examples
 ///
@@ -335,6 +338,7 @@ pub struct MapManagerBuilder {
     overcommit: Overcommit,
     admission: Admission,
     revalidate: Revalidate,
+    without_collector: bool,
 }
 
 impl MapManagerBuilder {
@@ -378,7 +382,34 @@ impl MapManagerBuilder {
         Self { revalidate, ..self }
     }
 
-    /// Builds the manager and starts its collector thread.
+    /// Sets whether the manager has a background thread, the [collector](MapManager#the-collector). Without it, the
+    /// manager starts no thread, and readers do the work:
+    ///
+    /// - A call that must map evicts on its own thread, one system call for each region, also when regions exceed a
+    ///   limit. No room is prepared in advance, so such calls take longer.
+    /// - A draining region that a cursor has left by moving to another window stays mapped until the next call that maps,
+    ///   closes or collects.
+    /// - The unused regions of deleted and replaced files stay mapped, and keep the file's blocks on the disk, until they
+    ///   are evicted, or until [`close`](MapManager::close) or [`collect`](MapManager::collect).
+    /// - Under the fault guard, a faulted region that is not read again makes all readers check more until it is evicted
+    ///   or collected.
+    ///
+    /// Call [`collect`](MapManager::collect) from time to time for all but the first.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use smmap::MapManager;
+    /// // SAFETY: no process changes or truncates the files of this example.
+    /// let maps = unsafe { MapManager::builder().collector(false).build()? };
+    /// assert_eq!(&maps.open("Cargo.toml")?.lease(..9)?[..], b"[package]");
+    /// # Ok::<(), smmap::Error>(())
+    /// ```
+    pub fn collector(self, yes: bool) -> Self {
+        Self { without_collector: !yes, ..self }
+    }
+
+    /// Builds the manager and starts its collector thread, unless [`collector`](Self::collector) says otherwise.
     ///
     /// # Safety
     ///
@@ -405,7 +436,7 @@ impl MapManagerBuilder {
     ///
     /// - [`InvalidConfig`](crate::ErrorKind::InvalidConfig) if a limit or the window is 0, or if `max_mapped_bytes` is
     ///   less than the smallest possible window (a page; 64 KiB on Windows).
-    /// - [`Io`](crate::ErrorKind::Io) if the collector thread cannot be started.
+    /// - [`Io`](crate::ErrorKind::Io) if the OS refuses the collector thread.
     ///
     /// # Examples
     ///
@@ -427,10 +458,15 @@ impl MapManagerBuilder {
             overcommit: self.overcommit,
             admission: self.admission,
             revalidate: self.revalidate,
+            has_collector: !self.without_collector,
         };
         let cache = Cache::new(config, limits);
-        let collector =
-            Collector::start(&cache).map_err(|error| Error::io("cannot start the collector thread", error))?;
+        let refused = |error| {
+            let message = "the OS refused the collector thread: raise the limit on threads (ulimit -u), or build the \
+                           manager with collector(false)";
+            Error::io(message, error)
+        };
+        let collector = config.has_collector.then(|| Collector::start(&cache)).transpose().map_err(refused)?;
         Ok(MapManager { shared: Shared::new(cache, collector) })
     }
 }

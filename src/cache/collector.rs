@@ -2,7 +2,7 @@
 //!
 //! After a required mapping had to evict, the collector keeps a part of each limit free, so that readers rarely evict.
 //! It unmaps in small batches and tries the deferred list again. Each second it examines files, and unmaps unused
-//! regions of those that were deleted or replaced. The collector holds the cache weakly: when the last handle is
+//! regions of those that were deleted or replaced. It blocks all signals. The collector holds the cache weakly: when the last handle is
 //! dropped, the thread is stopped and joined.
 
 use std::io;
@@ -38,10 +38,12 @@ pub(crate) struct Collector {
 impl Collector {
     pub(crate) fn start(cache: &Arc<Cache>) -> io::Result<Self> {
         let wake_event = Arc::clone(&cache.wake_event);
-        let thread = thread::Builder::new().name("smmap-collector".to_owned()).spawn({
+        let work = {
             let (cache, wake_event) = (Arc::downgrade(cache), Arc::clone(&wake_event));
             move || run(&cache, &wake_event)
-        })?;
+        };
+        let builder = thread::Builder::new().name("smmap-collector".to_owned());
+        let thread = os::with_signals_blocked(|| builder.spawn(work))?;
         Ok(Self { wake_event, thread: Some(thread), process: Process::this() })
     }
 }

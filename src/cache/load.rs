@@ -153,7 +153,9 @@ impl Cache {
         let region = RegionRef::new(self.regions.publish(loading, mapping, reservation, file));
         drop(transit);
 
-        if self.is_room_low() {
+        if !self.config.has_collector {
+            self.trim_without_collector();
+        } else if self.is_room_low() {
             self.wake_event.wake();
         }
         Ok(region)
@@ -389,7 +391,7 @@ pub(super) mod tests {
     impl Cache {
         pub(in crate::cache) fn for_tests(geometry: Geometry, limits: Limits) -> Arc<Self> {
             let (overcommit, admission, revalidate) = (Overcommit::Allow, Admission::Adaptive, Revalidate::AtOpen);
-            Self::new(Config { geometry, overcommit, admission, revalidate }, limits)
+            Self::new(Config { geometry, overcommit, admission, revalidate, has_collector: true }, limits)
         }
 
         /// Returns the region of a window, mapped if it was not.

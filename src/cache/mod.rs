@@ -97,7 +97,7 @@ pub struct Closed {
     /// it.
     ///
     /// If a cursor leaves such a region by moving to another window, the region stays mapped for about a second at
-    /// most. The collector unmaps it then, or earlier the next call that closes, collects, or finds no other region to
+    /// most. The collector, if the manager has one, unmaps it then, or earlier the next call that closes, collects, or finds no other region to
     /// evict.
     pub still_held: usize,
 }

@@ -204,6 +204,17 @@ impl Cache {
         self.descriptors.trim();
     }
 
+    /// Does the work of the collector that a reader cannot leave undone, after the reader has mapped: unmaps what cursors
+    /// have left, and what exceeds the limits.
+    #[cold]
+    pub(super) fn trim_without_collector(&self) {
+        if self.regions.budget.is_within() && self.descriptors.budget.is_within() {
+            self.regions.retry_deferred();
+        } else {
+            self.trim_budgets();
+        }
+    }
+
     /// Returns the number of windows to evict to reach the admission limit. It is never more, because the next optional
     /// mapping would take a place that was freed without need.
     fn excess(&self) -> usize {

@@ -11,6 +11,7 @@ mod system;
 #[cfg_attr(not(target_os = "linux"), path = "identity_other.rs")]
 mod identity;
 mod process;
+mod signals;
 
 mod file_system;
 
@@ -30,6 +31,7 @@ pub(crate) use identity::{generation, generation_at, is_on_overlay, may_read, ne
 pub(crate) use process::Process;
 #[cfg(windows)]
 pub(crate) use system::map;
+pub(crate) use signals::with_signals_blocked;
 #[cfg(all(test, target_os = "linux"))]
 pub(crate) use system::tests::page_cache;
 pub(crate) use system::{
