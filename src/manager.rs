@@ -24,13 +24,17 @@ use crate::stats::Stats;
 /// refused. Unless [`Revalidate::Never`] is set, it asks the OS once a second whether up to 1024 files still have their
 /// names, and unmaps the unused regions of deleted and replaced files.
 ///
-/// [`MapManagerBuilder::collector`] builds a manager without this thread.
+/// For files on a network file system or FUSE (on Linux), a second thread named `smmap-server` looks at names and closes
+/// descriptors, because the file server may hang. It lives for the moment of these calls.
+///
+/// [`MapManagerBuilder::collector`] builds a manager without these threads.
 ///
 /// # Dropping
 ///
 /// Managers, files, cursors, buffers and iterators keep the cache alive; leases do not. Dropping the last of them joins
 /// the collector, closes all files, and unmaps all regions except those that leases hold. A region held by leases is
-/// unmapped when its last lease is dropped. If the OS refuses to unmap a region, other managers of the process retry.
+/// unmapped when its last lease is dropped. If a file server hangs, the drop returns within a second, and the thread that
+/// waits for the server remains until it answers. If the OS refuses to unmap a region, other managers of the process retry.
 ///
 /// # After `fork`
 ///
@@ -393,8 +397,9 @@ impl MapManagerBuilder {
     ///   are evicted, or until [`close`](MapManager::close) or [`collect`](MapManager::collect).
     /// - Under the fault guard, a faulted region that is not read again makes all readers check more until it is evicted
     ///   or collected.
+    /// - If a file server hangs, a call on another file may wait for it, to close a descriptor.
     ///
-    /// Call [`collect`](MapManager::collect) from time to time for all but the first.
+    /// Call [`collect`](MapManager::collect) from time to time against the second to fourth.
     ///
     /// # Examples
     ///

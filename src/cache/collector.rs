@@ -2,7 +2,8 @@
 //!
 //! After a required mapping had to evict, the collector keeps a part of each limit free, so that readers rarely evict.
 //! It unmaps in small batches and tries the deferred list again. Each second it examines files, and unmaps unused
-//! regions of those that were deleted or replaced. It blocks all signals. The collector holds the cache weakly: when the last handle is
+//! regions of those that were deleted or replaced. A thread of its own looks at files whose server may hang
+//! (`server_calls`). The collector blocks all signals. The collector holds the cache weakly: when the last handle is
 //! dropped, the thread is stopped and joined.
 
 use std::io;
@@ -12,7 +13,7 @@ use std::time::{Duration, Instant};
 use super::{Cache, CachedFile};
 use crate::config::Revalidate;
 use crate::fault_guard;
-use crate::os::{self, Process};
+use crate::os::{self, FileSystem, Process};
 use crate::protocol::wake_event::{WakeEvent, Woken};
 use crate::sync::epoch;
 use crate::sync::thread::{self, JoinHandle};
@@ -42,8 +43,7 @@ impl Collector {
             let (cache, wake_event) = (Arc::downgrade(cache), Arc::clone(&wake_event));
             move || run(&cache, &wake_event)
         };
-        let builder = thread::Builder::new().name("smmap-collector".to_owned());
-        let thread = os::with_signals_blocked(|| builder.spawn(work))?;
+        let thread = start_thread("smmap-collector", work)?;
         Ok(Self { wake_event, thread: Some(thread), process: Process::this() })
     }
 }
@@ -64,6 +64,12 @@ impl Drop for Collector {
             let _ = thread.join();
         }
     }
+}
+
+/// Starts a thread that blocks all signals.
+pub(super) fn start_thread(name: &str, work: impl FnOnce() + Send + 'static) -> io::Result<JoinHandle<()>> {
+    let builder = thread::Builder::new().name(name.to_owned());
+    os::with_signals_blocked(|| builder.spawn(work))
 }
 
 fn run(cache: &Weak<Cache>, wake_event: &WakeEvent) {
@@ -92,11 +98,20 @@ impl Pass {
     fn examine(&mut self, cache: &Cache, at_most: usize) {
         self.last = Instant::now();
         let files = cache.registry.files();
+        let mut served = Vec::new();
         for file in files.iter().cycle().skip(self.next).take(files.len().min(at_most)) {
             if cache.wake_event.is_stopped() {
                 return;
             }
+            if cache.config.revalidate == Revalidate::AtOpen && file.system == FileSystem::Served {
+                served.push(Arc::downgrade(file));
+            }
             cache.examine(file);
+        }
+        // One pass after the other.
+        if !served.is_empty() && !cache.server_calls.is_busy() {
+            let wake_event = Arc::clone(&cache.wake_event);
+            cache.server_calls.start(move || examine_served(&served, &wake_event));
         }
         self.next = (self.next + at_most) % files.len().max(1);
     }
@@ -109,11 +124,26 @@ impl Cache {
             // While any region has a fault, each reader has to check its own.
             file.windows().for_each_from(0, |_, slot| self.drain_if_faulted(slot));
         }
-        if self.config.revalidate == Revalidate::AtOpen && is_gone(file) {
-            let _transit = self.regions.budget.enter_transit();
-            let mut tokens = Vec::new();
-            file.windows().for_each_from(0, |_, slot| tokens.extend(slot.retire()));
-            self.regions.reclaim_all(tokens);
+        if self.config.revalidate == Revalidate::AtOpen && file.system != FileSystem::Served && is_gone(file) {
+            self.unmap_unused(file);
+        }
+    }
+
+    fn unmap_unused(&self, file: &CachedFile) {
+        let _transit = self.regions.budget.enter_transit();
+        let mut tokens = Vec::new();
+        file.windows().for_each_from(0, |_, slot| tokens.extend(slot.retire()));
+        self.regions.reclaim_all(tokens);
+    }
+}
+
+/// Unmaps unused regions of those files that were deleted or replaced. Their servers may hang, so the thread holds neither
+/// the cache nor another file while it looks.
+fn examine_served(files: &[Weak<CachedFile>], wake_event: &WakeEvent) {
+    let files = files.iter().filter_map(Weak::upgrade).take_while(|_| !wake_event.is_stopped());
+    for file in files.filter(|file| is_gone(file)) {
+        if let Some(cache) = file.cache.upgrade() {
+            cache.unmap_unused(&file);
         }
     }
 }

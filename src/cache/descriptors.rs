@@ -10,29 +10,51 @@
 
 use std::collections::VecDeque;
 use std::fs::File;
+use std::ops::Deref;
 use std::sync::{Arc, PoisonError, TryLockError, Weak};
 
 use arc_swap::{ArcSwapOption, Guard};
 
 use super::CachedFile;
 use super::room::{Room, WhenFull, find_room};
-use crate::os::{self, Process, Stat};
+use super::server_calls::ServerCalls;
+use crate::os::{self, FileSystem, Process, Stat};
 use crate::protocol::budget::{Budget, Reservation, Usage};
 use crate::sync::{AtomicU32, Mutex, MutexGuard, Ordering};
 
-/// An open descriptor. Fields drop in this order: the descriptor closes before its reservation returns to the budget.
+/// An open descriptor. It closes before its reservation returns to the budget.
 pub(crate) struct OpenFile {
-    pub(super) file: File,
-    reservation: Reservation,
+    pub(super) file: Descriptor,
+    /// `None` after the close has begun.
+    reservation: Option<Reservation>,
     owner: Weak<CachedFile>,
     /// 1 after a reader took the descriptor, until `Descriptors::close_one` examines it.
     was_used: AtomicU32,
     /// The metadata before the opening, if the file is on overlayfs.
     before_copy_up: Option<Stat>,
+    /// Makes the calls that may wait for the file's server, if it has one.
+    server_calls: Option<Arc<ServerCalls>>,
+}
+
+/// A descriptor, until its close has begun.
+pub(super) struct Descriptor(Option<File>);
+
+impl Deref for Descriptor {
+    type Target = File;
+
+    #[inline]
+    fn deref(&self) -> &File {
+        self.0.as_ref().unwrap_or_else(|| unreachable!("only the close takes the file"))
+    }
+}
+
+impl Drop for OpenFile {
+    fn drop(&mut self) {
+        let _ = self.close();
+    }
 }
 
 impl OpenFile {
-    #[inline]
     /// Takes over a descriptor. `before` are the metadata of the file before it was opened, if they are known.
     pub(super) fn new(
         file: File,
@@ -41,11 +63,46 @@ impl OpenFile {
         before: Option<Stat>,
     ) -> Arc<Self> {
         let (file, before_copy_up) = match before {
-            _ if !os::is_on_overlay(&file) => (file, None),
+            _ if owner.system != FileSystem::Overlay => (file, None),
             Some(before) => (file, Some(before)),
             None => reopened(file),
         };
-        Arc::new(Self { file, reservation, owner: Arc::downgrade(owner), was_used: AtomicU32::new(0), before_copy_up })
+        let cache = if owner.system == FileSystem::Served { owner.cache.upgrade() } else { None };
+        let server_calls = cache.map(|cache| Arc::clone(&cache.server_calls));
+        Arc::new(Self {
+            file: Descriptor(Some(file)),
+            reservation: Some(reservation),
+            owner: Arc::downgrade(owner),
+            was_used: AtomicU32::new(0),
+            before_copy_up,
+            server_calls,
+        })
+    }
+
+    /// Closes the descriptor, and returns its reservation. Returns `None` if the file's server does not answer in time:
+    /// the reservation returns to the budget after the close.
+    fn close(&mut self) -> Option<Reservation> {
+        let (file, reservation) = (self.file.0.take()?, self.reservation.take()?);
+        let close = move || {
+            drop(file);
+            reservation
+        };
+        match &self.server_calls {
+            Some(calls) => calls.complete(close),
+            None => Some(close()),
+        }
+    }
+
+    /// Returns `true` if this process can open the file of this descriptor, `owner`, by one of its names now. Returns
+    /// `false` as well if the file's server does not answer in time.
+    fn can_reopen(&self, owner: &Arc<CachedFile>) -> bool {
+        match &self.server_calls {
+            Some(calls) => {
+                let owner = Arc::clone(owner);
+                calls.ask(move || owner.can_reopen()).unwrap_or(false)
+            }
+            None => owner.can_reopen(),
+        }
     }
 
     /// Returns `true` if the descriptor may map other bytes than it reads. `now` are the metadata that it reports.
@@ -232,9 +289,10 @@ impl Descriptors {
             }
             // The cell gave its reference up, so this one is the last, unless a reader has another.
             match Arc::try_unwrap(candidate) {
-                Ok(OpenFile { file, reservation, .. }) => {
-                    drop(file);
-                    return Some(reservation);
+                Ok(mut unused) => {
+                    if let Some(reservation) = unused.close() {
+                        return Some(reservation);
+                    }
                 }
                 Err(in_use) => self.put_back(&owner, in_use),
             }
@@ -256,10 +314,10 @@ impl Descriptors {
     }
 
     /// Takes `candidate` out of its file. Returns `false` if the descriptor is needed, or is not the file's any more.
-    fn detach(&self, owner: &CachedFile, candidate: &Arc<OpenFile>) -> bool {
+    fn detach(&self, owner: &Arc<CachedFile>, candidate: &Arc<OpenFile>) -> bool {
         let had_handles = owner.handles.count() > 0;
         // Asks the OS, so it comes before the lock.
-        if had_handles && (owner.descriptor.is_kept() || !owner.can_reopen()) {
+        if had_handles && (owner.descriptor.is_kept() || !candidate.can_reopen(owner)) {
             return false;
         }
         let Some(_queue) = self.lock() else { return false };

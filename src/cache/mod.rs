@@ -16,6 +16,7 @@ mod reclaim;
 pub(crate) mod region;
 mod registry;
 mod room;
+mod server_calls;
 mod validate;
 pub(crate) mod window_guard;
 
@@ -41,6 +42,7 @@ use region::{Region, RegionRef};
 use registry::Registry;
 use room::RoomPolicy;
 pub(crate) use room::WhenFull;
+use server_calls::ServerCalls;
 use window_guard::WindowGuard;
 
 /// The state that all handles of one manager share.
@@ -51,6 +53,7 @@ pub(crate) struct Cache {
     descriptors: Descriptors,
     registry: Registry,
     wake_event: Arc<WakeEvent>,
+    server_calls: Arc<ServerCalls>,
     stats: Counters,
     process: Process,
 }
@@ -162,6 +165,7 @@ impl Cache {
             descriptors: Descriptors::new(descriptors),
             registry: Registry::default(),
             wake_event: Arc::default(),
+            server_calls: ServerCalls::new(config.has_collector),
             stats: Counters::default(),
             process: Process::this(),
         })
@@ -423,8 +427,9 @@ impl Cache {
     }
 
     /// Unmaps everything but what leases hold. Called when the last handle was dropped, so each descriptor is closed
-    /// already. Takes no lock, because a child of `fork` calls it as well.
+    /// already. In a child of `fork`, takes no lock.
     pub(crate) fn shut_down(&self) {
+        self.server_calls.end();
         self.regions.drain_all(|token| drop(self.regions.reclaim(token)));
         self.regions.retry_deferred();
     }

@@ -11,7 +11,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 /// The number of overlayfs in `statfs`.
-const OVERLAYFS: u32 = 0x794c_7630;
+pub(super) const OVERLAYFS: u32 = 0x794c_7630;
 
 /// The number of FUSE in `statfs`.
 const FUSE: u32 = 0x6573_5546;
@@ -53,14 +53,6 @@ pub(crate) fn generation_at(path: &Path) -> Option<u64> {
         return None;
     }
     hash_of_handle(libc::AT_FDCWD, &path, libc::AT_SYMLINK_FOLLOW)
-}
-
-/// Returns `true` if the file is on overlayfs.
-///
-/// Overlayfs copies a file of a lower layer up when a program opens it for writing. A descriptor that was opened before
-/// then reports and reads the upper file, but maps the lower one.
-pub(crate) fn is_on_overlay(file: &File) -> bool {
-    statfs(file).is_some_and(|(number, _)| number == OVERLAYFS)
 }
 
 fn is_without_generations(number: u32) -> bool {

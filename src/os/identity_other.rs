@@ -13,10 +13,6 @@ pub(crate) fn generation_at(_path: &Path) -> Option<u64> {
     None
 }
 
-pub(crate) fn is_on_overlay(_file: &File) -> bool {
-    false
-}
-
 pub(crate) fn needs_reopening(_file: &File) -> io::Result<bool> {
     Ok(false)
 }

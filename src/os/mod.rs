@@ -10,10 +10,10 @@ mod system;
 #[cfg_attr(target_os = "linux", path = "identity_linux.rs")]
 #[cfg_attr(not(target_os = "linux"), path = "identity_other.rs")]
 mod identity;
-mod process;
-mod signals;
 
 mod file_system;
+mod process;
+mod signals;
 
 #[cfg(not(any(unix, windows)))]
 compile_error!("smmap supports Unix and Windows: to port it to another system, add a file to `src/os/`");
@@ -25,13 +25,11 @@ use std::io;
 use std::time::SystemTime;
 
 pub(crate) use file_system::FileSystem;
-#[cfg(target_os = "linux")]
-use identity::statfs;
-pub(crate) use identity::{generation, generation_at, is_on_overlay, may_read, needs_reopening, peek_at, reopen};
+pub(crate) use identity::{generation, generation_at, may_read, needs_reopening, peek_at, reopen};
 pub(crate) use process::Process;
+pub(crate) use signals::with_signals_blocked;
 #[cfg(windows)]
 pub(crate) use system::map;
-pub(crate) use signals::with_signals_blocked;
 #[cfg(all(test, target_os = "linux"))]
 pub(crate) use system::tests::page_cache;
 pub(crate) use system::{
