@@ -313,7 +313,7 @@ impl MappedFile {
     }
 
     #[inline]
-    pub(crate) fn acquire(&self, slot: &Slot<Region>, range: &Range<u64>, need: Need) -> Result<Acquired> {
+    pub(crate) fn acquire(&self, slot: Option<&Slot<Region>>, range: &Range<u64>, need: Need) -> Result<Acquired> {
         self.cache().acquire(self.cached(), slot, range, need).map_err(|error| self.named(error))
     }
 

@@ -132,6 +132,11 @@ impl Frequency {
     pub(crate) fn accessed(self, now: u32) -> Self {
         Self { count: self.count(now).saturating_add(1), accessed: now & 0x00ff_ffff }
     }
+
+    /// Returns the frequency with one access less.
+    pub(crate) fn displaced(self, now: u32) -> Self {
+        Self { count: self.count(now).saturating_sub(1), accessed: now & 0x00ff_ffff }
+    }
 }
 
 /// The kind of one access of a window, as [`AccessRun::next`] classifies it.

@@ -512,7 +512,7 @@ pub(super) mod tests {
         let opened = Opened::new(64, 2 * WINDOW);
         let other = opened.slot(1);
         (0..8).for_each(|_| opened.cache.regions.record_access(other));
-        let miss = |access| assert_eq!(opened.cache.admit(&opened.file, opened.slot(0), 0, access), None);
+        let miss = |access| assert_eq!(opened.cache.admit(&opened.file, Some(opened.slot(0)), 0, access), None);
         let period = u64::from(policy::clock_period(64, true));
         // The first miss advances the clock by all its ticks at once.
         (0..period - TICKS).for_each(|_| miss(Access::Counted));
@@ -550,11 +550,11 @@ pub(super) mod tests {
         let slot = opened.slot(0);
         for accesses in 1..policy::ADMIT_AFTER {
             opened.cache.regions.record_access(slot);
-            assert_eq!(opened.cache.admit(&opened.file, slot, 0, Access::Counted), None, "{accesses}");
+            assert_eq!(opened.cache.admit(&opened.file, Some(slot), 0, Access::Counted), None, "{accesses}");
         }
-        assert_eq!(opened.cache.admit(&opened.file, slot, 0, Access::Sustained), Some(RoomPolicy::Free));
+        assert_eq!(opened.cache.admit(&opened.file, Some(slot), 0, Access::Sustained), Some(RoomPolicy::Free));
         opened.cache.regions.record_access(slot);
-        assert_eq!(opened.cache.admit(&opened.file, slot, 0, Access::Counted), Some(RoomPolicy::Free));
+        assert_eq!(opened.cache.admit(&opened.file, Some(slot), 0, Access::Counted), Some(RoomPolicy::Free));
         let region = opened.load(0, WINDOW, RoomPolicy::Free).unwrap();
         assert!(region.is_some_and(|region| region.len() as u64 == WINDOW));
     }

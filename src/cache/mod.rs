@@ -17,6 +17,7 @@ pub(crate) mod region;
 mod registry;
 mod room;
 mod server_calls;
+mod slotless;
 mod validate;
 pub(crate) mod window_guard;
 
@@ -194,7 +195,8 @@ impl Cache {
     }
 
     /// Returns a client of a window's region if at least `min_len` bytes of the window are mapped: the hit of a lease or
-    /// a copy. Otherwise returns the window's slot, for [`acquire`](Self::acquire).
+    /// a copy. Otherwise returns the window's slot, if it has one, for
+    /// [`acquire`](Self::acquire).
     ///
     /// Takes no lock, allocates nothing, and makes no system call. Counts a hit, and an `Access::Counted`.
     #[inline]
@@ -204,23 +206,23 @@ impl Cache {
         window: u64,
         min_len: u64,
         access: Access,
-    ) -> Result<SlotRef<Region>, &'f Slot<Region>> {
-        let slot = self.accessed_slot(file, window, access);
-        let client = slot.take().map_err(|_| slot)?;
+    ) -> Result<SlotRef<Region>, Option<&'f Slot<Region>>> {
+        let slot = self.accessed_slot(file, window, access).ok_or(None)?;
+        let client = slot.take().map_err(|_| Some(slot))?;
         // A range that crosses into the next window is not here, nor is the new tail of a file that has grown.
         if client.mapping().len() as u64 >= min_len && !client.mapping().is_faulted() {
             self.stats.count(Event::Hit);
             Ok(client)
         } else {
-            Err(slot)
+            Err(Some(slot))
         }
     }
 
     /// Protects a window in `guard` if it is mapped up to the offset `end`. This is the hit of a cursor in a window that
     /// its slot cache does not contain.
     ///
-    /// Returns `true` if the window follows the one read before. Otherwise returns the slot, for
-    /// [`acquire`](Self::acquire).
+    /// Returns `true` if the window follows the one read before. Otherwise returns the slot, if
+    /// there is one, for [`acquire`](Self::acquire).
     pub(crate) fn lookup_protected<'f>(
         &self,
         guard: &mut WindowGuard,
@@ -229,21 +231,30 @@ impl Cache {
         window_start: u64,
         end: u64,
         access: Access,
-    ) -> Result<bool, &'f Slot<Region>> {
-        let slot = self.accessed_slot(file, window, access);
+    ) -> Result<bool, Option<&'f Slot<Region>>> {
+        let slot = self.accessed_slot(file, window, access).ok_or(None)?;
         // Under pressure most windows that come here are not mapped. The snapshot spares those the protection.
         let may_be_mapped = slot.snapshot().phase() == Phase::Mapped;
         let protected = if may_be_mapped { guard.protect(slot, window, window_start, end) } else { None };
-        protected.ok_or(slot)
+        protected.ok_or(Some(slot))
     }
 
     #[inline]
-    fn accessed_slot<'f>(&self, file: &'f CachedFile, window: u64, access: Access) -> &'f Slot<Region> {
-        let slot = file.windows().at(window);
+    fn accessed_slot<'f>(&self, file: &'f CachedFile, window: u64, access: Access) -> Option<&'f Slot<Region>> {
+        let slot = file.windows().get(window);
         if access == Access::Counted {
-            self.regions.record_access(slot);
+            match slot {
+                Some(slot) => self.regions.record_access(slot),
+                None => self.regions.record_slotless_access(file, window, self.windows_in_budget()),
+            }
         }
         slot
+    }
+
+    fn windows_in_budget(&self) -> usize {
+        let limit = self.regions.budget.limit();
+        let in_bytes = self.config.geometry.window_bytes().map_or(1, |bytes| limit.bytes as u64 / bytes);
+        in_bytes.min(limit.items as u64) as usize
     }
 
     /// Makes the guard of a new cursor of one of this cache's files.
@@ -266,7 +277,8 @@ impl Cache {
 
     /// Decides how to serve a range that was not a hit: by its window, by a detached region, or by reading the file.
     ///
-    /// `slot` is the slot of the window in which `range` starts. `range` is not empty, and inside the file.
+    /// `slot` is the slot of the window in which `range` starts, or `None` if the window was never mapped. `range` is not
+    /// empty, and inside the file.
     ///
     /// | the range | `Need::Window` | `Need::Mapped` | `Need::Optional` |
     /// |---|---|---|---|
@@ -278,7 +290,7 @@ impl Cache {
     pub(crate) fn acquire(
         &self,
         file: &Arc<CachedFile>,
-        slot: &Slot<Region>,
+        slot: Option<&Slot<Region>>,
         range: &Range<u64>,
         need: Need,
     ) -> Result<Acquired> {
@@ -304,7 +316,7 @@ impl Cache {
     pub(crate) fn acquire_mapped(
         &self,
         file: &Arc<CachedFile>,
-        slot: &Slot<Region>,
+        slot: Option<&Slot<Region>>,
         range: &Range<u64>,
         need: Need,
         when_full: WhenFull,
@@ -325,11 +337,12 @@ impl Cache {
     fn acquire_window(
         &self,
         file: &Arc<CachedFile>,
-        slot: &Slot<Region>,
+        slot: Option<&Slot<Region>>,
         range: &Range<u64>,
         policy: RoomPolicy,
     ) -> Result<Acquired> {
         let (window, start) = self.config.geometry.locate(range.start);
+        let slot = slot.unwrap_or_else(|| self.regions.make_slot(file, window));
         let region = self.load_window(file, slot, window, range.end - start, policy);
         Ok(match region.map_err(|error| error.within(start..range.end))? {
             Some(region) => Acquired::Region { region, start, window: Some(window) },
@@ -340,10 +353,13 @@ impl Cache {
     /// Returns the policy by which an optional mapping of a window gets room, or `None` if the mapping does not pay
     /// off. The caller then reads the file; the miss and the copy are counted here.
     #[inline]
-    fn admit(&self, file: &CachedFile, slot: &Slot<Region>, window: u64, access: Access) -> Option<RoomPolicy> {
+    fn admit(&self, file: &CachedFile, slot: Option<&Slot<Region>>, window: u64, access: Access) -> Option<RoomPolicy> {
         let is_whole_file = self.config.geometry.window_bytes().is_none();
         let admission = if is_whole_file { Admission::Always } else { self.config.admission };
-        let frequency = self.regions.frequency(slot);
+        let frequency = match slot {
+            Some(slot) => self.regions.frequency(slot),
+            None => self.regions.slotless_frequency(file, window),
+        };
         if policy::admits_with_room(admission, access, frequency) {
             let policy = self.admit_frequent(file, window, admission, access, frequency);
             if policy.is_some() {
@@ -384,11 +400,8 @@ impl Cache {
     /// Advances the policy's clock by [`TICKS`] accesses to windows that are not mapped.
     #[cold]
     fn tick(&self) {
-        let limit = self.regions.budget.limit();
-        let window = self.config.geometry.window_bytes();
-        let in_bytes = window.map_or(1, |bytes| limit.bytes as u64 / bytes);
-        let has_room = self.has_room(window.unwrap_or(0) as usize);
-        self.regions.tick(TICKS as u32, in_bytes.min(limit.items as u64) as usize, has_room);
+        let has_room = self.has_room(self.config.geometry.window_bytes().unwrap_or(0) as usize);
+        self.regions.tick(TICKS as u32, self.windows_in_budget(), has_room);
     }
 
     /// Unmaps each unused region, and waits for the collector to unmap those that it owns.

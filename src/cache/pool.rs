@@ -7,6 +7,7 @@ use std::sync::{Arc, PoisonError, TryLockError};
 use super::CachedFile;
 use super::backoff::Backoff;
 use super::region::Region;
+use super::slotless::SlotlessFrequencies;
 use crate::mapping::Mapping;
 use crate::os::Process;
 use crate::policy::{self, Frequency};
@@ -27,6 +28,7 @@ pub(super) struct RegionPool {
     /// The cursors' hazard records.
     pub(super) hazards: Arc<HazardDomain<Region>>,
     clock: Clock,
+    slotless: SlotlessFrequencies,
     /// The frequency, as a word, of the last victim that was at least as hot as its candidate.
     admission_threshold: AtomicU32,
     /// A frequency, as a word, that is saturated whenever a required mapping does not fit within the admission limit.
@@ -54,6 +56,7 @@ impl RegionPool {
             ring: ClockRing::default(),
             hazards: Arc::default(),
             clock: Clock::default(),
+            slotless: SlotlessFrequencies::default(),
             admission_threshold: AtomicU32::new(0),
             pressure: AtomicU32::new(0),
             deferred: Mutex::default(),
@@ -102,6 +105,28 @@ impl RegionPool {
             let accessed = Frequency::from_word(slot.frequency()).accessed(self.clock.now());
             slot.set_frequency(accessed.to_word());
         }
+    }
+
+    /// Counts an access to a window that has no slot.
+    pub(super) fn record_slotless_access(&self, file: &CachedFile, window: u64, windows_in_budget: usize) {
+        self.slotless.record_access(file, window, self.clock.now(), windows_in_budget);
+    }
+
+    /// Returns the access frequency now of a window that has no slot.
+    pub(super) fn slotless_frequency(&self, file: &CachedFile, window: u64) -> u8 {
+        self.count(self.slotless.get(file, window))
+    }
+
+    /// Makes the slot of a window, which takes over the window's access frequency.
+    #[cold]
+    pub(super) fn make_slot<'f>(&self, file: &'f CachedFile, window: u64) -> &'f Slot<Region> {
+        let made = file.windows().at(window);
+        for window in RadixTable::<Slot<Region>>::made_with(window) {
+            if let Some(slot) = file.windows().get(window).filter(|slot| slot.frequency() == 0) {
+                slot.set_frequency(self.slotless.get(file, window));
+            }
+        }
+        made
     }
 
     /// Returns `true` if one more access would not change the window's frequency.

@@ -10,6 +10,7 @@
 //! Making a node may wait for another thread that allocates the same node.
 
 use std::iter;
+use std::ops::RangeInclusive;
 
 use crate::sync::OnceLock;
 
@@ -51,6 +52,12 @@ impl<T: Default> RadixTable<T> {
     /// Returns the element at `index`. Returns `None` if it does not exist yet.
     pub(crate) fn get(&self, index: u64) -> Option<&T> {
         self.find(index, |node, _| node.get())
+    }
+
+    /// Returns the indices of the elements that [`at`](Self::at) makes together with the one at `index`.
+    pub(crate) fn made_with(index: u64) -> RangeInclusive<u64> {
+        let leaf = (1 << LEAF_BITS) - 1;
+        index & !leaf..=index | leaf
     }
 
     /// Descends to the element at `index`. Calls `enter` with each node and its level, and stops if it returns `None`.

@@ -200,7 +200,7 @@ impl MappedFile {
     }
 
     #[cold]
-    fn lease_acquired(&self, range: Range<u64>, slot: &Slot<Region>) -> Result<RegionRef> {
+    fn lease_acquired(&self, range: Range<u64>, slot: Option<&Slot<Region>>) -> Result<RegionRef> {
         match self.acquire(slot, &range, need(&range, Access::Counted))? {
             Acquired::Region { region, start, .. } => {
                 Ok(region.narrow((range.start - start) as usize..(range.end - start) as usize))
