@@ -261,3 +261,65 @@ pub(super) fn add(sum: &mut Usage, more: Usage) {
     sum.items += more.items;
     sum.bytes += more.bytes;
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cache::load::tests::{Opened, WINDOW};
+    use crate::cache::region::tests::REFUSES_UNMAP;
+    use crate::cache::window_guard::WindowGuard;
+    use crate::protocol::slot::Phase;
+
+    /// Maps a window, and drains it as its owner.
+    fn drained(opened: &Opened, window: u64) -> UnmapToken<Region> {
+        drop(opened.cache.map_window(&opened.file, window, WINDOW));
+        token_of(opened.slot(window).drain()).expect("the window has no client")
+    }
+
+    /// The last reader of a region may leave after the owner's scan and before the token is on the list.
+    #[test]
+    fn owner_that_defers_a_region_scans_the_deferred_list_again() {
+        let reclaims: [fn(&RegionPool, UnmapToken<Region>) -> usize; 2] = [
+            |pool, token| pool.reclaim(token).map_or(0, |_| unreachable!("a cursor reads the region")),
+            |pool, token| pool.reclaim_all(vec![token]).items,
+        ];
+        for (reclaim, unmapped) in reclaims.into_iter().zip([0, 1]) {
+            let opened = Opened::new(8, 3 * WINDOW);
+            let (cache, pool) = (&opened.cache, &opened.cache.regions);
+            let (mut left, mut stays) = (cache.window_guard(), cache.window_guard());
+            (0..3).for_each(|window| drop(cache.map_window(&opened.file, window, WINDOW)));
+            let read = |guard: &mut WindowGuard, window| {
+                guard
+                    .protect(opened.slot(window), window, window * WINDOW, (window + 1) * WINDOW)
+                    .expect("it is mapped");
+            };
+            read(&mut left, 0);
+            assert!(pool.reclaim(drained(&opened, 0)).is_none());
+            // A cursor that switches to another window does not try the list again.
+            read(&mut left, 2);
+            read(&mut stays, 1);
+            assert_eq!(pool.budget.used().items, 3);
+            assert_eq!(reclaim(pool, drained(&opened, 1)), unmapped);
+            assert_eq!(pool.budget.used().items, 2, "the region that its reader has left is unmapped");
+        }
+    }
+
+    /// It left the ring, so no evicting thread would find it. A reader that has just protected it finds it unmapped.
+    #[test]
+    fn region_that_the_os_refused_to_unmap_is_not_restored() {
+        let opened = Opened::new(8, WINDOW);
+        let pool = &opened.cache.regions;
+        drop(opened.cache.map_window(&opened.file, 0, WINDOW));
+        let mut guard = opened.cache.window_guard();
+        guard.protect(opened.slot(0), 0, 0, WINDOW).expect("it is mapped");
+        let protected = pool.hazards.scan_unordered();
+        guard.release();
+        REFUSES_UNMAP.set(true);
+        assert!(pool.reclaim(pool.victim().expect("the region is unused")).is_none());
+        let token = pool.take_deferred().pop().expect("the OS refused the unmap");
+        assert_eq!(pool.reclaim_unless(Some(&protected), token).err(), Some(NotFreed::Protected));
+        assert_eq!(opened.slot(0).snapshot().phase(), Phase::Retiring);
+        REFUSES_UNMAP.set(false);
+        assert_eq!(pool.retry_deferred(), 1);
+    }
+}
