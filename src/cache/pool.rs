@@ -501,4 +501,93 @@ mod tests {
         let waited = start.elapsed();
         assert!(waited >= TRANSIT_MAX && waited < 25 * TRANSIT_MAX, "{waited:?}");
     }
+
+    #[test]
+    fn refused_unmaps_are_not_tried_again_for_a_reader_that_left() {
+        let setting = Setting::new();
+        let pool = setting.pool();
+        drop(setting.map(0, 0));
+        REFUSES_UNMAP.set(true);
+        assert!(pool.reclaim(pool.victim().expect("the region is unused")).is_none());
+        assert!(pool.take_unprotected(&ProtectedSet::nothing()).is_empty());
+        assert_eq!(pool.take_deferred().into_iter().map(|token| pool.defer(token)).count(), 1);
+    }
+
+    /// Another thread advances the shared hand past the only victim.
+    #[test]
+    fn victim_is_found_beside_a_thread_that_advances_the_hand() {
+        let setting = Setting::new();
+        let pool = setting.pool();
+        let _used: Vec<_> = (0..60).map(|window| setting.map(window, 0)).collect();
+        drop(setting.map(60, 0));
+        let (advanced, is_done) = (AtomicU32::new(0), AtomicU32::new(0));
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                while is_done.load(Ordering::Relaxed) == 0 {
+                    pool.ring.advance(&epoch::pin());
+                    advanced.fetch_add(1, Ordering::Relaxed);
+                }
+            });
+            let mut is_found = true;
+            while is_found && advanced.load(Ordering::Relaxed) < 200_000 {
+                is_found = pool.victim().is_some_and(|token| token.restore().is_ok());
+            }
+            is_done.store(1, Ordering::Relaxed);
+            assert!(is_found);
+        });
+    }
+
+    #[test]
+    fn protected_regions_are_neither_victims_nor_unused() {
+        let setting = Setting::new();
+        let pool = setting.pool();
+        (0..2).for_each(|window| drop(setting.map(window, 0)));
+        let mut guard = setting.opened.cache.window_guard();
+        guard.protect(setting.opened.slot(0), 0, 0, WINDOW).expect("it is mapped");
+        let mut unused = Vec::new();
+        pool.for_each_unused(|token| unused.push(token));
+        assert_eq!(unused.len(), 1);
+        assert!(pool.victim().is_none());
+        assert_eq!(pool.reclaim_all(unused), of(1));
+    }
+
+    /// A thread that trims may restore a region that its reader has left since.
+    #[test]
+    fn collect_unmaps_what_a_trimming_thread_restored() {
+        let setting = Setting::new();
+        let pool = setting.pool();
+        drop(setting.map(0, 0));
+        pool.trims.enter();
+        let token = pool.victim().expect("the region is unused");
+        std::thread::scope(|scope| {
+            let collected = scope.spawn(|| setting.opened.cache.collect().regions);
+            std::thread::sleep(TRANSIT_MAX / 4);
+            assert!(token.restore().is_ok());
+            assert!(pool.trims.leave());
+            assert_eq!(collected.join().unwrap(), 1);
+        });
+    }
+
+    /// A thread that does not exist in the child may hold the list's lock.
+    #[test]
+    #[cfg(unix)]
+    #[allow(unsafe_code, reason = "a child of `fork`")]
+    fn child_of_fork_does_not_wait_for_the_deferred_list() {
+        let pool = RegionPool::new(of(1));
+        let list = pool.deferred.lock().unwrap();
+        // SAFETY: the child allocates nothing, takes no lock, and ends without destructors.
+        let child = unsafe { libc::fork() };
+        if child == 0 {
+            // SAFETY: ends the child if it waits.
+            unsafe { libc::alarm(5) };
+            let is_empty = pool.take_deferred().is_empty();
+            // SAFETY: ends the child.
+            unsafe { libc::_exit(i32::from(!is_empty)) };
+        }
+        drop(list);
+        let mut status = -1;
+        // SAFETY: writes the status of this process's child.
+        assert_eq!(unsafe { libc::waitpid(child, &raw mut status, 0) }, child);
+        assert_eq!(status, 0, "the child waited for the lock");
+    }
 }
