@@ -182,4 +182,18 @@ mod tests {
         assert_eq!(cache.stats().open_files, open_handles.len());
         cache.shut_down();
     }
+
+    /// The epoch may run a deferred drop of the last handle on the collector's own thread.
+    #[test]
+    fn collector_dropped_on_its_own_thread_does_not_join_itself() {
+        let (send, receive) = std::sync::mpsc::channel();
+        let (done, is_done) = std::sync::mpsc::channel();
+        let thread = thread::spawn(move || {
+            let thread = receive.recv().unwrap();
+            drop(Collector { wake_event: Arc::default(), thread: Some(thread), process: Process::this() });
+            done.send(()).unwrap();
+        });
+        send.send(thread).unwrap();
+        assert!(is_done.recv_timeout(Duration::from_secs(10)).is_ok(), "the thread panicked or waits for itself");
+    }
 }

@@ -365,10 +365,11 @@ fn purge(queue: &mut VecDeque<Weak<OpenFile>>, open: usize) {
 pub(super) mod tests {
     use super::*;
     use crate::cache::Cache;
+    use crate::cache::file::FileKey;
     use crate::config::Limits;
     use crate::geometry::Geometry;
     use std::fs;
-    use std::path::PathBuf;
+    use std::path::{Path, PathBuf};
 
     /// A cache of files in a directory that no other test uses.
     pub(in crate::cache) struct Setting {
@@ -490,5 +491,87 @@ pub(super) mod tests {
         let _files: Vec<_> = (0..6).map(|number| setting.open(number)).collect();
         setting.cache.set_limits(Limits { max_open_files: 2, ..setting.cache.limits() }).unwrap();
         assert_eq!(setting.open_files(), 2);
+    }
+
+    /// Makes a descriptor of `file` whose changes cannot be noticed: it looks like one of an old copy on overlayfs, and
+    /// it is a socket, which cannot be opened again.
+    fn without_reopening(setting: &Setting, file: &Arc<CachedFile>) -> Arc<OpenFile> {
+        let (socket, _) = std::os::unix::net::UnixStream::pair().unwrap();
+        let socket = File::from(std::os::fd::OwnedFd::from(socket));
+        let before = Stat { born: Some(std::time::UNIX_EPOCH), ..os::stat(&socket).unwrap() };
+        let reservation = setting.cache.descriptors.budget.reserve(0).unwrap();
+        let mut open = Arc::into_inner(OpenFile::new(socket, reservation, file, None)).unwrap();
+        open.before_copy_up = Some(before);
+        Arc::new(open)
+    }
+
+    #[test]
+    fn last_handle_beside_a_new_one_keeps_the_descriptor() {
+        let setting = Setting::new(10);
+        let file = setting.open(0);
+        std::thread::scope(|scope| {
+            let queue = setting.cache.descriptors.lock_always();
+            scope.spawn(|| setting.cache.release_handle(&file));
+            while file.handles.count() > 0 {
+                std::thread::yield_now();
+            }
+            // As in `enter_if_open`, which the lock orders before the close.
+            file.handles.enter();
+            drop(queue);
+        });
+        assert!(is_open(&file));
+    }
+
+    #[test]
+    fn open_that_cannot_notice_changes_counts_no_handle() {
+        let setting = Setting::new(10);
+        let file = setting.open(0);
+        file.descriptor.open.store(Some(without_reopening(&setting, &file)));
+        let error = setting.cache.open(&setting.path(0)).err().expect("a socket cannot be opened again");
+        assert!(error.to_string().contains("cannot be opened again"), "{error}");
+        assert_eq!(file.handles.count(), 1);
+        assert!(setting.cache.open_file(File::open(setting.path(0)).unwrap()).is_err());
+        assert_eq!(file.handles.count(), 1);
+    }
+
+    /// Files of /proc have neither a time of birth nor a generation.
+    #[test]
+    #[cfg(target_os = "linux")]
+    fn open_of_another_file_with_the_same_key_counts_no_handle() {
+        let (setting, path) = (Setting::new(10), Path::new("/proc/version"));
+        let stat = os::stat_path(path).unwrap();
+        let key = FileKey::at(path, &stat);
+        assert!(!key.is_unique());
+        let file = setting.cache.registry.get_or_insert(
+            key,
+            |_| unreachable!("the registry is empty"),
+            || CachedFile::new(key, &stat, &setting.cache),
+        );
+        let reservation = setting.cache.descriptors.budget.reserve(0).unwrap();
+        let other = OpenFile::new(tempfile::tempfile().unwrap(), reservation, &file, None);
+        setting.cache.descriptors.install(&file, other, true);
+        assert!(setting.cache.open(path).is_err(), "/proc/version is no file that can be mapped");
+        assert_eq!(file.handles.count(), 1);
+    }
+
+    #[test]
+    fn thread_that_waits_for_another_to_reopen_holds_no_reservation() {
+        let setting = Setting::new(10);
+        let file = setting.open(0);
+        assert!(setting.close_one());
+        let reopening = file.descriptor.try_reopen().expect("no other thread reopens the file");
+        std::thread::scope(|scope| {
+            let waiting = scope.spawn(|| setting.cache.descriptor(&file, None).map(drop));
+            let looks = (0..100).map(|_| {
+                std::thread::sleep(std::time::Duration::from_micros(300));
+                setting.open_files()
+            });
+            // The waiting thread reserves for a moment before each of its looks.
+            let reserved: usize = looks.sum();
+            assert!(reserved < 50, "{reserved} of 100");
+            drop(reopening);
+            waiting.join().unwrap().unwrap();
+        });
+        assert_eq!(setting.open_files(), 1);
     }
 }

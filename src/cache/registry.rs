@@ -68,3 +68,36 @@ impl Registry {
         self.files.len()
     }
 }
+
+#[cfg(test)]
+#[cfg(unix)]
+mod tests {
+    use super::*;
+    use crate::cache::descriptors::tests::Setting;
+
+    #[test]
+    fn dead_entry_is_replaced() {
+        let setting = Setting::new(10);
+        let file = setting.open(0);
+        let make = || CachedFile::new(file.key, &file.noticed_stat(), &setting.cache);
+        let registry = Registry::default();
+        // The entry of a file that is being dropped, or was dropped in a child of `fork`.
+        registry.files.insert(file.key, Weak::new());
+        let fresh = registry.get_or_insert(file.key, |_| unreachable!("the entry is dead"), make);
+        assert!(registry.get(&file.key).is_some_and(|known| Arc::ptr_eq(&known, &fresh)));
+    }
+
+    #[test]
+    fn dropped_file_leaves_the_entry_of_its_successor() {
+        let setting = Setting::new(10);
+        let (file, registry) = (setting.open(0), &setting.cache.registry);
+        let key = file.key;
+        let make = || CachedFile::new(key, &file.noticed_stat(), &setting.cache);
+        let successor = registry.get_or_insert(key, |_| false, make);
+        setting.cache.release_handle(&file);
+        drop(file);
+        assert!(registry.get(&key).is_some_and(|known| Arc::ptr_eq(&known, &successor)));
+        drop(successor);
+        assert_eq!(registry.len(), 0);
+    }
+}
