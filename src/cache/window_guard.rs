@@ -309,3 +309,41 @@ impl SlotCache {
         (entries.windows[at], entries.slots[at], entries.addresses[at]) = (window, slot, address);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cache::load::tests::{Opened, WINDOW};
+
+    /// A cache with three mapped windows, and a guard that holds a detached region and has two windows in its slot cache.
+    fn detached() -> (Opened, WindowGuard) {
+        let opened = Opened::new(8, 3 * WINDOW);
+        let mut guard = opened.cache.window_guard();
+        for window in 0..3 {
+            drop(opened.cache.map_window(&opened.file, window, WINDOW));
+            guard.protect(opened.slot(window), window, window * WINDOW, (window + 1) * WINDOW).expect("it is mapped");
+        }
+        guard.hold(opened.cache.map_detached(&opened.file, 5..WINDOW + 5).unwrap(), 5, None);
+        assert_eq!(opened.file.detached.count(), 1);
+        (opened, guard)
+    }
+
+    #[test]
+    fn guard_that_protects_a_window_releases_its_detached_region() {
+        let (opened, mut guard) = detached();
+        guard.protect(opened.slot(0), 0, 0, WINDOW).expect("it is mapped");
+        assert_eq!(opened.file.detached.count(), 0);
+        let (opened, mut guard) = detached();
+        guard.hold(opened.cache.map_window(&opened.file, 0, WINDOW), 0, Some(0));
+        assert_eq!(opened.file.detached.count(), 0);
+    }
+
+    #[test]
+    fn guard_with_a_detached_region_does_not_switch() {
+        let (_opened, mut guard) = detached();
+        assert!(guard.switch(2 * WINDOW, 2 * WINDOW + 9).is_none());
+        assert_eq!((guard.start(), guard.end()), (5, WINDOW + 5));
+        guard.release();
+        assert!(guard.switch(2 * WINDOW, 2 * WINDOW + 9).is_some(), "the window is in the slot cache");
+    }
+}
