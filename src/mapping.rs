@@ -296,4 +296,19 @@ mod tests {
         let largest = Mapping::addressable(isize::MAX as u64).expect("a length in memory");
         assert_eq!(Mapping::pages(0, largest, page), isize::MAX as usize + 1);
     }
+
+    #[test]
+    #[cfg(target_os = "linux")]
+    fn populate_past_the_end_of_the_file_is_an_error() {
+        let (file, page) = (tempfile::tempfile().unwrap(), os::page_size());
+        file.set_len(3 * page as u64).unwrap();
+        let mapping = Mapping::map(&file, 0, 3 * page).unwrap();
+        if !mapping.populate(0..3 * page).unwrap() {
+            eprintln!("SKIPPED: populating past the end of a file: the OS cannot populate");
+            return;
+        }
+        file.set_len(page as u64).unwrap();
+        assert!(mapping.populate(0..page).unwrap());
+        assert_eq!(mapping.populate(page..2 * page).unwrap_err().raw_os_error(), Some(libc::EFAULT));
+    }
 }

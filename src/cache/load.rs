@@ -567,4 +567,17 @@ pub(super) mod tests {
         assert!(error.to_string().starts_with("cannot open:"), "{error}");
         assert_eq!((opened.cache.stats().regions, opened.cache.stats().open_files), (1, 1));
     }
+
+    #[test]
+    fn window_past_an_unnoticed_end_is_not_mapped() {
+        let opened = Opened::new(8, 2 * WINDOW);
+        opened.on_disk.as_file().set_len(WINDOW - 1).unwrap();
+        for window in [0, 1] {
+            for policy in [RoomPolicy::Free, RoomPolicy::Required(Overcommit::Allow)] {
+                let error = opened.load(window, 1, policy).err().expect("an access past the end would fault");
+                assert_eq!(error.kind(), ErrorKind::Truncated, "{error}");
+            }
+        }
+        assert_eq!((opened.cache.stats().maps, opened.cache.stats().regions), (0, 0));
+    }
 }

@@ -154,3 +154,49 @@ fn possibly_truncated() -> Error {
         "the file may have been truncated while it was mapped, so zero bytes may not be file content: retry the read";
     Error::new(ErrorKind::Truncated, message)
 }
+
+#[cfg(test)]
+#[cfg(unix)]
+mod tests {
+    use super::*;
+    use crate::cache::load::tests::{Opened, WINDOW};
+    use std::os::unix::fs::FileExt;
+
+    fn is_truncated(result: Result<()>) -> bool {
+        result.is_err_and(|error| error.kind() == ErrorKind::Truncated)
+    }
+
+    #[test]
+    fn compare_finds_other_bytes_in_the_faulted_range_only() {
+        let opened = Opened::new(8, WINDOW);
+        let file = opened.on_disk.as_file();
+        file.write_all_at(b"abcdef", 100).unwrap();
+        let compare = |bytes: &[u8], faulted| opened.cache.compare(file, 100, bytes, Some(Suspect::Faulted(faulted)));
+        compare(b"abcdef", 0..6).unwrap();
+        compare(b"ab\0\0ef", 4..6).unwrap();
+        assert!(is_truncated(compare(b"ab\0\0ef", 2..4)));
+        assert!(is_truncated(compare(b"abcde\0", 1..6)));
+    }
+
+    #[test]
+    fn bytes_past_the_end_are_not_valid() {
+        let opened = Opened::new(8, WINDOW);
+        let file = opened.on_disk.as_file();
+        reaches(file, WINDOW).unwrap();
+        assert!(is_truncated(reaches(file, WINDOW + 1)));
+        for suspect in [None, Some(Suspect::Zeros)] {
+            opened.cache.compare(file, WINDOW - 5, b"bytes", suspect.clone()).unwrap();
+            assert!(is_truncated(opened.cache.compare(file, WINDOW - 4, b"bytes", suspect)));
+        }
+    }
+
+    /// The last page of a truncated file can be read up to its end.
+    #[test]
+    fn verify_of_a_truncated_page_is_an_error() {
+        let opened = Opened::new(8, WINDOW);
+        drop(opened.cache.map_window(&opened.file, 0, WINDOW));
+        opened.cache.verify(&opened.file, 0..WINDOW).unwrap();
+        opened.on_disk.as_file().set_len(WINDOW - 1).unwrap();
+        assert!(is_truncated(opened.cache.verify(&opened.file, 0..WINDOW)));
+    }
+}
