@@ -340,6 +340,7 @@ mod tests {
         assert!(!table.any_faulted());
         table.insert(range.clone());
         assert_eq!(faulted(100, 200), None);
+        assert_eq!(pages(note_fault(112)), Some((112, 113)), "the faults of the old range do not count");
         table.remove(50 * PAGE..51 * PAGE);
     }
 
