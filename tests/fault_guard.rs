@@ -584,6 +584,40 @@ fn child_raise_with_guard() {
     }
 }
 
+/// A program that ignores SIGBUS still ignores a signal that a process sends. A fault of a foreign mapping ends the
+/// process, because the OS would repeat it.
+#[test]
+fn ignored_sigbus_is_ignored_only_if_it_was_sent() {
+    let Some(output) = in_child("ignored_sigbus_is_ignored_only_if_it_was_sent") else {
+        // SAFETY: no other thread changes the action.
+        unsafe { libc::signal(libc::SIGBUS, libc::SIG_IGN) };
+        raise_sigbus(true);
+        // SAFETY: ends a process that repeats the fault without end.
+        unsafe { libc::alarm(10) };
+        fault_in_a_foreign_mapping(&Dir::new(), |_| ());
+        return;
+    };
+    assert_ended_by_sigbus(&output);
+    assert_eq!(String::from_utf8_lossy(&output.stderr).matches("survived").count(), 3);
+}
+
+/// An interrupted program may be between a system call and its look at `errno`.
+#[test]
+fn guarded_fault_keeps_errno() {
+    let dir = Dir::new();
+    let data = dir.file("errno", 16 * page_size(), 12);
+    let lease = guarded().open(&data.path).unwrap().lease(..).unwrap();
+    truncate(&data.path, 0);
+    // From the second fault on, the handler asks the OS for other missing pages, and is refused.
+    for page in [0, 5, 10] {
+        // SAFETY: no descriptor has this number, so the call fails with EBADF.
+        unsafe { libc::close(-1) };
+        assert_eq!(lease[page * page_size() as usize], 0);
+        assert_eq!(io::Error::last_os_error().raw_os_error(), Some(libc::EBADF), "page {page}");
+    }
+    assert_truncated(lease.check());
+}
+
 /// The number of faults that each of two other handlers has handled.
 static FOREIGN_FAULTS: [AtomicUsize; 2] = [const { AtomicUsize::new(0) }; 2];
 
