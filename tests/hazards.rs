@@ -13,7 +13,7 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
 
-use smmap::{Admission, Cursor, ErrorKind, MapManager, MapManagerBuilder, Overcommit, Window};
+use smmap::{Admission, Cursor, ErrorKind, Limits, MapManager, MapManagerBuilder, Overcommit, Window};
 use support::{Dir, Rng, TestFile, alone, assert_same, manager, scale, settles};
 
 const WINDOW: u64 = 64 << 10;
@@ -376,6 +376,11 @@ mod filtered {
         read_under_pressure(&maps, &data, 4, 1_000);
         let stats = maps.stats();
         assert!(stats.peak_mapped_bytes <= 8 * WINDOW, "{stats:?}");
+        let (done, is_done) = mpsc::channel();
+        let (trimmed, limits) = (maps.clone(), Limits { max_regions: 4, ..maps.limits() });
+        thread::spawn(move || done.send(trimmed.set_limits(limits)));
+        let is_set = is_done.recv_timeout(Duration::from_secs(10));
+        is_set.expect("the trim to the lowered limit ends, although it unmaps nothing").unwrap();
         if had_membarrier {
             assert_eq!(
                 (stats.unmaps, maps.collect().regions),
