@@ -368,6 +368,26 @@ fn detached_region_counts_towards_the_budget() {
     assert!(dir.mapped().is_none_or(|mapped| mapped.bytes == 0));
 }
 
+/// The budget has room for the range, but not for its window.
+#[test]
+fn lease_whose_window_does_not_fit_is_detached() {
+    const WINDOW: u64 = 1 << 20;
+    let dir = Dir::new();
+    let data = dir.file("data", 2 * WINDOW, 3);
+    let maps = manager(
+        MapManager::builder()
+            .window(Window::Sliding { bytes: WINDOW })
+            .max_mapped_bytes(WINDOW + WINDOW / 2)
+            .overcommit(Overcommit::Fail),
+    );
+    let file = maps.open(&data.path).unwrap();
+    let _held = file.lease(0..WINDOW).unwrap();
+    let lease = file.lease(WINDOW..WINDOW + WINDOW / 2).unwrap();
+    assert!(lease.is_mapped());
+    assert_same(&lease, &data[WINDOW as usize..][..lease.len()], "the detached region");
+    assert_eq!(maps.stats().mapped_bytes, WINDOW + WINDOW / 2);
+}
+
 /// Leases a small range while every window is pinned. The lease is a copy, which clones and slices share.
 #[test]
 fn lease_without_room_to_map_is_a_copy() {
