@@ -304,7 +304,7 @@ mod tests {
         }
     }
 
-    /// It left the ring, so no evicting thread would find it. A reader that has just protected it finds it unmapped.
+    /// The region left the ring, so no evicting thread would find it. A reader that has just protected it finds it unmapped.
     #[test]
     fn region_that_the_os_refused_to_unmap_is_not_restored() {
         let opened = Opened::new(8, WINDOW);

@@ -285,4 +285,83 @@ mod tests {
             assert_eq!(transit_could_free(&budget, asked), could_free, "{in_transit} in transit, {items:?} in use");
         }
     }
+
+    #[test]
+    fn load_over_a_lowered_limit_gives_up_the_evicted_room() {
+        let opened = Opened::new(4, 5 * WINDOW);
+        let cache = &opened.cache;
+        (0..4).for_each(|window| drop(cache.map_window(&opened.file, window, WINDOW)));
+        let lowered = Usage { bytes: 2 * WINDOW as usize, items: 2 };
+        cache.regions.budget.set_limit(lowered);
+        drop(cache.map_window(&opened.file, 4, WINDOW));
+        assert_eq!((cache.regions.budget.used(), cache.stats().overcommits), (lowered, 0));
+    }
+
+    #[test]
+    fn load_of_a_short_window_keeps_no_room_of_a_longer_one() {
+        let opened = Opened::new(1, WINDOW + 1);
+        drop(opened.cache.map_window(&opened.file, 0, WINDOW));
+        drop(opened.cache.map_window(&opened.file, 1, 1));
+        assert_eq!(opened.cache.regions.budget.used(), Usage { bytes: Mapping::pages(1), items: 1 });
+    }
+
+    /// Another thread may release room after the search and leave transit before the look at the threads in transit.
+    #[test]
+    fn find_room_searches_once_more_after_no_thread_is_in_transit() {
+        for overcommit in [Overcommit::Fail, Overcommit::Wait(Duration::ZERO)] {
+            let budget = Arc::new(Budget::new(Usage { bytes: 0, items: 1 }));
+            let mut released = budget.reserve(0);
+            let search = || {
+                budget.reserve(0).or_else(|| {
+                    released = None;
+                    None
+                })
+            };
+            let room =
+                find_room(&budget, &mut budget.enter_transit(), 0, Some(overcommit), &mut Backoff::new(), search);
+            assert!(room.is_some_and(|room| !room.over), "{overcommit:?}");
+        }
+    }
+
+    #[test]
+    fn find_room_waits_for_room_in_transit() {
+        let budget = Arc::new(Budget::new(Usage { bytes: 0, items: 1 }));
+        let mut held = Some((budget.enter_transit(), budget.reserve(0)));
+        let mut searches = 0;
+        let search = || {
+            searches += 1;
+            if searches == 5 {
+                held = None;
+            }
+            budget.reserve(0)
+        };
+        let fail = Some(Overcommit::Fail);
+        let room = find_room(&budget, &mut budget.enter_transit(), 0, fail, &mut Backoff::new(), search);
+        assert!(room.is_some(), "after {searches} searches");
+    }
+
+    /// Each of two waiting threads would otherwise take the other's room for room in transit.
+    #[test]
+    fn waiting_thread_is_not_in_transit() {
+        for others in [0, 1] {
+            let budget = &Arc::new(Budget::new(Usage { bytes: 0, items: 1 }));
+            let _reserved = budget.reserve(0);
+            let _others: Vec<_> = (0..others).map(|_| budget.enter_transit()).collect();
+            // The wait for a thread in transit, or the configured wait.
+            let overcommit = if others > 0 { Overcommit::Fail } else { Overcommit::Wait(TRANSIT_MAX) };
+            let mut lowest = usize::MAX;
+            std::thread::scope(|scope| {
+                let mut transit = budget.enter_transit();
+                let waiting = scope.spawn(move || {
+                    let room = find_room(budget, &mut transit, 0, Some(overcommit), &mut Backoff::new(), || None);
+                    (room.is_none(), transit)
+                });
+                while !waiting.is_finished() {
+                    lowest = lowest.min(budget.in_transit());
+                }
+                assert!(waiting.join().unwrap().0);
+            });
+            assert_eq!(lowest, others);
+        }
+    }
 }
