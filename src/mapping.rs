@@ -302,7 +302,7 @@ mod tests {
     fn populate_past_the_end_of_the_file_is_an_error() {
         let (file, page) = (tempfile::tempfile().unwrap(), os::page_size());
         file.set_len(3 * page as u64).unwrap();
-        let mapping = Mapping::map(&file, 0, 3 * page).unwrap();
+        let mapping = Mapping::map(&file, 0, 3 * page, page).unwrap();
         if !mapping.populate(0..3 * page).unwrap() {
             eprintln!("SKIPPED: populating past the end of a file: the OS cannot populate");
             return;

@@ -545,7 +545,7 @@ pub(super) mod tests {
         let file = setting.cache.registry.get_or_insert(
             key,
             |_| unreachable!("the registry is empty"),
-            || CachedFile::new(key, &stat, &setting.cache),
+            || CachedFile::new(key, FileSystem::Local, &stat, &setting.cache),
         );
         let reservation = setting.cache.descriptors.budget.reserve(0).unwrap();
         let other = OpenFile::new(tempfile::tempfile().unwrap(), reservation, &file, None);

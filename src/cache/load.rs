@@ -573,7 +573,7 @@ pub(super) mod tests {
         let opened = Opened::new(8, 2 * WINDOW);
         opened.on_disk.as_file().set_len(WINDOW - 1).unwrap();
         for window in [0, 1] {
-            for policy in [RoomPolicy::Free, RoomPolicy::Required(Overcommit::Allow)] {
+            for policy in [RoomPolicy::Free, RoomPolicy::Required(WhenFull::Exceed)] {
                 let error = opened.load(window, 1, policy).err().expect("an access past the end would fault");
                 assert_eq!(error.kind(), ErrorKind::Truncated, "{error}");
             }

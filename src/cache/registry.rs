@@ -79,7 +79,7 @@ mod tests {
     fn dead_entry_is_replaced() {
         let setting = Setting::new(10);
         let file = setting.open(0);
-        let make = || CachedFile::new(file.key, &file.noticed_stat(), &setting.cache);
+        let make = || CachedFile::new(file.key, file.system, &file.noticed_stat(), &setting.cache);
         let registry = Registry::default();
         // The entry of a file that is being dropped, or was dropped in a child of `fork`.
         registry.files.insert(file.key, Weak::new());
@@ -92,7 +92,7 @@ mod tests {
         let setting = Setting::new(10);
         let (file, registry) = (setting.open(0), &setting.cache.registry);
         let key = file.key;
-        let make = || CachedFile::new(key, &file.noticed_stat(), &setting.cache);
+        let make = || CachedFile::new(key, file.system, &file.noticed_stat(), &setting.cache);
         let successor = registry.get_or_insert(key, |_| false, make);
         setting.cache.release_handle(&file);
         drop(file);

@@ -257,6 +257,9 @@ impl Cache {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cache::load::tests::{Opened, WINDOW};
+    use crate::mapping::Mapping;
+    use crate::os;
 
     #[test]
     fn transit_could_free_counts_what_other_threads_hold() {
@@ -302,13 +305,16 @@ mod tests {
         let opened = Opened::new(1, WINDOW + 1);
         drop(opened.cache.map_window(&opened.file, 0, WINDOW));
         drop(opened.cache.map_window(&opened.file, 1, 1));
-        assert_eq!(opened.cache.regions.budget.used(), Usage { bytes: Mapping::pages(1), items: 1 });
+        assert_eq!(
+            opened.cache.regions.budget.used(),
+            Usage { bytes: Mapping::pages(0, 1, os::page_size()), items: 1 }
+        );
     }
 
     /// Another thread may release room after the search and leave transit before the look at the threads in transit.
     #[test]
     fn find_room_searches_once_more_after_no_thread_is_in_transit() {
-        for overcommit in [Overcommit::Fail, Overcommit::Wait(Duration::ZERO)] {
+        for when_full in [WhenFull::Fail, WhenFull::from_now(Overcommit::Wait(Duration::ZERO))] {
             let budget = Arc::new(Budget::new(Usage { bytes: 0, items: 1 }));
             let mut released = budget.reserve(0);
             let search = || {
@@ -317,9 +323,8 @@ mod tests {
                     None
                 })
             };
-            let room =
-                find_room(&budget, &mut budget.enter_transit(), 0, Some(overcommit), &mut Backoff::new(), search);
-            assert!(room.is_some_and(|room| !room.over), "{overcommit:?}");
+            let room = find_room(&budget, &mut budget.enter_transit(), 0, Some(when_full), search);
+            assert!(room.is_some_and(|room| !room.over), "{when_full:?}");
         }
     }
 
@@ -335,8 +340,7 @@ mod tests {
             }
             budget.reserve(0)
         };
-        let fail = Some(Overcommit::Fail);
-        let room = find_room(&budget, &mut budget.enter_transit(), 0, fail, &mut Backoff::new(), search);
+        let room = find_room(&budget, &mut budget.enter_transit(), 0, Some(WhenFull::Fail), search);
         assert!(room.is_some(), "after {searches} searches");
     }
 
@@ -348,12 +352,12 @@ mod tests {
             let _reserved = budget.reserve(0);
             let _others: Vec<_> = (0..others).map(|_| budget.enter_transit()).collect();
             // The wait for a thread in transit, or the configured wait.
-            let overcommit = if others > 0 { Overcommit::Fail } else { Overcommit::Wait(TRANSIT_MAX) };
+            let when_full = if others > 0 { WhenFull::Fail } else { WhenFull::from_now(Overcommit::Wait(TRANSIT_MAX)) };
             let mut lowest = usize::MAX;
             std::thread::scope(|scope| {
                 let mut transit = budget.enter_transit();
                 let waiting = scope.spawn(move || {
-                    let room = find_room(budget, &mut transit, 0, Some(overcommit), &mut Backoff::new(), || None);
+                    let room = find_room(budget, &mut transit, 0, Some(when_full), || None);
                     (room.is_none(), transit)
                 });
                 while !waiting.is_finished() {

@@ -314,6 +314,7 @@ impl SlotCache {
 mod tests {
     use super::*;
     use crate::cache::load::tests::{Opened, WINDOW};
+    use crate::cache::room::{RoomPolicy, WhenFull};
 
     /// A cache with three mapped windows, and a guard that holds a detached region and has two windows in its slot cache.
     fn detached() -> (Opened, WindowGuard) {
@@ -323,7 +324,8 @@ mod tests {
             drop(opened.cache.map_window(&opened.file, window, WINDOW));
             guard.protect(opened.slot(window), window, window * WINDOW, (window + 1) * WINDOW).expect("it is mapped");
         }
-        guard.hold(opened.cache.map_detached(&opened.file, 5..WINDOW + 5).unwrap(), 5, None);
+        let policy = RoomPolicy::Required(WhenFull::Exceed);
+        guard.hold(opened.cache.map_detached(&opened.file, 5..WINDOW + 5, policy).unwrap(), 5, None);
         assert_eq!(opened.file.detached.count(), 1);
         (opened, guard)
     }
