@@ -196,13 +196,14 @@ impl Cache {
             if source.is_copied && !self.may_copy(span, policy) {
                 return Err(NotMapped::Unmappable(span.end - span.start));
             }
-            if let Some((room, transit)) = room {
-                return Ok((source, room, transit));
-            }
             let bytes = span.end - span.start;
             let len = Mapping::addressable(bytes).ok_or(NotMapped::TooLarge(bytes))?;
             let page = if source.is_copied { os::page_size() } else { file.system.page() };
             let pages = Mapping::pages(span.start, len, page);
+            // A file that lost its last hole while this thread waited may take larger pages than a copy.
+            if let Some((room, transit)) = room.take().filter(|(room, _)| room.reservation.bytes() == pages) {
+                return Ok((source, room, transit));
+            }
             let mut transit = self.regions.budget.enter_transit();
             if pages > self.regions.budget.limit().bytes {
                 return Err(NotMapped::TooLarge(pages as u64));

@@ -29,7 +29,7 @@ pub(super) const TRANSIT_MAX: Duration = Duration::from_millis(20);
 /// goes on to step 3.
 const FAILURES_MAX: usize = 8;
 
-/// What a call does while everything in a budget is in use: [`Overcommit`], with the end of the call's only wait.
+/// The action of a call while everything in a budget is in use: [`Overcommit`], with the end of the call's only wait.
 ///
 /// A call makes one value and passes it to each of its steps. So the steps share the time that the call may wait.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
