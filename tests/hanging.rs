@@ -283,6 +283,9 @@ fn calls_on_a_hanging_file_block_no_call_on_another() {
             prompt("a refresh", || local.refresh().unwrap());
             drop(cursor);
             prompt("a close", || maps.close(&data.path));
+            local.prefetch(..WINDOW).unwrap();
+            let closed = prompt("the close of a directory", || maps.close(dir.path()));
+            assert!(closed.unmapped + closed.still_held >= 1, "{closed:?}");
             prompt("stats and collect", || (maps.stats(), maps.collect()));
         }
         let left = waiting.load(Ordering::SeqCst);

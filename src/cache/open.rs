@@ -207,9 +207,25 @@ impl Cache {
         let path = std::path::absolute(path).ok().map(|path| real_paths.of_any(&path));
         // An empty path leads to nothing, and so does a file's name with a slash at its end.
         let Some(path) = path.filter(|path| file_at(path).is_none()) else { return Vec::new() };
-        let mut is_below =
-            |file: &Arc<CachedFile>| file.names().iter().any(|name| real_paths.of(name).starts_with(&path));
-        self.registry.files().into_iter().filter(|file| is_below(file)).collect()
+        let is_served = |file: &Arc<CachedFile>| file.system == FileSystem::Served;
+        let (served, mut below): (Vec<_>, Vec<_>) = self.registry.files().into_iter().partition(is_served);
+        below.retain(|file| real_paths.any_below(&path, &file.names()));
+        below.extend(self.served_files_below(served, path));
+        below
+    }
+
+    /// Returns those files that have a name below `directory`. If their server hangs, no link in the names is followed.
+    fn served_files_below(&self, mut files: Vec<Arc<CachedFile>>, directory: PathBuf) -> Vec<Arc<CachedFile>> {
+        let names: Vec<_> = files.iter().map(|file| file.names()).collect();
+        let by_name: Vec<_> = names.iter().map(|names| names.iter().any(|name| name.starts_with(&directory))).collect();
+        let compare = move || {
+            let mut real_paths = RealPaths::default();
+            names.iter().map(|names| real_paths.any_below(&directory, names)).collect()
+        };
+        let is_below = if files.is_empty() { None } else { self.server_calls.ask(compare) };
+        let mut is_below = is_below.unwrap_or(by_name).into_iter();
+        files.retain(|_| is_below.next().unwrap_or(false));
+        files
     }
 
     /// Returns the file's descriptor, and reopens it if it was closed.
@@ -357,6 +373,11 @@ impl RealPaths {
     fn of(&mut self, path: &Path) -> PathBuf {
         let is_link = fs::symlink_metadata(path).is_ok_and(|metadata| metadata.is_symlink());
         if is_link { self.of_any(path) } else { self.of_entry(path) }
+    }
+
+    /// Returns `true` if one of `names` leads below `directory`, which is a real path.
+    fn any_below(&mut self, directory: &Path, names: &[PathBuf]) -> bool {
+        names.iter().any(|name| self.of(name).starts_with(directory))
     }
 
     /// As [`of`](Self::of), if the last component may be a link.
