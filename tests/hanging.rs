@@ -132,6 +132,7 @@ fn serve(mut device: File) {
         const LOOKUP: u32 = 1;
         const FORGET: u32 = 2;
         const GETATTR: u32 = 3;
+        const READLINK: u32 = 5;
         const OPEN: u32 = 14;
         const READ: u32 = 15;
         const STATFS: u32 = 17;
@@ -144,9 +145,12 @@ fn serve(mut device: File) {
             INIT => Ok([words(&[7, 31, 1 << 16, 0, 12 | 9 << 16, 4096, 1, 0, 0]), vec![0; 28]].concat()),
             // The node of a name is the sum of its bytes.
             LOOKUP => {
+                let is_link = request[40..len].starts_with(b"link");
                 let node = request[40..len].iter().map(|&byte| u64::from(byte)).sum::<u64>();
+                let node = if is_link { LINK } else { node };
                 Ok([longs(&[node, 0, 0, 0]), words(&[0, 0]), attributes(node)].concat())
             }
+            READLINK => Ok(TARGET.to_vec()),
             GETATTR => Ok([longs(&[0]), words(&[0, 0]), attributes(node)].concat()),
             OPEN => Ok(longs(&[0, 0])),
             READ => {
@@ -173,9 +177,17 @@ fn longs(values: &[u64]) -> Vec<u8> {
     values.iter().flat_map(|value| value.to_ne_bytes()).collect()
 }
 
-/// The attributes of a node: the root is a directory, and every other node is a file.
+/// The node of names that begin with `link`, and what it leads to: a local file.
+const LINK: u64 = 1 << 32;
+const TARGET: &[u8] = b"../local";
+
+/// The attributes of a node: the root is a directory, [`LINK`] a symbolic link, and every other node a file.
 fn attributes(node: u64) -> Vec<u8> {
-    let (mode, len) = if node == 1 { (0o040_755, 0) } else { (0o100_644, LEN) };
+    let (mode, len) = match node {
+        1 => (0o040_755, 0),
+        LINK => (0o120_777, TARGET.len() as u64),
+        _ => (0o100_644, LEN),
+    };
     [longs(&[node, len, len / 512, 1, 1, 1]), words(&[0, 0, 0, mode, 1, 0, 0, 0, 4096, 0])].concat()
 }
 
@@ -316,6 +328,29 @@ fn manager_of_a_hanging_file_server_is_dropped_within_a_second() {
     server.hang();
     assert!(settles(|| collector_threads() == Some(0)), "a thread is left");
     assert!(settles(|| descriptors_below(&server.mount) == Some(0)), "a descriptor is left");
+}
+
+/// The collector waits for the server, because the name of a local file leads through it.
+#[test]
+fn manager_whose_collector_waits_for_a_server_is_dropped_within_a_second() {
+    if !alone("manager_whose_collector_waits_for_a_server_is_dropped_within_a_second") {
+        return;
+    }
+    let dir = Dir::new();
+    let Some(server) = Server::start(&dir) else { return };
+    let data = dir.file("local", 2 * WINDOW, 1);
+    let maps = manager(windows(64));
+    let file = maps.open(server.path("link")).unwrap();
+    assert_same(file.cursor().window_at(0).unwrap(), &data[..WINDOW as usize], "the local file");
+    server.hang();
+    // A pass of the collector begins.
+    thread::sleep(Duration::from_millis(1500));
+    prompt("the drop of all handles", || drop((maps, file)));
+    assert_eq!(collector_threads(), Some(1), "the collector does not wait for the server");
+    assert_eq!(mapped_below(&data.path).map(|mapped| mapped.bytes), Some(0), "a mapping is left");
+    assert_eq!(descriptors_below(&data.path), Some(0), "a descriptor is left");
+    server.hang();
+    assert!(settles(|| collector_threads() == Some(0)), "a thread is left");
 }
 
 /// While the server answers, its descriptors are closed to stay within the limit, and when the last handle is dropped.

@@ -10,6 +10,7 @@ use std::io;
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
+use super::backoff::Backoff;
 use super::{Cache, CachedFile};
 use crate::config::Revalidate;
 use crate::fault_guard;
@@ -24,6 +25,10 @@ const PASS_INTERVAL: Duration = Duration::from_secs(1);
 /// The time between two wake-ups while the cache has no files.
 const IDLE_INTERVAL: Duration = Duration::from_secs(10);
 
+/// The longest wait for the thread when the manager is dropped. `server_calls` waits for its own, and the sum is less than
+/// a second.
+const END_MAX: Duration = Duration::from_millis(600);
+
 /// Files examined in one pass. The next pass continues with the next file.
 const FILES_PER_PASS: usize = 1024;
 
@@ -31,7 +36,7 @@ const FILES_PER_PASS: usize = 1024;
 #[derive(Debug)]
 pub(crate) struct Collector {
     wake_event: Arc<WakeEvent>,
-    thread: Option<JoinHandle<()>>,
+    thread: Option<Worker>,
     /// A child of `fork` has no such thread, and must not wait for it.
     process: Process,
 }
@@ -43,7 +48,7 @@ impl Collector {
             let (cache, wake_event) = (Arc::downgrade(cache), Arc::clone(&wake_event));
             move || run(&cache, &wake_event)
         };
-        let thread = start_thread("smmap-collector", work)?;
+        let thread = Worker::start("smmap-collector", work)?;
         Ok(Self { wake_event, thread: Some(thread), process: Process::this() })
     }
 }
@@ -59,17 +64,46 @@ impl Drop for Collector {
         self.wake_event.stop();
         // The collector thread itself may drop the last handle: the epoch runs what other crates deferred there. It
         // cannot join itself.
-        if thread.thread().id() != thread::current().id() {
-            // If the thread panicked, its message is printed already, and readers have done its work since.
-            let _ = thread.join();
+        if !thread.is_this_thread() {
+            thread.join_within(END_MAX);
         }
     }
 }
 
-/// Starts a thread that blocks all signals.
-pub(super) fn start_thread(name: &str, work: impl FnOnce() + Send + 'static) -> io::Result<JoinHandle<()>> {
-    let builder = thread::Builder::new().name(name.to_owned());
-    os::with_signals_blocked(|| builder.spawn(work))
+/// A thread that this cache has started. Dropping the value lets the thread run on alone.
+#[derive(Debug)]
+pub(super) struct Worker {
+    thread: JoinHandle<()>,
+    /// Dead after the thread has done its work, or has panicked.
+    is_at_work: Weak<()>,
+}
+
+impl Worker {
+    /// Starts a thread that blocks all signals.
+    pub(super) fn start(name: &str, work: impl FnOnce() + Send + 'static) -> io::Result<Self> {
+        let at_work = Arc::new(());
+        let is_at_work = Arc::downgrade(&at_work);
+        let work = move || {
+            let _at_work = at_work;
+            work();
+        };
+        let builder = thread::Builder::new().name(name.to_owned());
+        Ok(Self { thread: os::with_signals_blocked(|| builder.spawn(work))?, is_at_work })
+    }
+
+    pub(super) fn is_this_thread(&self) -> bool {
+        self.thread.thread().id() == thread::current().id()
+    }
+
+    /// Waits at most `limit` for the thread to end. The thread may be waiting for a file server that hangs.
+    pub(super) fn join_within(self, limit: Duration) {
+        let mut backoff = Backoff::new();
+        while self.is_at_work.strong_count() > 0 && backoff.pause_within(limit) {}
+        if self.is_at_work.strong_count() == 0 {
+            // If the thread panicked, its message is printed already, and readers have done its work since.
+            let _ = self.thread.join();
+        }
+    }
 }
 
 fn run(cache: &Weak<Cache>, wake_event: &WakeEvent) {
@@ -188,12 +222,14 @@ mod tests {
     fn collector_dropped_on_its_own_thread_does_not_join_itself() {
         let (send, receive) = std::sync::mpsc::channel();
         let (done, is_done) = std::sync::mpsc::channel();
-        let thread = thread::spawn(move || {
+        let thread = Worker::start("test", move || {
             let thread = receive.recv().unwrap();
+            let begin = Instant::now();
             drop(Collector { wake_event: Arc::default(), thread: Some(thread), process: Process::this() });
-            done.send(()).unwrap();
+            done.send(begin.elapsed()).unwrap();
         });
-        send.send(thread).unwrap();
-        assert!(is_done.recv_timeout(Duration::from_secs(10)).is_ok(), "the thread panicked or waits for itself");
+        send.send(thread.unwrap()).unwrap();
+        let waited = is_done.recv_timeout(Duration::from_secs(10)).expect("the thread does not panic");
+        assert!(waited < END_MAX, "the thread waited for itself");
     }
 }

@@ -12,18 +12,16 @@ use std::collections::VecDeque;
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::backoff::Backoff;
-use super::collector::start_thread;
+use super::collector::Worker;
 use crate::os::Process;
 use crate::protocol::wake_event::WakeEvent;
-use crate::sync::thread::{self, JoinHandle};
 use crate::sync::{Mutex, MutexGuard};
 
 /// The longest wait for an answer. A thread that has made one call for longer is *stuck*, and is not waited for.
 const ANSWER_MAX: Duration = Duration::from_millis(100);
 
 /// The longest wait for the thread when the manager is dropped.
-const END_MAX: Duration = Duration::from_millis(500);
+const END_MAX: Duration = Duration::from_millis(300);
 
 type Call = Box<dyn FnOnce() + Send>;
 
@@ -39,7 +37,7 @@ pub(super) struct ServerCalls {
 struct State {
     queue: VecDeque<Call>,
     /// The thread that runs, or has just ended.
-    thread: Option<JoinHandle<()>>,
+    thread: Option<Worker>,
     /// The time at which the running thread began its call, or `None` if no thread runs.
     since: Option<Instant>,
 }
@@ -50,7 +48,7 @@ impl State {
     }
 
     fn is_this_thread(&self) -> bool {
-        self.thread.as_ref().is_some_and(|thread| thread.thread().id() == thread::current().id())
+        self.thread.as_ref().is_some_and(Worker::is_this_thread)
     }
 }
 
@@ -101,10 +99,10 @@ impl ServerCalls {
         }
         if let Some(ended) = state.thread.take() {
             // It has released the lock for the last time.
-            let _ = ended.join();
+            ended.join_within(Duration::MAX);
         }
         let calls = Arc::clone(self);
-        match start_thread("smmap-server", move || calls.run()) {
+        match Worker::start("smmap-server", move || calls.run()) {
             Ok(thread) => {
                 state.thread = Some(thread);
                 state.since = Some(Instant::now());
@@ -144,12 +142,9 @@ impl ServerCalls {
         if !self.process.is_this() {
             return;
         }
-        let mut backoff = Backoff::new();
-        while self.is_busy() && !self.is_stuck() && backoff.pause_within(END_MAX) {}
-        let mut state = unpoisoned(&self.state);
-        // Dropping the handle of a thread that runs lets it run alone.
-        if let Some(ended) = state.thread.take().filter(|_| state.since.is_none()) {
-            let _ = ended.join();
+        let thread = unpoisoned(&self.state).thread.take();
+        if let Some(thread) = thread {
+            thread.join_within(if self.is_stuck() { Duration::ZERO } else { END_MAX });
         }
     }
 }
@@ -163,6 +158,7 @@ fn unpoisoned<T>(lock: &Mutex<T>) -> MutexGuard<'_, T> {
 mod tests {
     use super::*;
     use std::sync::mpsc;
+    use std::thread;
 
     #[test]
     fn stuck_thread_is_asked_nothing_and_makes_the_calls_that_wait_later() {
