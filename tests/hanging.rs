@@ -73,7 +73,7 @@ impl Server {
             // SAFETY: takes a number.
             unsafe { libc::alarm(SERVER_LIFE) };
             // SAFETY: takes numbers. The server ends with the thread that has started it.
-            unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) };
+            unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL as libc::c_ulong) };
             let toggle: extern "C" fn(libc::c_int) = toggle;
             // SAFETY: the handler only stores to an atomic.
             unsafe { libc::signal(libc::SIGUSR1, toggle as libc::sighandler_t) };
