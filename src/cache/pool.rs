@@ -561,7 +561,7 @@ mod tests {
         let token = pool.victim().expect("the region is unused");
         std::thread::scope(|scope| {
             let collected = scope.spawn(|| setting.opened.cache.collect().regions);
-            std::thread::sleep(TRANSIT_MAX / 4);
+            std::thread::sleep(TRANSIT_MAX / 10);
             assert!(token.restore().is_ok());
             assert!(pool.trims.leave());
             assert_eq!(collected.join().unwrap(), 1);

@@ -353,19 +353,23 @@ mod tests {
             let _others: Vec<_> = (0..others).map(|_| budget.enter_transit()).collect();
             // The wait for a thread in transit, or the configured wait.
             let when_full = if others > 0 { WhenFull::Fail } else { WhenFull::from_now(Overcommit::Wait(TRANSIT_MAX)) };
-            let mut lowest = usize::MAX;
-            std::thread::scope(|scope| {
+            let is_seen_waiting = || {
                 let mut transit = budget.enter_transit();
-                let waiting = scope.spawn(move || {
-                    let room = find_room(budget, &mut transit, 0, Some(when_full), || None);
-                    (room.is_none(), transit)
-                });
-                while !waiting.is_finished() {
-                    lowest = lowest.min(budget.in_transit());
-                }
-                assert!(waiting.join().unwrap().0);
-            });
-            assert_eq!(lowest, others);
+                std::thread::scope(|scope| {
+                    let waiting = scope.spawn(move || {
+                        let room = find_room(budget, &mut transit, 0, Some(when_full), || None);
+                        (room.is_none(), transit)
+                    });
+                    let mut is_seen = false;
+                    while !waiting.is_finished() {
+                        is_seen |= budget.in_transit() == others;
+                    }
+                    assert!(waiting.join().unwrap().0);
+                    is_seen
+                })
+            };
+            // On a busy machine, this thread may look only after the wait.
+            assert!((0..50).any(|_| is_seen_waiting()), "beside {others} in transit");
         }
     }
 }
