@@ -574,4 +574,69 @@ pub(super) mod tests {
         });
         assert_eq!(setting.open_files(), 1);
     }
+
+    #[test]
+    fn descriptor_in_use_is_not_put_back_after_the_last_handle() {
+        let setting = Setting::new(10);
+        let file = setting.open(0);
+        let in_use = file.descriptor.get().expect("open");
+        assert!(setting.cache.descriptors.detach(&file, &in_use));
+        setting.cache.release_handle(&file);
+        setting.cache.descriptors.put_back(&file, in_use);
+        assert_eq!((is_open(&file), setting.open_files()), (false, 0));
+    }
+
+    #[test]
+    fn older_descriptor_neither_takes_nor_gives_up_the_place_of_the_newer() {
+        let setting = Setting::new(10);
+        let file = setting.open(0);
+        let descriptors = &setting.cache.descriptors;
+        let older = file.descriptor.get().expect("open");
+        assert!(descriptors.detach(&file, &older));
+        let newer = setting.cache.descriptor(&file, None).unwrap();
+        let is_newer = || file.descriptor.get().is_some_and(|open| Arc::ptr_eq(&open, &newer));
+        assert!(is_newer() && !descriptors.detach(&file, &older) && is_newer());
+        descriptors.replace(&file, &older, Arc::clone(&older));
+        assert!(is_newer());
+        descriptors.put_back(&file, older);
+        assert!(is_newer());
+    }
+
+    #[test]
+    fn descriptor_is_kept_if_a_handle_comes_while_it_is_examined() {
+        let setting = Setting::new(10);
+        let file = setting.open(0);
+        let open = file.descriptor.get().expect("open");
+        fs::remove_file(setting.path(0)).unwrap();
+        assert!(file.handles.leave());
+        std::thread::scope(|scope| {
+            let queue = setting.cache.descriptors.lock_always();
+            let examined = scope.spawn(|| setting.cache.descriptors.detach(&file, &open));
+            std::thread::sleep(std::time::Duration::from_millis(5));
+            file.handles.enter();
+            drop(queue);
+            assert!(!examined.join().unwrap(), "the file cannot be opened again");
+        });
+        assert!(is_open(&file));
+    }
+
+    #[test]
+    fn reservation_over_a_lowered_limit_gives_up_closed_places() {
+        let setting = Setting::new(5);
+        let _files: Vec<_> = (0..5).map(|number| setting.open(number)).collect();
+        setting.cache.descriptors.budget.set_limit(Usage { bytes: 0, items: 2 });
+        let room = setting.cache.descriptors.reserve(Some(Overcommit::Fail)).expect("each file can be reopened");
+        assert_eq!((room.over, setting.open_files()), (false, 2));
+    }
+
+    #[test]
+    fn kept_descriptor_is_kept_for_its_handles_only() {
+        let setting = Setting::new(10);
+        let file = setting.open(0);
+        file.descriptor.keep();
+        assert!(!setting.close_one());
+        setting.cache.release_handle(&file);
+        let again = setting.open(0);
+        assert!(Arc::ptr_eq(&file, &again) && setting.close_one());
+    }
 }
