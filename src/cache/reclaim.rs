@@ -267,7 +267,9 @@ mod tests {
     use super::*;
     use crate::cache::load::tests::{Opened, WINDOW};
     use crate::cache::region::tests::REFUSES_UNMAP;
+    use crate::cache::room::RoomPolicy;
     use crate::cache::window_guard::WindowGuard;
+    use crate::config::Overcommit;
     use crate::protocol::slot::Phase;
 
     /// Maps a window, and drains it as its owner.
@@ -321,5 +323,54 @@ mod tests {
         assert_eq!(opened.slot(0).snapshot().phase(), Phase::Retiring);
         REFUSES_UNMAP.set(false);
         assert_eq!(pool.retry_deferred(), 1);
+    }
+
+    #[test]
+    fn trim_and_required_room_try_refused_unmaps_again() {
+        let retries: [fn(&Opened); 2] = [
+            |opened| opened.cache.regions.trim(|| 0),
+            |opened| {
+                let (slot, policy) = (opened.slot(1), RoomPolicy::Required(Overcommit::Fail));
+                opened.cache.load_window(&opened.file, slot, 1, WINDOW, policy).map(drop).unwrap();
+            },
+        ];
+        for retry in retries {
+            let opened = Opened::new(1, 2 * WINDOW);
+            drop(opened.cache.map_window(&opened.file, 0, WINDOW));
+            REFUSES_UNMAP.set(true);
+            let pool = &opened.cache.regions;
+            assert!(pool.reclaim(pool.victim().expect("the region is unused")).is_none());
+            REFUSES_UNMAP.set(false);
+            retry(&opened);
+            assert_eq!(opened.slot(0).snapshot().phase(), Phase::Vacant);
+        }
+    }
+
+    /// Each refused unmap costs a system call and takes a region from its readers.
+    #[test]
+    fn room_is_not_searched_in_each_region_if_the_os_refuses_to_unmap() {
+        let opened = Opened::new(30, 31 * WINDOW);
+        (0..30).for_each(|window| drop(opened.cache.map_window(&opened.file, window, WINDOW)));
+        REFUSES_UNMAP.set(true);
+        let policy = RoomPolicy::Required(Overcommit::Fail);
+        assert!(opened.cache.load_window(&opened.file, opened.slot(30), 30, WINDOW, policy).is_err());
+        let refused = opened.cache.regions.pinned().items;
+        assert!((1..30).contains(&refused), "{refused} of 30");
+    }
+
+    #[test]
+    fn orphan_that_the_os_refused_to_unmap_is_tried_again() {
+        let opened = Opened::new(8, WINDOW);
+        let token = drained(&opened, 0);
+        REFUSES_UNMAP.set(true);
+        reclaim_orphan(token);
+        REFUSES_UNMAP.set(false);
+        // Another test's thread may have taken the token and refuse as well, for a moment.
+        let is_unmapped = (0..10_000).any(|_| {
+            retry_orphans();
+            std::thread::yield_now();
+            opened.slot(0).snapshot().phase() == Phase::Vacant
+        });
+        assert!(is_unmapped);
     }
 }
