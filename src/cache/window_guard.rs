@@ -348,4 +348,23 @@ mod tests {
         guard.release();
         assert!(guard.switch(2 * WINDOW, 2 * WINDOW + 9).is_some(), "the window is in the slot cache");
     }
+
+    #[test]
+    fn guard_protects_no_slot_that_it_does_not_read() {
+        let (opened, mut guard) = detached();
+        let is_protected = |window| opened.cache.regions.hazards.scan_unordered().contains(opened.slot(window));
+        assert!(!is_protected(2), "the guard holds a detached region instead");
+        guard.protect(opened.slot(0), 0, 0, WINDOW).expect("it is mapped");
+        assert!(is_protected(0));
+        assert!(guard.protect(opened.slot(1), 1, WINDOW, 2 * WINDOW + 1).is_none(), "the window ends before");
+        assert!(!is_protected(0) && !is_protected(1));
+    }
+
+    #[test]
+    fn detached_range_is_no_window() {
+        let (opened, mut guard) = detached();
+        assert!(!guard.is_window_of(9) && guard.get_from(9).is_empty() && guard.get(9, 12).len() == 3);
+        guard.hold(opened.cache.map_detached(&opened.file, 0..WINDOW).unwrap(), 0, Some(0));
+        assert!(guard.is_window_of(9) && guard.get_from(9).len() as u64 == WINDOW - 9);
+    }
 }
