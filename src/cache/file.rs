@@ -310,3 +310,32 @@ impl Drop for CachedFile {
 fn unpoisoned<T>(lock: &Mutex<T>) -> MutexGuard<'_, T> {
     lock.lock().unwrap_or_else(PoisonError::into_inner)
 }
+
+#[cfg(test)]
+#[cfg(unix)]
+mod tests {
+    use super::*;
+    use crate::cache::descriptors::tests::Setting;
+
+    #[test]
+    fn record_stat_drains_from_the_shorter_length() {
+        let setting = Setting::new(10);
+        let file = setting.open(0);
+        let on_disk = File::options().write(true).open(&file.names()[0]).unwrap();
+        for (len, change, shorter) in [(9, Change::Grown, 5), (3, Change::Truncated, 3)] {
+            on_disk.set_len(len).unwrap();
+            let mut drained_from = None;
+            let noticed = file.record_stat(&on_disk, |from| drained_from = Some(from)).unwrap();
+            assert_eq!((noticed.0, drained_from, file.len()), (change, Some(shorter), len));
+        }
+    }
+
+    #[test]
+    fn names_are_few_and_the_newest_comes_first() {
+        let setting = Setting::new(10);
+        let file = setting.open(0);
+        let names = ["/a", "/b", "/c", "/d", "/e", "/c"];
+        names.iter().for_each(|name| file.add_name(Path::new(name)));
+        assert_eq!(file.names(), ["/c", "/e", "/d", "/b"].map(PathBuf::from));
+    }
+}

@@ -373,4 +373,12 @@ mod tests {
         });
         assert!(is_unmapped);
     }
+
+    #[test]
+    fn region_without_a_fault_does_not_drain() {
+        let opened = Opened::new(8, WINDOW);
+        drop(opened.cache.map_window(&opened.file, 0, WINDOW));
+        opened.cache.drain_if_faulted(opened.slot(0));
+        assert_eq!(opened.slot(0).snapshot().phase(), Phase::Mapped);
+    }
 }

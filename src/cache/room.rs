@@ -260,6 +260,7 @@ mod tests {
     use crate::cache::load::tests::{Opened, WINDOW};
     use crate::mapping::Mapping;
     use crate::os;
+    use crate::protocol::wake_event::Woken;
 
     #[test]
     fn transit_could_free_counts_what_other_threads_hold() {
@@ -370,6 +371,28 @@ mod tests {
             };
             // On a busy machine, this thread may look only after the wait.
             assert!((0..50).any(|_| is_seen_waiting()), "beside {others} in transit");
+        }
+    }
+
+    #[test]
+    fn collector_is_woken_by_the_first_file_and_by_low_room() {
+        let opened = Opened::new(16, 17 * WINDOW);
+        let is_woken = || opened.cache.wake_event.sleep(Some(Duration::ZERO)) == Woken::Called;
+        assert!(is_woken() && !is_woken());
+        drop(opened.cache.map_window(&opened.file, 0, WINDOW));
+        assert!(!is_woken());
+        (1..17).for_each(|window| drop(opened.cache.map_window(&opened.file, window, WINDOW)));
+        assert!(is_woken());
+    }
+
+    #[test]
+    fn has_room_counts_regions_and_bytes() {
+        let opened = Opened::new(8, 2 * WINDOW);
+        let (cache, window) = (&opened.cache, WINDOW as usize);
+        drop(cache.map_window(&opened.file, 0, WINDOW));
+        for (bytes, items, has_room) in [(2, 2, true), (1, 2, false), (2, 1, false)] {
+            cache.regions.budget.set_limit(Usage { bytes: bytes * window, items });
+            assert_eq!(cache.has_room(window), has_room, "{bytes} windows, {items} regions");
         }
     }
 }
