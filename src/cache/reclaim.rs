@@ -326,9 +326,11 @@ mod tests {
     }
 
     #[test]
-    fn trim_and_required_room_try_refused_unmaps_again() {
-        let retries: [fn(&Opened); 2] = [
+    fn trim_collect_shut_down_and_required_room_try_refused_unmaps_again() {
+        let retries: [fn(&Opened); 4] = [
             |opened| opened.cache.regions.trim(|| 0),
+            |opened| assert_eq!(opened.cache.collect().regions, 1),
+            |opened| opened.cache.shut_down(),
             |opened| {
                 let (slot, policy) = (opened.slot(1), RoomPolicy::Required(Overcommit::Fail));
                 opened.cache.load_window(&opened.file, slot, 1, WINDOW, policy).map(drop).unwrap();
