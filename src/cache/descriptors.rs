@@ -625,7 +625,7 @@ pub(super) mod tests {
         let setting = Setting::new(5);
         let _files: Vec<_> = (0..5).map(|number| setting.open(number)).collect();
         setting.cache.descriptors.budget.set_limit(Usage { bytes: 0, items: 2 });
-        let room = setting.cache.descriptors.reserve(Some(Overcommit::Fail)).expect("each file can be reopened");
+        let room = setting.cache.descriptors.reserve(Some(WhenFull::Fail)).expect("each file can be reopened");
         assert_eq!((room.over, setting.open_files()), (false, 2));
     }
 

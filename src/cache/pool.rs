@@ -492,6 +492,7 @@ mod tests {
     }
 
     #[test]
+    #[cfg(unix)]
     fn close_of_a_directory_waits_once_for_a_thread_that_trims() {
         let files = descriptors::tests::Setting::new(100);
         let _open: Vec<_> = (0..50).map(|number| files.open(number)).collect();

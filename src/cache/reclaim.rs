@@ -265,11 +265,11 @@ pub(super) fn add(sum: &mut Usage, more: Usage) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cache::WhenFull;
     use crate::cache::load::tests::{Opened, WINDOW};
     use crate::cache::region::tests::REFUSES_UNMAP;
     use crate::cache::room::RoomPolicy;
     use crate::cache::window_guard::WindowGuard;
-    use crate::config::Overcommit;
     use crate::protocol::slot::Phase;
 
     /// Maps a window, and drains it as its owner.
@@ -332,7 +332,7 @@ mod tests {
             |opened| assert_eq!(opened.cache.collect().regions, 1),
             |opened| opened.cache.shut_down(),
             |opened| {
-                let (slot, policy) = (opened.slot(1), RoomPolicy::Required(Overcommit::Fail));
+                let (slot, policy) = (opened.slot(1), RoomPolicy::Required(WhenFull::Fail));
                 opened.cache.load_window(&opened.file, slot, 1, WINDOW, policy).map(drop).unwrap();
             },
         ];
@@ -354,7 +354,7 @@ mod tests {
         let opened = Opened::new(30, 31 * WINDOW);
         (0..30).for_each(|window| drop(opened.cache.map_window(&opened.file, window, WINDOW)));
         REFUSES_UNMAP.set(true);
-        let policy = RoomPolicy::Required(Overcommit::Fail);
+        let policy = RoomPolicy::Required(WhenFull::Fail);
         assert!(opened.cache.load_window(&opened.file, opened.slot(30), 30, WINDOW, policy).is_err());
         let refused = opened.cache.regions.pinned().items;
         assert!((1..30).contains(&refused), "{refused} of 30");

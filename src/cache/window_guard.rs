@@ -364,7 +364,11 @@ mod tests {
     fn detached_range_is_no_window() {
         let (opened, mut guard) = detached();
         assert!(!guard.is_window_of(9) && guard.get_from(9).is_empty() && guard.get(9, 12).len() == 3);
-        guard.hold(opened.cache.map_detached(&opened.file, 0..WINDOW).unwrap(), 0, Some(0));
+        guard.hold(
+            opened.cache.map_detached(&opened.file, 0..WINDOW, RoomPolicy::Required(WhenFull::Exceed)).unwrap(),
+            0,
+            Some(0),
+        );
         assert!(guard.is_window_of(9) && guard.get_from(9).len() as u64 == WINDOW - 9);
     }
 }
