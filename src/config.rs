@@ -56,7 +56,7 @@ impl Default for Window {
 /// waits for the budget nor fails for it: it reads the file. The same rule applies to `max_open_files` when a call
 /// needs a descriptor.
 ///
-/// If threads are unmapping other regions at that moment, the call first waits for them, for 20 ms at most. A mapping
+/// If threads are unmapping other regions at that moment, the call first waits for them, for about 20 ms at most. A mapping
 /// larger than the *whole* budget always fails with [`OverBudget`](ErrorKind::OverBudget).
 ///
 /// # Examples

@@ -36,16 +36,17 @@
 //!
 //! | | returns | cost of a hit | keeps mapped | copies instead of mapping |
 //! |---|---|---|---|---|
-//! | [`Cursor`] | `&[u8]`, valid until the next call; `Read`, `BufRead`, `Seek` | none inside its window; one private store to enter another | one window, until the cursor moves to another, is released or is dropped | `slice` and `Read`: small ranges; `window_at` and `BufRead`: never |
+//! | [`Cursor`] | `&[u8]`, valid until the next call; `Read`, `BufRead`, `Seek` | none inside its window; one private store to enter another | one window, until the cursor moves to another, is released or is dropped | `slice` and `Read`: small ranges; `window_at` and `BufRead`: only unmappable files |
 //! | [`Lease`] | owned bytes at a fixed address; [`Send`], [`Sync`], `'static` | two shared writes | its region, until it is dropped | small ranges |
 //! | [`MappedFile::read_at`] | bytes in the caller's buffer | two shared writes and the copy | nothing | always copies |
-//! | [`Windows`], `par_windows` | one lease for each window | two shared writes | as leases do | never |
+//! | [`Windows`], `par_windows` | one lease for each window | two shared writes | as leases do | only unmappable files |
 //! | [`Buffer`] | bytes, slices, searches, lines | as a cursor | one window, as a cursor does | `slice` and `get`: small ranges |
 //!
 //! *Small* is at most 256 KiB. A small range is copied if it crosses windows, or if its window is not mapped and a
 //! mapping would not pay off. [`Admission`] decides the latter, even if the budget has room. A larger range is always
 //! mapped: as part of its window or, if it crosses windows, as a *detached region*, a mapping for this range alone. In
-//! each case the caller gets the range in one piece.
+//! each case the caller gets the range in one piece. If the OS [does not map](ErrorKind::Unmappable) a file, a copy inside
+//! the budget takes the place of a window.
 //!
 //! All these types are [`Send`] and [`Sync`]. The methods of managers, files and leases take `&self`. Cursors, buffers
 //! and iterators take `&mut self`, so each thread needs its own. Any call can wait for the disk, and so can an access
@@ -70,10 +71,12 @@
 //! - **Readers do not wait for each other on a hit.** A cursor protects its window by one store to its own hazard
 //!   record, and may store the access frequency of the window, until that is saturated. Inside its window, it writes
 //!   nothing that another thread reads. Taking a lease is one *shared write*, an atomic write to a word that all
-//!   clients of the window share, and so is dropping it.
+//!   clients of the window share, and so is dropping it. Taking it may also store the window's access frequency. Beyond
+//!   twice as many threads as CPUs (rounded up), threads share the counters of [`Stats`].
 //! - **A miss waits only if it must map.** It then waits for the thread that already loads the window, for unmaps in
-//!   progress (20 ms at most), and for room and a descriptor if [`Overcommit::Wait`] is set. A read that may copy waits
-//!   for none of these: it reads the file. Opening a file takes short locks on tables of files and names.
+//!   progress (about 20 ms each for regions and descriptors), and for room and a descriptor if [`Overcommit::Wait`] is
+//!   set. A read that may copy waits for none of these: it reads the file. If its descriptor was closed, it waits for the
+//!   thread that opens the file again. Opening a file takes short locks on tables of files and names.
 //! - **Borrowed and leased bytes stay mapped.** This holds when the limits change, when the file is closed, renamed or
 //!   deleted, and, for leases, when the manager and all handles of the file are dropped.
 //!

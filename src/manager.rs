@@ -159,7 +159,7 @@ impl MapManager {
 
     /// Unmaps all unused regions. Returns their number and size.
     ///
-    /// Descriptors stay open. The call does not wait for readers, and at most 20 ms for the collector to unmap the
+    /// Descriptors stay open. The call does not wait for readers, and about 20 ms at most for the collector to unmap the
     /// regions that it is evicting. A reader waits for the call only if it must map a window that the call is unmapping.
     ///
     /// # Performance

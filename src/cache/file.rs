@@ -82,14 +82,14 @@ impl Tail {
     }
 }
 
-/// What the newest look at a file found.
+/// The result of the newest look at a file.
 #[derive(Debug)]
 struct Noticed {
     stat: Stat,
     tail: Option<Tail>,
 }
 
-/// What mapping a file has shown.
+/// The results of earlier attempts to map a file.
 #[derive(Debug, Default)]
 struct Mappability {
     /// The error number by which the OS has refused a mapping for good, or 0.
