@@ -97,6 +97,7 @@ mod tests {
         setting.cache.release_handle(&file);
         drop(file);
         assert!(registry.get(&key).is_some_and(|known| Arc::ptr_eq(&known, &successor)));
+        assert_eq!(registry.len(), 1);
         drop(successor);
         assert_eq!(registry.len(), 0);
     }
