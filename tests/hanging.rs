@@ -22,7 +22,9 @@ use support::{Dir, alone, assert_same, collector_threads, descriptors_below, man
 
 const WINDOW: u64 = 64 << 10;
 /// The bytes of each file of the server.
-const LEN: u64 = 2 * WINDOW;
+const LEN: u64 = 64 * WINDOW;
+/// A part of a file that the OS does not read ahead with the first window.
+const FAR: u64 = LEN - WINDOW;
 /// The byte that fills the files of the server.
 const BYTE: u8 = 7;
 /// A call that takes longer counts as waiting for the server.
@@ -272,9 +274,9 @@ fn calls_on_a_hanging_file_block_no_call_on_another() {
     let calls: [&(dyn Fn() + Sync); 5] = [
         &|| drop(maps.open(&path).unwrap()),
         &|| assert_eq!(file.refresh().unwrap(), Change::Unchanged),
-        &|| drop(file.lease(WINDOW..2 * WINDOW).unwrap()),
-        &|| assert!(!file.cursor().window_at(WINDOW).unwrap().is_empty()),
-        &|| file.read_exact_at(&mut [0; 10], WINDOW).unwrap(),
+        &|| drop(file.lease(FAR..FAR + WINDOW).unwrap()),
+        &|| assert!(!file.cursor().window_at(FAR).unwrap().is_empty()),
+        &|| file.read_exact_at(&mut [0; 10], FAR).unwrap(),
     ];
     let waiting = AtomicUsize::new(calls.len());
     thread::scope(|scope| {

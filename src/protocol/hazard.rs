@@ -19,7 +19,7 @@
 //! - O1 makes a thread the owner. [`scan_after_barrier`](HazardDomain::scan_after_barrier): O2 loads `active` and
 //!   issues the heavy barrier, O3 loads the records.
 //! - O4 in `RegionPool::reclaim_unless`: unmaps an unprotected slot, restores a protected one, or defers its token.
-//! - O5 and O6 in `RegionPool::rescan_deferred`: the barrier and the scan again, for the deferred tokens.
+//! - O5 and O6 in `RegionPool::take_newly_unprotected`: the barrier and the scan again, for the deferred tokens.
 //!
 //! # Cost
 //!
