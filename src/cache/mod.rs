@@ -142,9 +142,9 @@ pub enum Change {
     /// The file is shorter. [`len`](crate::MappedFile::len) returns the new length. Release cursors and buffers before
     /// their next use, and do not read leases beyond the new end.
     Truncated,
-    /// The file was modified, and its length is the same, or larger while bytes before the old end differ. Its time of modification differs or, on Unix, only its time
-    /// of change, which no program can set back. The time of change also moves when the file is renamed or its extended
-    /// attributes change.
+    /// The file was modified, and its length is the same, or larger while bytes before the old end differ. Its time of
+    /// modification differs or, on Unix, only its time of change, which no program can set back. The time of change also
+    /// moves when the file is renamed or its extended attributes change.
     Modified,
     /// The path now leads to another file. This handle still reads the old file; open the path again to read the new
     /// one.
