@@ -22,7 +22,7 @@ use crate::config::Revalidate;
 use crate::error::{Error, ErrorKind, Result};
 use crate::mapping::Mapping;
 use crate::os;
-use crate::protocol::budget::InTransit;
+use crate::protocol::budget::{InTransit, Reservation};
 use crate::protocol::slot::{Loading, Phase, Slot};
 use crate::stats::Event;
 
@@ -134,11 +134,7 @@ impl Cache {
         span: Range<u64>,
         policy: RoomPolicy,
     ) -> Result<RegionRef, NotMapped> {
-        let (source, room, transit) = self.source_and_room(file, &span, policy)?;
-        let Room { reservation, over } = room;
-        if over {
-            self.stats.count(Event::Overcommit);
-        }
+        let (source, reservation, transit) = self.source_and_room(file, &span, policy)?;
         let (start, len) = (span.start, (span.end - span.start) as usize);
         let mapped = match source.is_copied {
             true => None,
@@ -176,8 +172,8 @@ impl Cache {
         file: &Arc<CachedFile>,
         span: &Range<u64>,
         policy: RoomPolicy,
-    ) -> Result<(Source, Room, InTransit<'_>), NotMapped> {
-        let mut room: Option<(Room, InTransit<'_>)> = None;
+    ) -> Result<(Source, Reservation, InTransit<'_>), NotMapped> {
+        let mut room: Option<(Reservation, InTransit<'_>)> = None;
         loop {
             let descriptor = match &room {
                 // An optional mapping needs the descriptor for its copy as well. It exceeds max_open_files instead of
@@ -201,8 +197,8 @@ impl Cache {
             let page = if source.is_copied { os::page_size() } else { file.system.page() };
             let pages = Mapping::pages(span.start, len, page);
             // A file that lost its last hole while this thread waited may take larger pages than a copy.
-            if let Some((room, transit)) = room.take().filter(|(room, _)| room.reservation.bytes() == pages) {
-                return Ok((source, room, transit));
+            if let Some((reservation, transit)) = room.take().filter(|(room, _)| room.bytes() == pages) {
+                return Ok((source, reservation, transit));
             }
             let mut transit = self.regions.budget.enter_transit();
             if pages > self.regions.budget.limit().bytes {
@@ -212,11 +208,16 @@ impl Cache {
                 self.regions.note_pressure();
             }
             if let Some(reservation) = self.regions.reserve_or_evict(pages, policy) {
-                return Ok((source, Room { reservation, over: false }, transit));
+                return Ok((source, reservation, transit));
             }
             drop(source);
             let made = if policy.is_required() { self.regions.make_room(&mut transit, pages, policy) } else { None };
-            room = Some((made.ok_or(NotMapped::AllPinned(pages as u64))?, transit));
+            let Room { reservation, over } = made.ok_or(NotMapped::AllPinned(pages as u64))?;
+            // At once: the limit is exceeded even if the mapping fails.
+            if over {
+                self.stats.count(Event::Overcommit);
+            }
+            room = Some((reservation, transit));
         }
     }
 
