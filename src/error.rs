@@ -53,8 +53,8 @@ struct Details {
 pub enum ErrorKind {
     /// The requested range is reversed, or reaches past the end of the file. Nothing was read.
     OutOfBounds,
-    /// The file is shorter than the length that its handles know. Call [`refresh`](crate::MappedFile::refresh), and
-    /// read no borrowed or leased bytes beyond the new end.
+    /// The file is shorter than the length that its handles know, or was at the time of a read. Call
+    /// [`refresh`](crate::MappedFile::refresh), and read no borrowed or leased bytes beyond the new end.
     Truncated,
     /// The file's descriptor was closed to stay within `max_open_files`, and cannot be reopened: its path now leads to
     /// another file, or no path of it is known. Open the file again, or raise `max_open_files`.

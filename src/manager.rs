@@ -199,7 +199,7 @@ impl MapManager {
     /// unused one, Windows refuses to truncate the file (error 1224) or to replace it by a rename (error 5). So the call
     /// also closes the descriptor there.
     ///
-    /// O(windows ever read of the files, and cursors). A directory also takes O(known files), with one system call for
+    /// O(windows ever mapped of the files, and cursors). A directory also takes O(known files), with one system call for
     /// each name. Hits do not wait for this call.
     ///
     /// # Examples
@@ -399,7 +399,7 @@ impl MapManagerBuilder {
     ///   or collected.
     /// - If a file server hangs, a call on another file may wait for it, to close a descriptor.
     ///
-    /// Call [`collect`](MapManager::collect) from time to time against the second to fourth.
+    /// Call [`collect`](MapManager::collect) regularly: it unmaps draining regions, those of deleted files, and faulted ones.
     ///
     /// # Examples
     ///

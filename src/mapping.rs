@@ -201,7 +201,8 @@ fn map(file: &File, start: u64, len: usize) -> io::Result<(*mut u8, bool)> {
         Ok(shared) => Ok((shared.as_mut_ptr(), false)),
         Err(error) if os::is_unmappable(&error) => {
             // SAFETY: the bytes are accessed through this address only, as those of a shared mapping.
-            let private = unsafe { options.map_copy_read_only(file) }.map_err(|_| error)?;
+            let private = unsafe { options.map_copy_read_only(file) }
+                .map_err(|second| if os::is_unmappable(&second) { error } else { second })?;
             Ok((ManuallyDrop::new(private).as_ptr().cast_mut(), true))
         }
         Err(error) => Err(error),

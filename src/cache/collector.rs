@@ -11,6 +11,7 @@ use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use super::backoff::Backoff;
+use super::open::leads_nowhere;
 use super::{Cache, CachedFile};
 use crate::config::Revalidate;
 use crate::fault_guard;
@@ -144,8 +145,10 @@ impl Pass {
         }
         // One pass after the other.
         if !served.is_empty() && !cache.server_calls.is_busy() {
-            let wake_event = Arc::clone(&cache.wake_event);
-            cache.server_calls.start(move || examine_served(&served, &wake_event));
+            for file in served {
+                let wake_event = Arc::clone(&cache.wake_event);
+                cache.server_calls.start(move || examine_served(&file, &wake_event));
+            }
         }
         self.next = (self.next + at_most) % files.len().max(1);
     }
@@ -171,11 +174,11 @@ impl Cache {
     }
 }
 
-/// Unmaps unused regions of those files that were deleted or replaced. Their servers may hang, so the thread holds neither
-/// the cache nor another file while it looks.
-fn examine_served(files: &[Weak<CachedFile>], wake_event: &WakeEvent) {
-    let files = files.iter().filter_map(Weak::upgrade).take_while(|_| !wake_event.is_stopped());
-    for file in files.filter(|file| is_gone(file)) {
+/// Unmaps unused regions of a file if it was deleted or replaced. Its server may hang, so the thread holds neither the
+/// cache nor another file while it looks.
+fn examine_served(file: &Weak<CachedFile>, wake_event: &WakeEvent) {
+    let Some(file) = file.upgrade().filter(|_| !wake_event.is_stopped()) else { return };
+    if is_gone(&file) {
         if let Some(cache) = file.cache.upgrade() {
             cache.unmap_unused(&file);
         }
@@ -183,10 +186,11 @@ fn examine_served(files: &[Weak<CachedFile>], wake_event: &WakeEvent) {
 }
 
 /// Returns `true` if the file was deleted or replaced: no known name leads to it, or it never had a name and has no
-/// link.
+/// link. A name that the OS refuses to examine may lead to the file.
 fn is_gone(file: &CachedFile) -> bool {
-    if !file.names().is_empty() {
-        return !file.is_reachable();
+    let names = file.names();
+    if !names.is_empty() {
+        return !names.iter().any(|name| file.is_at(name).unwrap_or_else(|error| !leads_nowhere(&error)));
     }
     let descriptor = file.descriptor.peek();
     descriptor.as_ref().is_some_and(|open| os::stat(&open.file).is_ok_and(|stat| stat.links == 0))

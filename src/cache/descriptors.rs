@@ -156,12 +156,6 @@ impl DescriptorCell {
         Guard::into_inner(self.borrow())
     }
 
-    /// Keeps the descriptor open until the file's last handle is dropped.
-    pub(super) fn keep(&self) {
-        // Relaxed: the descriptor is not closed for a moment, because the caller has it.
-        self.keeps.store(1, Ordering::Relaxed);
-    }
-
     fn is_kept(&self) -> bool {
         self.keeps.load(Ordering::Relaxed) != 0
     }
@@ -245,6 +239,13 @@ impl Descriptors {
         new
     }
 
+    /// Keeps the descriptor of a file open until its last handle is dropped. The lock orders this before or after a thread
+    /// that closes the descriptor: `detach`.
+    pub(super) fn keep(&self, file: &CachedFile) {
+        let _queue = self.lock_always();
+        file.descriptor.keeps.store(1, Ordering::Relaxed);
+    }
+
     /// Counts a handle in if the descriptor is open, and returns the descriptor.
     pub(super) fn enter_if_open(&self, file: &CachedFile) -> Option<Arc<OpenFile>> {
         let _queue = self.lock_always();
@@ -321,8 +322,8 @@ impl Descriptors {
             return false;
         }
         let Some(_queue) = self.lock() else { return false };
-        // A file without handles may have got one since. The check of its names was skipped then.
-        if !had_handles && owner.handles.count() > 0 {
+        // A file without handles may have got one since. The check of its names was skipped then. Or `keep` was called.
+        if owner.handles.count() > 0 && (!had_handles || owner.descriptor.is_kept()) {
             return false;
         }
         let is_current = owner.descriptor.open.load().as_ref().is_some_and(|open| Arc::ptr_eq(open, candidate));
@@ -633,7 +634,7 @@ pub(super) mod tests {
     fn kept_descriptor_is_kept_for_its_handles_only() {
         let setting = Setting::new(10);
         let file = setting.open(0);
-        file.descriptor.keep();
+        setting.cache.descriptors.keep(&file);
         assert!(!setting.close_one());
         setting.cache.release_handle(&file);
         let again = setting.open(0);

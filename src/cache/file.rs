@@ -269,10 +269,13 @@ impl CachedFile {
             };
             // The time of birth of a file on overlayfs changes when it is copied up.
             let is_candidate = (self.key.device, self.key.inode, own.born) == (found.device, found.inode, found.born);
-            if !is_candidate || (!found.is_block_device() && generation() != self.key.generation) {
+            let generation = if found.is_block_device() { None } else { generation() };
+            // The OS may refuse to tell the generation (a filter that was installed later). Then length and times decide.
+            let is_known = generation == self.key.generation;
+            if !is_candidate || (!is_known && generation.is_some()) {
                 return Ok(false);
             }
-            if self.key.is_unique()
+            if (self.key.is_unique() && is_known)
                 || (own.len, own.modified, own.changed) == (found.len, found.modified, found.changed)
             {
                 return Ok(true);
@@ -282,6 +285,7 @@ impl CachedFile {
     }
 
     /// Returns `true` if one of the file's names leads to it now.
+    #[cfg(windows)]
     pub(super) fn is_reachable(&self) -> bool {
         self.names().iter().any(|name| self.is_at(name).unwrap_or(false))
     }

@@ -157,10 +157,11 @@ impl Cache {
         Ok(region)
     }
 
-    /// Returns `true` if a copy may take the place of a mapping of `span`.
+    /// Returns `true` if a copy may take the place of a mapping of `span`: it has at most one window, without the bytes
+    /// before the requested ones that align its start.
     fn may_copy(&self, span: &Range<u64>, policy: RoomPolicy) -> bool {
-        let window = self.config.geometry.window_bytes();
-        policy.is_required() && window.is_none_or(|window| span.end - span.start <= window)
+        let (window, granule) = (self.config.geometry.window_bytes(), os::mapping_granularity() as u64);
+        policy.is_required() && window.is_none_or(|window| span.end - span.start < window.saturating_add(granule))
     }
 
     /// Returns the descriptor of a file that reaches to the end of `span`, and room for the mapping.
@@ -264,15 +265,15 @@ impl Cache {
                 }
                 Err(error) => error,
             };
-            if os::is_unmappable(&error) {
-                if file.set_refusal(&error) {
-                    self.stats.count(Event::Unmappable);
-                }
-                return Ok(None);
-            }
             if !os::is_out_of_maps(&error) && !os::is_out_of_descriptors(&error) {
                 // Windows maps nothing beyond the end of a file, which may have been truncated since the look at its length.
                 reaches(&descriptor.file, start + len as u64)?;
+                if os::is_unmappable(&error) {
+                    if file.set_refusal(&error) {
+                        self.stats.count(Event::Unmappable);
+                    }
+                    return Ok(None);
+                }
                 // It may have grown again since.
                 if !std::mem::take(&mut is_first) {
                     return Err(NotMapped::Refused(error));
@@ -330,9 +331,13 @@ impl Cache {
 }
 
 /// Reads `len` bytes of the file into memory of their own.
-fn copy_span(file: &CachedFile, descriptor: &File, start: u64, len: usize) -> Result<Mapping> {
-    let copy = Mapping::copy(descriptor, start, len).map_err(|error| Error::io("cannot read", error))?;
-    copy.ok_or_else(|| ended_early(descriptor, start, start + len as u64, file.len()))
+fn copy_span(file: &CachedFile, descriptor: &File, start: u64, len: usize) -> Result<Mapping, NotMapped> {
+    match Mapping::copy(descriptor, start, len) {
+        Ok(Some(copy)) => Ok(copy),
+        Ok(None) => Err(ended_early(descriptor, start, start + len as u64, file.len()).into()),
+        Err(error) if os::is_out_of_maps(&error) => Err(NotMapped::NoMaps(error, len)),
+        Err(error) => Err(Error::io("cannot read", error).into()),
+    }
 }
 
 fn is_faulted(region: &RegionRef) -> bool {

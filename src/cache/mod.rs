@@ -100,9 +100,8 @@ pub struct Closed {
     /// The number of regions that leases, cursors and buffers hold. Each is unmapped after the last of them releases
     /// it.
     ///
-    /// If a cursor leaves such a region by moving to another window, the region stays mapped for about a second at
-    /// most. The collector, if the manager has one, unmaps it then, or earlier the next call that closes, collects, or finds no other region to
-    /// evict.
+    /// If a cursor leaves such a region by moving to another window, the collector unmaps it within about a second. The
+    /// next call that closes, collects, or finds no other region to evict does so earlier.
     pub still_held: usize,
 }
 

@@ -26,8 +26,8 @@ impl Cache {
     pub(crate) fn open_with(self: &Arc<Self>, path: &Path, options: &OpenOptions) -> Result<Arc<CachedFile>> {
         let file = self.open(path)?;
         if options.keep_descriptor {
-            file.descriptor.keep();
-            // Another file may have taken the descriptor's place since.
+            self.descriptors.keep(&file);
+            // Another file may have taken the descriptor's place before.
             drop(self.descriptor(&file, None).inspect_err(|_| self.release_handle(&file))?);
         }
         Ok(file)
@@ -75,8 +75,9 @@ impl Cache {
         name: Option<&Path>,
         before: Option<Stat>,
     ) -> Result<Arc<CachedFile>> {
-        let system = FileSystem::of(&descriptor);
-        let stat = system.stat(&descriptor).map_err(cannot_stat)?;
+        let stat = os::stat(&descriptor).map_err(cannot_stat)?;
+        let system = FileSystem::of(&descriptor, &stat);
+        let stat = system.with_content_len(stat, &descriptor).map_err(cannot_stat)?;
         check_kind(&descriptor, &stat)?;
         let key = FileKey::of(&descriptor, &stat);
         // If the comparison fails, two entries for one file are the lesser evil.
@@ -200,7 +201,13 @@ impl Cache {
     fn files_at(&self, path: &Path) -> Vec<Arc<CachedFile>> {
         let file_at = |path: &Path| os::stat_path(path).ok().filter(|stat| stat.kind == Kind::File);
         if let Some(stat) = file_at(path) {
-            return self.registry.get(&FileKey::at(path, &stat)).into_iter().collect();
+            let file = self.registry.get(&FileKey::at(path, &stat));
+            // The numbers of a file may have changed since it was opened (overlayfs, FUSE).
+            let by_name = || {
+                let path = std::path::absolute(path).ok()?;
+                self.registry.files().into_iter().find(|file| file.names().contains(&path))
+            };
+            return file.or_else(by_name).into_iter().collect();
         }
         // The path is a directory, or cannot be examined. Then only the known names tell which files are meant.
         let mut real_paths = RealPaths::default();
@@ -331,7 +338,7 @@ fn for_reading(descriptor: fs::File) -> Result<fs::File> {
 }
 
 /// Returns `true` if nothing is at a path. Other errors say that the OS could not look.
-fn leads_nowhere(error: &io::Error) -> bool {
+pub(super) fn leads_nowhere(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory)
 }
 

@@ -56,8 +56,8 @@ impl WhenFull {
 pub(super) enum RoomPolicy {
     /// Takes room that is free.
     Free,
-    /// Takes the place of an unused region whose access frequency is at most this. Takes free room, which is kept for
-    /// required mappings, only to complete that place. Does not wait.
+    /// Takes the place of an unused region whose access frequency is at most this. If that place is too
+    /// small, adds free room to it. Otherwise leaves free room to required mappings. Does not wait.
     AtMost(u8),
     /// Takes free room or the place of any unused region, waits for room in transit, and then follows the
     /// configuration.
@@ -126,7 +126,8 @@ pub(super) fn find_room(
     }
 }
 
-/// Returns `true` if there would be room for `bytes` once each other thread in transit gave about as much back.
+/// Returns `true` if there would be room for `bytes` if each other thread in transit released one item of
+/// `bytes`.
 fn transit_could_free(budget: &Budget, bytes: usize) -> bool {
     let others = budget.in_transit().saturating_sub(1);
     let (used, limit) = (budget.used(), budget.limit());

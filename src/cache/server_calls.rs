@@ -70,21 +70,27 @@ impl ServerCalls {
     ) -> Option<T> {
         let answer = Arc::new((Mutex::new(None), WakeEvent::default()));
         let is_stuck = self.is_stuck();
-        self.start({
+        let call = {
             let answer = Arc::clone(&answer);
             move || {
                 *unpoisoned(&answer.0) = Some(call());
                 answer.1.wake();
             }
-        });
+        };
+        self.push(Box::new(call), VecDeque::push_front);
         if !is_stuck {
             answer.1.sleep(Some(ANSWER_MAX));
         }
         unpoisoned(&answer.0).take()
     }
 
-    /// Makes a call without waiting for it. If no thread can be started, the caller makes the call itself.
+    /// Makes a call without waiting for it, after all others. If no thread can be started, the caller makes the call
+    /// itself.
     pub(super) fn start(self: &Arc<Self>, call: impl FnOnce() + Send + 'static) {
+        self.push(Box::new(call), VecDeque::push_back);
+    }
+
+    fn push(self: &Arc<Self>, call: Call, push: impl FnOnce(&mut VecDeque<Call>, Call)) {
         if !self.may_start || !self.process.is_this() {
             return call();
         }
@@ -93,7 +99,7 @@ impl ServerCalls {
             drop(state);
             return call();
         }
-        state.queue.push_back(Box::new(call));
+        push(&mut state.queue, call);
         if state.since.is_some() {
             return;
         }
@@ -149,6 +155,16 @@ impl ServerCalls {
     }
 }
 
+impl Drop for ServerCalls {
+    fn drop(&mut self) {
+        // In a child of `fork`, the thread does not exist, and another one may have its number.
+        if !self.process.is_this() {
+            let state = self.state.get_mut().unwrap_or_else(PoisonError::into_inner);
+            std::mem::forget(state.thread.take());
+        }
+    }
+}
+
 /// The data under these locks is consistent after each step.
 fn unpoisoned<T>(lock: &Mutex<T>) -> MutexGuard<'_, T> {
     lock.lock().unwrap_or_else(PoisonError::into_inner)
@@ -182,6 +198,14 @@ mod tests {
         }
         assert_eq!(calls.ask(|| 4), Some(4));
         calls.end();
+    }
+
+    /// The collector's pass over many files is one call for each, and other calls come first.
+    #[test]
+    fn call_that_is_waited_for_comes_before_those_of_a_pass() {
+        let calls = ServerCalls::new(true);
+        (0..50).for_each(|_| calls.start(|| thread::sleep(ANSWER_MAX / 10)));
+        assert_eq!((calls.ask(|| 1), calls.complete(|| 2)), (Some(1), Some(2)));
     }
 
     #[test]

@@ -61,10 +61,11 @@ const LOCAL: [u32; 18] = [
 ];
 
 impl FileSystem {
-    /// Returns the file system of an open file, or `Local` if the OS does not tell.
+    /// Returns the file system of an open file, or `Local` if the OS does not tell. The content of a block device is on the
+    /// device, not on the file system of its node.
     #[cfg(target_os = "linux")]
-    pub(crate) fn of(file: &File) -> Self {
-        match statfs(file) {
+    pub(crate) fn of(file: &File, stat: &Stat) -> Self {
+        match statfs(file).filter(|_| !stat.is_block_device()) {
             Some((TMPFS, _)) => Self::Memory { page: page_size() },
             Some((HUGETLBFS, block)) if block.is_power_of_two() => Self::Memory { page: block },
             Some((SYSFS, _)) => Self::Generated,
@@ -75,7 +76,7 @@ impl FileSystem {
     }
 
     #[cfg(not(target_os = "linux"))]
-    pub(crate) fn of(_file: &File) -> Self {
+    pub(crate) fn of(_file: &File, _stat: &Stat) -> Self {
         Self::Local
     }
 
@@ -95,7 +96,11 @@ impl FileSystem {
     ///
     /// Returns the error of the OS.
     pub(crate) fn stat(self, file: &File) -> io::Result<Stat> {
-        let mut stat = stat(file)?;
+        self.with_content_len(stat(file)?, file)
+    }
+
+    /// Returns the metadata of an open file with the length of its content.
+    pub(crate) fn with_content_len(self, mut stat: Stat, file: &File) -> io::Result<Stat> {
         let bound = page_size();
         if self == Self::Generated && stat.len == bound as u64 {
             stat.len = read_fully_at(file, &mut vec![0; bound], 0)? as u64;

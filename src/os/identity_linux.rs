@@ -108,13 +108,6 @@ pub(crate) fn reopen(file: &File) -> io::Result<File> {
     super::open(Path::new(&format!("/proc/self/fd/{}", file.as_raw_fd())))
 }
 
-/// Returns `true` if this process, with its effective user and groups, may open the file at `path` for reading.
-pub(crate) fn may_read(path: &Path) -> bool {
-    let Ok(path) = CString::new(path.as_os_str().as_bytes()) else { return false };
-    // SAFETY: `path` ends with NUL, and the call only reads.
-    unsafe { libc::faccessat(libc::AT_FDCWD, path.as_ptr(), libc::R_OK, libc::AT_EACCESS) == 0 }
-}
-
 /// The number of the system call `cachestat`, the same on each architecture, which `libc` does not list everywhere.
 const CACHESTAT: libc::c_long = 451;
 
@@ -122,7 +115,7 @@ const CACHESTAT: libc::c_long = 451;
 ///
 /// Never reads from the disk. Returns `false` on Linux before 6.5: there a read that must not wait still starts to read.
 pub(crate) fn peek_at(file: &File, buf: &mut [u8], offset: u64) -> bool {
-    let Ok(at) = libc::off64_t::try_from(offset) else { return false };
+    let Ok(at) = i64::try_from(offset) else { return false };
     let descriptor = file.as_raw_fd();
     let range = [offset, buf.len() as u64];
     // The pages in the cache, and four other counts.
@@ -134,7 +127,11 @@ pub(crate) fn peek_at(file: &File, buf: &mut [u8], offset: u64) -> bool {
         return false;
     }
     let part = libc::iovec { iov_base: buf.as_mut_ptr().cast(), iov_len: buf.len() };
+    // The C libraries name this call differently. The kernel takes the offset in two words, of which it ignores the high
+    // one where the low one has 64 bits.
+    let (low, high) = (at as libc::c_long, (at >> 32) as libc::c_long);
+    let number = libc::SYS_preadv2;
     // SAFETY: the kernel writes at most `buf.len()` bytes to `buf`.
-    let read = unsafe { libc::preadv64v2(descriptor, &raw const part, 1, at, libc::RWF_NOWAIT) };
+    let read = unsafe { libc::syscall(number, descriptor, &raw const part, 1, low, high, libc::RWF_NOWAIT) };
     usize::try_from(read).is_ok_and(|read| read == buf.len())
 }

@@ -21,11 +21,6 @@ pub(crate) fn reopen(_file: &File) -> io::Result<File> {
     Err(io::ErrorKind::Unsupported.into())
 }
 
-/// Returns `true` if this process may open the file at `path` for reading. Tries it.
-pub(crate) fn may_read(path: &Path) -> bool {
-    super::open(path).is_ok()
-}
-
 pub(crate) fn peek_at(_file: &File, _buf: &mut [u8], _offset: u64) -> bool {
     false
 }

@@ -25,7 +25,7 @@ use std::io;
 use std::time::SystemTime;
 
 pub(crate) use file_system::FileSystem;
-pub(crate) use identity::{generation, generation_at, may_read, needs_reopening, peek_at, reopen};
+pub(crate) use identity::{generation, generation_at, needs_reopening, peek_at, reopen};
 pub(crate) use process::Process;
 pub(crate) use signals::with_signals_blocked;
 #[cfg(windows)]
@@ -34,8 +34,8 @@ pub(crate) use system::map;
 pub(crate) use system::tests::page_cache;
 pub(crate) use system::{
     advise, descriptor_limit, descriptor_limit_hint, is_out_of_descriptors, is_out_of_maps, is_readable, is_unmappable,
-    map_limit, map_limit_hint, mapping_granularity, memory_limit, open, page_size, populate, read_ahead, read_at,
-    realign, stat, stat_path, unmap,
+    map_limit, map_limit_hint, mapping_granularity, may_read, memory_limit, open, page_size, populate, read_ahead,
+    read_at, realign, stat, stat_path, unmap,
 };
 
 /// The metadata of a file that the cache uses.

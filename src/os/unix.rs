@@ -1,11 +1,13 @@
 //! The functions of [`os`](super) on Unix: Linux, macOS, the BSDs.
 #![allow(unsafe_code, reason = "system calls that std does not offer")]
 
+use std::ffi::CString;
 use std::fs::{self, File, Metadata, OpenOptions};
 use std::io::{self, BufRead, BufReader};
 #[cfg(target_os = "linux")]
 use std::ops::Range;
 use std::os::fd::AsRawFd;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::Path;
 use std::sync::OnceLock;
@@ -132,6 +134,13 @@ fn from_metadata(metadata: &Metadata) -> Stat {
         attributes: [metadata.mode(), metadata.uid(), metadata.gid()],
         kind,
     }
+}
+
+/// Returns `true` if this process, with its effective user and groups, may open the file at `path` for reading.
+pub(crate) fn may_read(path: &Path) -> bool {
+    let Ok(path) = CString::new(path.as_os_str().as_bytes()) else { return false };
+    // SAFETY: `path` ends with NUL, and the call only reads.
+    unsafe { libc::faccessat(libc::AT_FDCWD, path.as_ptr(), libc::R_OK, libc::AT_EACCESS) == 0 }
 }
 
 #[inline]

@@ -133,6 +133,11 @@ pub(crate) fn stat_path(path: &Path) -> io::Result<Stat> {
     stat(&open_shared(OpenOptions::new().access_mode(FILE_READ_ATTRIBUTES), path)?)
 }
 
+/// Returns `true` if this process may open the file at `path` for reading. Tries it.
+pub(crate) fn may_read(path: &Path) -> bool {
+    open(path).is_ok()
+}
+
 /// Converts a time in units of 100 ns since 1601. Returns `None` for a time before 1970.
 fn time(time: FILETIME) -> Option<SystemTime> {
     const TO_1970: u64 = 11_644_473_600;

@@ -315,7 +315,11 @@ fn lease_survives_close_collect_and_lowered_limits() {
     cursor.release();
     let closed = maps.close(&file.path);
     intact();
-    assert_eq!((closed.unmapped, closed.still_held), (1, 1));
+    // The collector, which the tight limits have woken, may have unmapped the unused window before.
+    assert!(closed.unmapped <= 1 && closed.still_held == 1, "{closed:?}");
+    if let Some(mapped) = dir.mapped() {
+        assert_eq!(mapped.bytes, WINDOW, "only the leased window is mapped");
+    }
 
     // The file is still open. Its window can be mapped again, beside the old mapping.
     assert_same(cursor.window_at(2 * WINDOW).unwrap(), &lease, "mapped again");

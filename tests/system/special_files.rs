@@ -154,6 +154,17 @@ fn child_file_that_a_filter_forbids_to_map() {
     assert_eq!(&file.cursor().window_at(0).unwrap()[..3], b"new");
     assert_eq!(maps.stats().mapped_bytes, 0);
 
+    // A range of exactly one window, which does not start at a page.
+    let (mib, long) = (1 << 20, dir.join("long"));
+    let content_of_long = bytes(4, 3 << 20);
+    fs::write(&long, &content_of_long).unwrap();
+    let wide = manager(MapManager::builder().window(Window::Sliding { bytes: mib }));
+    let file = wide.open(&long).unwrap();
+    let lease = file.lease(100..100 + mib).unwrap();
+    assert_same(&lease, &content_of_long[100..100 + mib as usize], "a range of the length of a window");
+    assert_eq!(file.lease(100..4196 + mib).unwrap_err().kind(), ErrorKind::Unmappable);
+    drop((lease, file));
+
     // Whole files: the copy is the file, as far as the budget goes.
     let small = whole.open(&path).unwrap();
     assert_same(&small.lease(3..).unwrap(), &content[3..], "a lease of the whole file");
