@@ -56,8 +56,8 @@ impl Default for Window {
 /// waits for the budget nor fails for it: it reads the file. The same rule applies to `max_open_files` when a call
 /// needs a descriptor.
 ///
-/// If threads are unmapping other regions at that moment, the call first waits for them, for about 20 ms at most. A mapping
-/// larger than the *whole* budget always fails with [`OverBudget`](ErrorKind::OverBudget).
+/// If threads are unmapping other regions at that moment, the call first waits for them, for about 20 ms at most. A
+/// mapping larger than the *whole* budget always fails with [`OverBudget`](ErrorKind::OverBudget).
 ///
 /// # Examples
 ///
@@ -85,8 +85,8 @@ pub enum Overcommit {
     /// Fail with [`OverBudget`](ErrorKind::OverBudget).
     Fail,
     /// Retry for this long, sleeping 2 ms at most between two attempts. Then fail with
-    /// [`OverBudget`](ErrorKind::OverBudget). A call waits this long once, whatever it needs: descriptor, window, or room
-    /// for a large range.
+    /// [`OverBudget`](ErrorKind::OverBudget). A call waits this long once, whatever it needs: descriptor, window, or
+    /// room for a large range.
     ///
     /// A thread that itself holds all of the budget waits in vain: drop leases and release cursors before such a call.
     Wait(Duration),
@@ -117,9 +117,9 @@ pub enum Admission {
     /// dozen small reads or more.
     ///
     /// If the budget has room, a window is mapped after about 8 recent accesses. If it has no room, the window replaces
-    /// an unused one that was accessed at least 32 times less. The window of a cursor that reads sequentially, or that
-    /// reads one window for long, may replace a more frequently accessed one. Repeated reads of one window by one
-    /// cursor count once in four.
+    /// an unused one whose count of recent accesses is lower by 32 or more. The window of a cursor that reads
+    /// sequentially, or that reads one window for long, may replace a more frequently accessed one. Repeated reads of
+    /// one window by one cursor count once in four.
     ///
     /// After a call that must map has found no room, a sixteenth of each limit stays free for such calls for a while. A
     /// limit of fewer than 16 windows or regions keeps none free.

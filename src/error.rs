@@ -66,8 +66,8 @@ pub enum ErrorKind {
     /// lower `max_regions` or `max_mapped_bytes`.
     OutOfMaps,
     /// The OS does not map this file, and the range is too long for a copy: longer than one window. The
-    /// [`source`](error::Error::source) is the error of the OS, if there is one. Ask for shorter ranges, or read the file
-    /// with [`read_at`](crate::MappedFile::read_at).
+    /// [`source`](error::Error::source) is the error of the OS, if there is one. Ask for shorter ranges, or read the
+    /// file with [`read_at`](crate::MappedFile::read_at).
     Unmappable,
     /// The path leads to something other than a regular file with a length or, on Linux, a block device: a directory, a
     /// pipe, a socket, a character device, or a file that is generated while it is read, as in `/proc`.

@@ -120,8 +120,8 @@ fn bounds(range: &impl RangeBounds<u64>, open_end: u64) -> (Option<u64>, Option<
     (start, end)
 }
 
-/// Returns the start and the end of a range, saturating at `u64::MAX`, which is also the end of an open range. The range
-/// may be reversed.
+/// Returns the start and the end of a range, saturating at `u64::MAX`, which is also the end of an open range. The
+/// range may be reversed.
 ///
 /// The caller compares them with a span that ends before `u64::MAX`: no such span contains an open range.
 #[inline]

@@ -45,16 +45,17 @@
 //! *Small* is at most 256 KiB. A small range is copied if it crosses windows, or if its window is not mapped and a
 //! mapping would not pay off. [`Admission`] decides the latter, even if the budget has room. A larger range is always
 //! mapped: as part of its window or, if it crosses windows, as a *detached region*, a mapping for this range alone. In
-//! each case the caller gets the range in one piece. If the OS [does not map](ErrorKind::Unmappable) a file, or a mapping
-//! would allocate the holes of a file in memory, the file is *unmappable*: a copy inside the budget takes the place of a
-//! window.
+//! each case the caller gets the range in one piece. If the OS [does not map](ErrorKind::Unmappable) a file, or a
+//! mapping would allocate the holes of a file in memory, the file is *unmappable*: a copy inside the budget takes the
+//! place of a window.
 //!
 //! All these types are [`Send`] and [`Sync`]. The methods of managers, files and leases take `&self`. Cursors, buffers
 //! and iterators take `&mut self`, so each thread needs its own. Any call can wait for the disk, and so can an access
 //! to mapped bytes: in async code, use a thread that may block.
 //!
-//! Mapped bytes count in the budget, and so do copies of windows; other copies do not. A lease that is such a copy takes
-//! up to 256 KiB of memory until it is dropped. A cursor keeps one copy buffer of up to 256 KiB until it is released.
+//! Mapped bytes count in the budget, and so do copies of windows; other copies do not. A lease that is such a copy
+//! takes up to 256 KiB of memory until it is dropped. A cursor keeps one copy buffer of up to 256 KiB until it is
+//! released.
 //!
 //! # Guarantees
 //!
@@ -66,18 +67,18 @@
 //!       a power of two.
 //!     - A reader that enters the next window at its start asks the OS once whether the window is in memory (`mincore`
 //!       on Linux; `madvise` on other Unix systems). If it is not, on Linux the call returns after it is read from the
-//!       disk. [`Windows`] asks for each window.
+//!       disk. (Linux tells only processes that own the file or may write it. For others, nothing is read ahead.) [`Windows`] asks for each window.
 //!     - The last client of a detached region, or of a window of a closed or truncated file, unmaps it.
 //!     - If `fault_guard` is installed, bytes that end in zeros at the end of a page are verified against the file.
 //! - **Readers do not wait for each other on a hit.** A cursor protects its window by one store to its own hazard
 //!   record, and may store the access frequency of the window, until that is saturated. Inside its window, it writes
 //!   nothing that another thread reads. Taking a lease is one *shared write*, an atomic write to a word that all
-//!   clients of the window share, and so is dropping it. Taking it may also store the window's access frequency. With more
-//!   than two threads for each CPU, threads share the counters of [`Stats`].
+//!   clients of the window share, and so is dropping it. Taking it may also store the window's access frequency. With
+//!   more than two threads for each CPU, threads share the counters of [`Stats`].
 //! - **A miss waits only if it must map.** It then waits for the thread that already loads the window, for unmaps in
 //!   progress (about 20 ms each for regions and descriptors), and for room and a descriptor if [`Overcommit::Wait`] is
-//!   set. A read that may copy waits for none of these: it reads the file. If its descriptor was closed, it waits for the
-//!   thread that opens the file again. Opening a file takes short locks on tables of files and names.
+//!   set. A read that may copy waits for none of these: it reads the file. If its descriptor was closed, it waits for
+//!   the thread that opens the file again. Opening a file takes short locks on tables of files and names.
 //! - **Borrowed and leased bytes stay mapped.** This holds when the limits change, when the file is closed, renamed or
 //!   deleted, and, for leases, when the manager and all handles of the file are dropped.
 //!

@@ -19,13 +19,13 @@ use crate::stats::Stats;
 ///
 /// # The collector
 ///
-/// Each manager has a background thread named `smmap-collector`, which blocks all signals. If calls that must map had to evict recently, the
-/// collector keeps part of the budget free. It unmaps unused regions beyond the limits, and retries unmaps that the OS
-/// refused. Unless [`Revalidate::Never`] is set, it asks the OS once a second whether up to 1024 files still have their
-/// names, and unmaps the unused regions of deleted and replaced files.
+/// Each manager has a background thread named `smmap-collector`, which blocks all signals. If calls that must map had
+/// to evict recently, the collector keeps part of the budget free. It unmaps unused regions beyond the limits, and
+/// retries unmaps that the OS refused. Unless [`Revalidate::Never`] is set, it asks the OS once a second whether up to
+/// 1024 files still have their names, and unmaps the unused regions of deleted and replaced files.
 ///
-/// For files on a network file system or FUSE (on Linux), a second thread named `smmap-server` looks at names and closes
-/// descriptors, because the file server may hang. It lives for the moment of these calls.
+/// For files on a network file system or FUSE (on Linux), a second thread named `smmap-server` looks at names and
+/// closes descriptors, because the file server may hang. It lives for the moment of these calls.
 ///
 /// [`MapManagerBuilder::collector`] builds a manager without these threads.
 ///
@@ -33,8 +33,9 @@ use crate::stats::Stats;
 ///
 /// Managers, files, cursors, buffers and iterators keep the cache alive; leases do not. Dropping the last of them joins
 /// the collector, closes all files, and unmaps all regions except those that leases hold. A region held by leases is
-/// unmapped when its last lease is dropped. If a file server hangs, the drop returns within a second, and the thread that
-/// waits for the server remains until it answers. If the OS refuses to unmap a region, other managers of the process retry.
+/// unmapped when its last lease is dropped. If a file server hangs, the drop returns within a second, and the thread
+/// that waits for the server remains until it answers. If the OS refuses to unmap a region, other managers of the
+/// process retry.
 ///
 /// # After `fork`
 ///
@@ -159,8 +160,9 @@ impl MapManager {
 
     /// Unmaps all unused regions. Returns their number and size.
     ///
-    /// Descriptors stay open. The call does not wait for readers, and about 20 ms at most for the collector to unmap the
-    /// regions that it is evicting. A reader waits for the call only if it must map a window that the call is unmapping.
+    /// Descriptors stay open. The call does not wait for readers, and about 20 ms at most for the collector to unmap
+    /// the regions that it is evicting. A reader waits for the call only if it must map a window that the call is
+    /// unmapping.
     ///
     /// # Performance
     ///
@@ -196,11 +198,11 @@ impl MapManager {
     /// known name, so no directory matches it. An empty path, and a file's name with a slash at its end, match no file.
     ///
     /// On Windows, call this before another program changes the file. As long as a window of it is mapped, even an
-    /// unused one, Windows refuses to truncate the file (error 1224) or to replace it by a rename (error 5). So the call
-    /// also closes the descriptor there.
+    /// unused one, Windows refuses to truncate the file (error 1224) or to replace it by a rename (error 5). So the
+    /// call also closes the descriptor there.
     ///
-    /// O(windows ever mapped of the files, and cursors). A directory also takes O(known files), with one system call for
-    /// each name. Hits do not wait for this call.
+    /// O(windows ever mapped of the files, and cursors). A directory also takes O(known files), with one system call
+    /// for each name. Hits do not wait for this call.
     ///
     /// # Examples
     ///
@@ -391,15 +393,16 @@ impl MapManagerBuilder {
     ///
     /// - A call that must map evicts on its own thread, one system call for each region, also when regions exceed a
     ///   limit. No room is prepared in advance, so such calls take longer.
-    /// - A draining region that a cursor has left by moving to another window stays mapped until the next call that maps,
-    ///   closes or collects.
-    /// - The unused regions of deleted and replaced files stay mapped, and keep the file's blocks on the disk, until they
-    ///   are evicted, or until [`close`](MapManager::close) or [`collect`](MapManager::collect).
-    /// - Under the fault guard, a faulted region that is not read again makes all readers check more until it is evicted
-    ///   or collected.
+    /// - A draining region that a cursor has left by moving to another window stays mapped until the next call that
+    ///   maps, closes or collects.
+    /// - The unused regions of deleted and replaced files stay mapped, and keep the file's blocks on the disk, until
+    ///   they are evicted, or until [`close`](MapManager::close) or [`collect`](MapManager::collect).
+    /// - Under the fault guard, a faulted region that is not read again makes all readers check more until it is
+    ///   evicted or collected.
     /// - If a file server hangs, a call on another file may wait for it, to close a descriptor.
     ///
-    /// Call [`collect`](MapManager::collect) regularly: it unmaps draining regions, those of deleted files, and faulted ones.
+    /// Call [`collect`](MapManager::collect) regularly: it unmaps draining regions, those of deleted files, and faulted
+    /// ones.
     ///
     /// # Examples
     ///

@@ -1,6 +1,7 @@
 //! [`Mapping`]: a span of a file, mapped for reading.
 //!
-//! I/O without concurrency. No other module uses memmap2, which maps files on Unix, and memory for copies.
+//! I/O without concurrency, except for the table of the fault guard. No other module uses memmap2, which maps files on
+//! Unix, and memory for copies.
 #![allow(clippy::disallowed_types, reason = "the one module that maps files")]
 #![allow(unsafe_code, reason = "unmapping and advice by address")]
 
@@ -24,7 +25,8 @@ pub(crate) struct Mapping {
     address: NonNull<u8>,
     /// 0 after it was unmapped.
     len: usize,
-    /// The mapping consists of whole pages of 1 << `page_shift` bytes, which are larger than those of the OS on hugetlbfs.
+    /// The mapping consists of whole pages of 1 << `page_shift` bytes, which are larger than those of the OS on
+    /// hugetlbfs.
     page_shift: u8,
     is_private: bool,
 }
@@ -51,6 +53,7 @@ impl Mapping {
         let lead = (start % page as u64) as usize;
         let (address, is_private) = map(file, start - lead as u64, lead + len)?;
         let address = if is_private || page > os::page_size() {
+            // `realign` would make a shared mapping. The OS aligns huge pages itself.
             address
         } else {
             // SAFETY: the address and length are those of a new shared mapping of `file`, which no other code knows. If
@@ -62,8 +65,8 @@ impl Mapping {
         Ok(mapping)
     }
 
-    /// Reads `len` bytes of `file`, starting at `start`, into memory of their own. Returns `None` if the file ends before
-    /// them.
+    /// Reads `len` bytes of `file`, starting at `start`, into memory of their own. Returns `None` if the file ends
+    /// before them.
     pub(crate) fn copy(file: &File, start: u64, len: usize) -> io::Result<Option<Self>> {
         let mut memory = MmapOptions::new().len(len).map_anon()?;
         if os::read_fully_at(file, &mut memory, start)? < len {
@@ -90,9 +93,9 @@ impl Mapping {
             fault_guard::unregister(self.addresses());
             let Range { start, end } = self.addresses();
             let start = self.address.as_ptr().with_addr(start);
-            // SAFETY: the mapping was made by `map` or `copy` and is not unmapped yet, since `len` is not 0. These are the
-            // pages that it consists of. No reference into it exists: references live at most as long as a borrow of
-            // `self`, and this borrow is exclusive.
+            // SAFETY: the mapping was made by `map` or `copy` and is not unmapped yet, since `len` is not 0. These are
+            // the pages that it consists of. No reference into it exists: references live at most as long as a borrow
+            // of `self`, and this borrow is exclusive.
             unsafe { os::unmap(start, end - start.addr()) }?;
             self.len = 0;
         }
@@ -114,9 +117,9 @@ impl Mapping {
         self.is_private
     }
 
-    /// Returns the bytes that a mapping of `len` bytes from `start` on takes in the budget: whole pages of `page` bytes.
-    /// Returns `usize::MAX` if they are not addressable.
-    pub(crate) fn pages(start: u64, len: usize, page: usize) -> usize {
+    /// Returns the bytes that a mapping of `len` bytes from `start` on takes in the budget: whole pages of `page`
+    /// bytes. Returns `usize::MAX` if they are not addressable.
+    pub(crate) fn budget_bytes(start: u64, len: usize, page: usize) -> usize {
         len.saturating_add((start % page as u64) as usize).checked_next_multiple_of(page).unwrap_or(usize::MAX)
     }
 
@@ -290,12 +293,12 @@ mod tests {
     #[test]
     fn pages_of_a_length_round_up_to_whole_pages() {
         let page = os::page_size();
-        assert_eq!([1, page, page + 1].map(|len| Mapping::pages(0, len, page)), [page, page, 2 * page]);
+        assert_eq!([1, page, page + 1].map(|len| Mapping::budget_bytes(0, len, page)), [page, page, 2 * page]);
         // Two large pages, since the range starts in the middle of one and ends in the next.
-        assert_eq!(Mapping::pages(5 * page as u64, 4 * page, 8 * page), 16 * page);
+        assert_eq!(Mapping::budget_bytes(5 * page as u64, 4 * page, 8 * page), 16 * page);
         assert_eq!(Mapping::addressable(u64::MAX), None);
         let largest = Mapping::addressable(isize::MAX as u64).expect("a length in memory");
-        assert_eq!(Mapping::pages(0, largest, page), isize::MAX as usize + 1);
+        assert_eq!(Mapping::budget_bytes(0, largest, page), isize::MAX as usize + 1);
     }
 
     #[test]

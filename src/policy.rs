@@ -142,7 +142,8 @@ impl Frequency {
 /// The kind of one access of a window, as [`AccessRun::next`] classifies it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Access {
-    /// Counts in the window's frequency and for the clock. The other kinds do not.
+    /// Counts in the window's frequency and, if it is read from the file, for the clock. The other kinds do not. An
+    /// access that is mapped counts for the clock, whatever its kind.
     Counted,
     Repeat,
     /// A repeated access with [`ADMIT_AFTER`] or more before it in the run: worth mapping if there is room.

@@ -64,8 +64,8 @@ pub struct Stats {
     pub peak_open_files: usize,
     /// Files known now: those with handles or with regions.
     pub files: usize,
-    /// Files that the OS refused to map, so that they are read instead ([`Unmappable`](crate::ErrorKind::Unmappable)). A
-    /// file counts again if it was forgotten and is opened again.
+    /// Files that the OS refused to map, so that they are read instead ([`Unmappable`](crate::ErrorKind::Unmappable)).
+    /// A file counts again if it was forgotten and is opened again.
     pub unmappable_files: u64,
 }
 

@@ -216,8 +216,8 @@ fn hold(maps: &MapManager, path: &Path) -> MappedFile {
     file
 }
 
-/// The collector's passes and the readers of other files go on while the server hangs, although each open of a file has to
-/// close another descriptor. Then the manager is dropped.
+/// The collector's passes and the readers of other files go on while the server hangs, although each open of a file has
+/// to close another descriptor. Then the manager is dropped.
 #[test]
 fn hanging_file_server_blocks_no_other_file() {
     if !alone("hanging_file_server_blocks_no_other_file") {

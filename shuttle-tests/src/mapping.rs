@@ -107,7 +107,7 @@ impl Mapping {
         isize::try_from(bytes).ok()?.try_into().ok()
     }
 
-    pub(crate) fn pages(_start: u64, len: usize, page: usize) -> usize {
+    pub(crate) fn budget_bytes(_start: u64, len: usize, page: usize) -> usize {
         len.next_multiple_of(page)
     }
 

@@ -1,4 +1,4 @@
-//! [`Collector`]: the background thread of a cache. The only place that starts a thread.
+//! [`Collector`]: the background thread of a cache. [`Worker`]: the only place that starts a thread.
 //!
 //! After a required mapping had to evict, the collector keeps a part of each limit free, so that readers rarely evict.
 //! It unmaps in small batches and tries the deferred list again. Each second it examines files, and unmaps unused
@@ -26,8 +26,8 @@ const PASS_INTERVAL: Duration = Duration::from_secs(1);
 /// The time between two wake-ups while the cache has no files.
 const IDLE_INTERVAL: Duration = Duration::from_secs(10);
 
-/// The longest wait for the thread when the manager is dropped. `server_calls` waits for its own, and the sum is less than
-/// a second.
+/// The longest wait for the thread when the manager is dropped. `server_calls` waits for its own, and the sum is less
+/// than a second.
 const END_MAX: Duration = Duration::from_millis(600);
 
 /// Files examined in one pass. The next pass continues with the next file.

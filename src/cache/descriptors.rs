@@ -227,8 +227,8 @@ impl Descriptors {
         new
     }
 
-    /// Makes `new` the file's own in place of `old`, and returns it. If another thread has replaced or closed `old` before,
-    /// `new` is the caller's alone.
+    /// Makes `new` the file's own in place of `old`, and returns it. If another thread has replaced or closed `old`
+    /// before, `new` is the caller's alone.
     pub(super) fn replace(&self, owner: &CachedFile, old: &Arc<OpenFile>, new: Arc<OpenFile>) -> Arc<OpenFile> {
         let mut queue = self.lock_always();
         if owner.descriptor.open.load().as_ref().is_some_and(|open| Arc::ptr_eq(open, old)) {
@@ -239,8 +239,8 @@ impl Descriptors {
         new
     }
 
-    /// Keeps the descriptor of a file open until its last handle is dropped. The lock orders this before or after a thread
-    /// that closes the descriptor: `detach`.
+    /// Keeps the descriptor of a file open until its last handle is dropped. The lock orders this before or after a
+    /// thread that closes the descriptor: `detach`.
     pub(super) fn keep(&self, file: &CachedFile) {
         let _queue = self.lock_always();
         file.descriptor.keeps.store(1, Ordering::Relaxed);

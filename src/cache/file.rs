@@ -171,11 +171,12 @@ impl CachedFile {
         self.windows.for_each_from(first_window, |_, slot| each(slot.drain()));
     }
 
-    /// Asks the OS for the metadata of `file`, a descriptor of this file, and records them. Returns them with the change
-    /// of the content since the last call: `Unchanged`, `Grown`, `Truncated` or `Modified`.
+    /// Asks the OS for the metadata of `file`, a descriptor of this file, and records them. Returns them with the
+    /// change of the content since the last call: `Unchanged`, `Grown`, `Truncated` or `Modified`.
     ///
-    /// If regions are out of date, calls `drain` with the offset from which on they are: the smaller of both lengths, after
-    /// publishing the new one, or 0 if a private mapping may show bytes from before the change. The lock covers the look, so that an older result never replaces a newer one.
+    /// If regions are out of date, calls `drain` with the offset from which on they are: the smaller of both lengths,
+    /// after publishing the new one, or 0 if a private mapping may show bytes from before the change. The lock covers
+    /// the look, so that an older result never replaces a newer one.
     pub(crate) fn record_stat(&self, file: &File, drain: impl FnOnce(u64)) -> io::Result<(Change, Stat)> {
         let mut noticed = unpoisoned(&self.noticed);
         let stat = self.system.stat(file)?;
@@ -270,7 +271,8 @@ impl CachedFile {
             // The time of birth of a file on overlayfs changes when it is copied up.
             let is_candidate = (self.key.device, self.key.inode, own.born) == (found.device, found.inode, found.born);
             let generation = if found.is_block_device() { None } else { generation() };
-            // The OS may refuse to tell the generation (a filter that was installed later). Then length and times decide.
+            // The OS may refuse to tell the generation (a filter that was installed later). Then length and times
+            // decide.
             let is_known = generation == self.key.generation;
             if !is_candidate || (!is_known && generation.is_some()) {
                 return Ok(false);

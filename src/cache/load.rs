@@ -1,8 +1,8 @@
 //! Mapping a window or a range: begin the load, make room, map, publish. Nothing is mapped anywhere else.
 //!
-//! One thread loads a window. Concurrently, other threads read the file if they may, or wait for that loader only. If a
-//! range crosses windows, it has no slot. If a draining region or a sleeping evicting thread holds the slot, the loader
-//! cannot use it. The range is then mapped *detached*: for its clients alone, inside the budget, in no table.
+//! One thread loads a window. Concurrently, other threads read the file if they may, or wait for that loader only. A
+//! range is mapped *detached* (for its clients alone, inside the budget, in no table) in two cases: it crosses windows,
+//! so it has no slot; or a draining region or a sleeping evicting thread holds the slot.
 
 use std::fs::File;
 use std::io;
@@ -122,11 +122,12 @@ impl Cache {
         Ok(region.narrow((span.start - start) as usize..len))
     }
 
-    /// Gets the descriptor, the room and the mapping of `span`, and publishes the mapping. Without a `loading`, the region
-    /// is detached.
+    /// Gets the descriptor, the room and the mapping of `span`, and publishes the mapping. Without a `loading`, the
+    /// region is detached.
     ///
-    /// If the file cannot be mapped, or an access to a mapping would allocate the pages of its holes, a required mapping is
-    /// a copy. It has at most the length of a window. It is detached, because it does not follow changes of the file.
+    /// If the file cannot be mapped, or an access to a mapping would allocate the pages of its holes, a required
+    /// mapping is a copy. It has at most the length of a window. It is detached, because it does not follow changes of
+    /// the file.
     fn map(
         &self,
         file: &Arc<CachedFile>,
@@ -157,14 +158,15 @@ impl Cache {
         Ok(region)
     }
 
-    /// Returns `true` if a copy may take the place of a mapping of `span`: it has at most one window, without the bytes
-    /// before the requested ones that align its start.
+    /// Returns `true` if a copy may take the place of a mapping of `span`, which has at most one window, not counting
+    /// the bytes that were put in front of it to align its start.
     fn may_copy(&self, span: &Range<u64>, policy: RoomPolicy) -> bool {
         let (window, granule) = (self.config.geometry.window_bytes(), os::mapping_granularity() as u64);
         policy.is_required() && window.is_none_or(|window| span.end - span.start < window.saturating_add(granule))
     }
 
-    /// Returns the descriptor of a file that reaches to the end of `span`, and room for the mapping.
+    /// Returns the descriptor of a file that reaches to the end of `span`, room for the mapping, and the transit of the
+    /// thread, which lasts until the mapping is published.
     ///
     /// The thread holds neither while it waits for the other. Otherwise two threads could wait for each other: this one
     /// for a window, and the one that holds the window, in a call of `open`, for this one's descriptor.
@@ -196,8 +198,9 @@ impl Cache {
             let bytes = span.end - span.start;
             let len = Mapping::addressable(bytes).ok_or(NotMapped::TooLarge(bytes))?;
             let page = if source.is_copied { os::page_size() } else { file.system.page() };
-            let pages = Mapping::pages(span.start, len, page);
-            // A file that lost its last hole while this thread waited may take larger pages than a copy.
+            let pages = Mapping::budget_bytes(span.start, len, page);
+            // Otherwise the room does not fit: the file has lost its last hole while this thread waited, and its pages
+            // are larger than those of a copy.
             if let Some((reservation, transit)) = room.take().filter(|(room, _)| room.bytes() == pages) {
                 return Ok((source, reservation, transit));
             }
@@ -222,8 +225,8 @@ impl Cache {
         }
     }
 
-    /// Decides how the bytes of `span` become readable, if the file reaches to its end, as last noticed, or as the OS says
-    /// with `Revalidate::AtOpen`: an access to a mapping beyond the end of the file would fault.
+    /// Checks that the file reaches to the end of `span`, and decides how the bytes become readable. With
+    /// `Revalidate::AtOpen` asks the OS for the length: an access to a mapping beyond the end of the file would fault.
     fn source(&self, file: &Arc<CachedFile>, mut descriptor: Arc<OpenFile>, span: &Range<u64>) -> Result<Source> {
         let (len, has_holes) = if self.config.revalidate == Revalidate::AtOpen || file.system.allocates_holes() {
             let stat = file.system.stat(&descriptor.file).map_err(cannot_stat)?;
@@ -240,8 +243,8 @@ impl Cache {
         Ok(Source { descriptor, is_copied: has_holes || file.is_unmappable() })
     }
 
-    /// Asks the OS for a mapping. If the OS has no room, unmaps each unused region and asks again. Returns `None` if the OS
-    /// does not map this file.
+    /// Asks the OS for a mapping. If the OS has no room, unmaps each unused region and asks again. Returns `None` if
+    /// the OS does not map this file.
     ///
     /// A required mapping is tried for [`TRANSIT_MAX`]: other threads may be unmapping what they have retired, or may
     /// have mapped what was unmapped here.
@@ -266,7 +269,8 @@ impl Cache {
                 Err(error) => error,
             };
             if !os::is_out_of_maps(&error) && !os::is_out_of_descriptors(&error) {
-                // Windows maps nothing beyond the end of a file, which may have been truncated since the look at its length.
+                // Windows maps nothing beyond the end of a file, which may have been truncated since the look at its
+                // length.
                 reaches(&descriptor.file, start + len as u64)?;
                 if os::is_unmappable(&error) {
                     if file.set_refusal(&error) {

@@ -72,15 +72,16 @@ pub(crate) enum Need {
 
 /// The result of [`Cache::acquire`].
 pub(crate) enum Acquired {
-    /// A region, the offset of its first byte in the file, and the window's index. `window` is `None` for a range that is
-    /// no window.
+    /// A region, the offset of its first byte in the file, and the window's index. `window` is `None` for a range that
+    /// is no window.
     Region { region: RegionRef, start: u64, window: Option<u64> },
-    /// The caller reads the file. The copy is counted already.
+    /// The caller reads the file. The copy of a range in one window is counted already; [`Cache::copy`] counts those of
+    /// a range across windows.
     ReadFile,
 }
 
-/// The number of accesses to unmapped windows after which the policy's clock advances, by as many ticks. So readers
-/// rarely write the clock's cache line.
+/// The number of accesses to unmapped windows, counted for each thread, after which the policy's clock advances, by as
+/// many ticks. So readers rarely write the clock's cache line.
 const TICKS: u64 = 16;
 
 /// The regions that a call of [`MapManager::collect`](crate::MapManager::collect) unmapped.
@@ -97,8 +98,8 @@ pub struct Collected {
 pub struct Closed {
     /// The number of unused regions. The call has unmapped them.
     pub unmapped: usize,
-    /// The number of regions that leases, cursors and buffers hold. Each is unmapped after the last of them releases
-    /// it.
+    /// The number of regions that leases, cursors and buffers hold, or that another thread is mapping now. Each is
+    /// unmapped after the last of them releases it.
     ///
     /// If a cursor leaves such a region by moving to another window, the collector unmaps it within about a second. The
     /// next call that closes, collects, or finds no other region to evict does so earlier.
@@ -142,8 +143,8 @@ pub enum Change {
     /// their next use, and do not read leases beyond the new end.
     Truncated,
     /// The file was modified, and its length is the same, or larger while bytes before the old end differ. Its time of
-    /// modification differs or, on Unix, only its time of change, which no program can set back. The time of change also
-    /// moves when the file is renamed or its extended attributes change.
+    /// modification differs or, on Unix, only its time of change, which no program can set back. The time of change
+    /// also moves when the file is renamed or its extended attributes change.
     Modified,
     /// The path now leads to another file. This handle still reads the old file; open the path again to read the new
     /// one.
@@ -193,11 +194,11 @@ impl Cache {
         Ok(())
     }
 
-    /// Returns a client of a window's region if at least `min_len` bytes of the window are mapped: the hit of a lease or
-    /// a copy. Otherwise returns the window's slot, if it has one, for
-    /// [`acquire`](Self::acquire).
+    /// Returns a client of a window's region if at least `min_len` bytes of the window are mapped: the hit of a lease
+    /// or a copy. Otherwise returns the window's slot, if it has one, for [`acquire`](Self::acquire).
     ///
-    /// Takes no lock, allocates nothing, and makes no system call. Counts a hit, and an `Access::Counted`.
+    /// Takes no lock, allocates nothing, and makes no system call. Counts a hit and, if `access` is `Counted`, an
+    /// access of the window.
     #[inline]
     pub(crate) fn lookup<'f>(
         &self,
@@ -217,8 +218,8 @@ impl Cache {
         }
     }
 
-    /// Protects a window in `guard` if it is mapped up to the offset `end`. This is the hit of a cursor in a window that
-    /// its slot cache does not contain.
+    /// Protects a window in `guard` if it is mapped up to the offset `end`. This is the hit of a cursor in a window
+    /// that its slot cache does not contain.
     ///
     /// Returns `true` if the window follows the one read before. Otherwise returns the slot, if
     /// there is one, for [`acquire`](Self::acquire).
@@ -276,8 +277,8 @@ impl Cache {
 
     /// Decides how to serve a range that was not a hit: by its window, by a detached region, or by reading the file.
     ///
-    /// `slot` is the slot of the window in which `range` starts, or `None` if the window was never mapped. `range` is not
-    /// empty, and inside the file.
+    /// `slot` is the slot of the window in which `range` starts, or `None` if the window was never mapped. `range` is
+    /// not empty, and inside the file.
     ///
     /// | the range | `Need::Window` | `Need::Mapped` | `Need::Optional` |
     /// |---|---|---|---|
@@ -388,7 +389,7 @@ impl Cache {
         }
         let span = self.config.geometry.span(window, file.len());
         let bytes = Mapping::addressable(span.end - span.start)
-            .map_or(usize::MAX, |len| Mapping::pages(span.start, len, file.system.page()));
+            .map_or(usize::MAX, |len| Mapping::budget_bytes(span.start, len, file.system.page()));
         if self.has_room(bytes) {
             return Some(RoomPolicy::Free);
         }

@@ -35,8 +35,9 @@ impl Cache {
 
     /// Opens a path. The path may lead to a file that is known by another name.
     pub(crate) fn open(self: &Arc<Self>, path: &Path) -> Result<Arc<CachedFile>> {
-        // Closing a second descriptor would release the record locks (POSIX) that this process has on the file.
+        // Also tells whether overlayfs copies the file up meanwhile (`OpenFile::maps_another_file`).
         let before = os::stat_path(path).ok();
+        // Closing a second descriptor would release the record locks (POSIX) that this process has on the file.
         if let Some(file) = before.as_ref().and_then(|stat| self.open_known(path, stat)) {
             return Ok(file);
         }
@@ -47,7 +48,8 @@ impl Cache {
         self.adopt(reservation, descriptor, Some(path), before)
     }
 
-    /// Opens a known file by its open descriptor, without another one.
+    /// Opens a known file by its open descriptor, without another one. Returns `None` as well if its changes cannot be
+    /// noticed: the path is then opened again.
     fn open_known(&self, path: &Path, stat: &Stat) -> Option<Arc<CachedFile>> {
         let key = FileKey::at(path, stat);
         let file = self.registry.get(&key)?;
@@ -115,7 +117,8 @@ impl Cache {
         Ok(file)
     }
 
-    /// Notices the change of a file since the last look, and drains the windows that are out of date.
+    /// Notices the change of a file since the last look, drains the windows that are out of date, and replaces a
+    /// descriptor that maps another file.
     fn notice(&self, file: &Arc<CachedFile>, descriptor: &Arc<OpenFile>) -> Result<(Change, Stat)> {
         let noticed = self.record_stat(file, &descriptor.file).map_err(cannot_stat)?;
         if descriptor.maps_another_file(&noticed.1) {
@@ -134,8 +137,8 @@ impl Cache {
         noticed
     }
 
-    /// Replaces a descriptor that [maps another file](OpenFile::maps_another_file) than it reads, and drains all windows
-    /// of the file. Returns the new descriptor.
+    /// Replaces a descriptor that [maps another file](OpenFile::maps_another_file) than it reads, and drains all
+    /// windows of the file. Returns the new descriptor.
     #[cold]
     pub(super) fn replace_descriptor(&self, file: &Arc<CachedFile>, old: &Arc<OpenFile>) -> Result<Arc<OpenFile>> {
         let before = os::stat(&old.file).map_err(cannot_stat)?;
@@ -145,7 +148,7 @@ impl Cache {
                 error,
             )
         })?;
-        // Like a copying read, which may exceed max_open_files as well.
+        // `None`: it exceeds max_open_files if necessary, as a copying read does.
         let reservation = self.reserve_descriptor(None)?;
         let new = self.descriptors.replace(file, old, OpenFile::new(again, reservation, file, Some(before)));
         let _transit = self.regions.budget.enter_transit();
@@ -164,7 +167,8 @@ impl Cache {
             // Also if the descriptor was closed, and cannot be opened again for this reason.
             (_, Some(Ok(false))) => Ok(Change::Replaced),
             (_, Some(Err(error))) if leads_nowhere(&error) => Ok(Change::Deleted),
-            // A path that cannot be examined may still lead to the file. On Windows, a deleted one that is open is such.
+            // A path that cannot be examined may still lead to the file. On Windows, a deleted one that is open is
+            // such.
             (Ok((_, stat)), None | Some(Err(_))) if stat.links == 0 => Ok(Change::Deleted),
             (noticed, _) => noticed.map(|(change, _)| change),
         }
@@ -177,7 +181,7 @@ impl Cache {
         if files.is_empty() {
             return closed;
         }
-        // Includes regions that a cursor has left since an earlier close.
+        // Unmaps what cursors have left since an earlier close, which has counted these regions.
         self.regions.retry_deferred();
         for files in files.chunks(CLOSE_BATCH) {
             closed.unmapped += self.regions.drain_windows(files.iter().map(|file| file.windows()), CLOSE_BATCH);
@@ -251,7 +255,7 @@ impl Cache {
                 if let Some(open) = file.descriptor.get() {
                     return Ok(open);
                 }
-                // `reopen` has compared the times of birth.
+                // The file has its old time of birth, so it was not copied up since it was noticed.
                 let descriptor = OpenFile::new(self.reopen(file)?, reservation, file, Some(file.noticed_stat()));
                 return Ok(self.descriptors.install(file, descriptor, false));
             }

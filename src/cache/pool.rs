@@ -29,7 +29,7 @@ pub(super) struct RegionPool {
     pub(super) hazards: Arc<HazardDomain<Region>>,
     clock: Clock,
     slotless: SlotlessFrequencies,
-    /// The frequency, as a word, of the last victim that was at least as hot as its candidate.
+    /// The frequency, as a word, of the last victim that was too hot for its candidate (rule 4 of `policy`).
     admission_threshold: AtomicU32,
     /// A frequency, as a word, that is saturated whenever a required mapping does not fit within the admission limit.
     pressure: AtomicU32,
@@ -69,8 +69,8 @@ impl RegionPool {
         }
     }
 
-    /// Publishes a window of `file` for evicting threads to find. Without a `loading`, makes a detached region, which no
-    /// evicting thread finds and which its last client unmaps.
+    /// Publishes a window of `file` for evicting threads to find. Without a `loading`, makes a detached region, which
+    /// no evicting thread finds and which its last client unmaps.
     pub(super) fn publish(
         &self,
         loading: Option<Loading<'_, Region>>,
@@ -149,7 +149,7 @@ impl RegionPool {
         self.clock.tick(accesses, policy::clock_period(windows_in_budget, has_room));
     }
 
-    /// Returns the frequency of the last victim that a candidate failed to exceed. A colder candidate need not search.
+    /// Returns the frequency of the last victim that was too hot for its candidate. A colder candidate need not search.
     pub(super) fn admission_threshold(&self) -> u8 {
         // Relaxed: a heuristic, which orders no other access.
         self.count(self.admission_threshold.load(Ordering::Relaxed))
@@ -167,8 +167,8 @@ impl RegionPool {
         policy::under_pressure(self.count(self.pressure.load(Ordering::Relaxed)))
     }
 
-    /// Retires an unused region: the one with the lowest access frequency in a sample. Returns `None` if none was
-    /// found.
+    /// Retires an unused region: the one with the lowest access frequency in a sample or, if no sample has
+    /// one, any that is found. Returns `None` if there is none.
     pub(super) fn victim(&self) -> Option<UnmapToken<Region>> {
         let guard = epoch::pin();
         let protected = self.hazards.scan_unordered();

@@ -36,8 +36,8 @@ mod tests {
 
     const WINDOW: usize = 1 << 20;
 
-    /// Returns a file of three windows and one byte, none of it in memory, and a function that returns `true` if all of a
-    /// window is in memory. Returns `None` if the OS keeps the file's pages.
+    /// Returns a file of three windows and one byte, none of it in memory, and a function that returns `true` if all of
+    /// a window is in memory. Returns `None` if the OS keeps the file's pages.
     fn cold() -> Option<(MappedFile, impl Fn(usize) -> bool)> {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("file");

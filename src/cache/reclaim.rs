@@ -1,9 +1,9 @@
 //! What the owner of a region does: scan the hazard records, then unmap, restore, or defer. Each unmap token ends here.
 //!
-//! The deferred list keeps tokens of regions that are still mapped and counted. A cursor reads them while they drain, or
-//! the OS refused to unmap them. The collector tries the list again. So does a thread that needs room, closes, collects
-//! or meets a draining slot, and a cursor that releases a draining region. A cursor that switches to another window does
-//! not.
+//! The deferred list keeps tokens of regions that are still mapped and counted. A cursor reads them while they drain,
+//! or the OS refused to unmap them. The collector tries the list again. So does a thread that needs room, closes,
+//! collects or meets a draining slot, and a cursor that releases a draining region. A cursor that switches to another
+//! window does not.
 
 use std::mem;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -77,7 +77,8 @@ impl RegionPool {
     /// Scans the hazard records again after a region was deferred, and takes the unprotected tokens off the deferred
     /// list. The last reader of the region may have left before the token was queued, and no other thread would retry.
     ///
-    /// The scan does not cover tokens that are deferred after it. So the caller scans once more to reclaim these.
+    /// A token that is deferred between this scan and the taking is taken without a look at its record. So the caller
+    /// scans once more before it unmaps any of them.
     fn take_newly_unprotected(&self) -> Vec<UnmapToken<Region>> {
         self.hazards.scan_after_barrier().map_or_else(Vec::new, |protected| self.take_unprotected(&protected))
     }
@@ -306,7 +307,8 @@ mod tests {
         }
     }
 
-    /// The region left the ring, so no evicting thread would find it. A reader that has just protected it finds it unmapped.
+    /// The region left the ring, so no evicting thread would find it. A reader that has just protected it finds it
+    /// unmapped.
     #[test]
     fn region_that_the_os_refused_to_unmap_is_not_restored() {
         let opened = Opened::new(8, WINDOW);

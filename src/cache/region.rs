@@ -16,9 +16,9 @@ use crate::protocol::budget::Reservation;
 use crate::protocol::clock_ring::RingEntry;
 use crate::protocol::slot::{Payload, SlotRef, UnmapToken};
 
-/// A mapped window, or a detached mapping of a large range: the payload of a slot.
+/// A mapped window, or a detached region: the payload of a slot.
 ///
-/// The fields drop in this order: the mapping, then the reservation, and last the file, which owns the slot.
+/// The mapping drops before the reservation (rule 4 of `protocol`) and before the file, which owns the slot (rule 5).
 pub(crate) struct Region {
     mapping: Mapping,
     reservation: Reservation,
@@ -155,8 +155,8 @@ impl RegionBytes {
         }
     }
 
-    /// Copies the bytes at `at` into `buf` without a reference to the mapped bytes, and returns their address. Panics if
-    /// they are out of range.
+    /// Copies the bytes at `at` into `buf` without a reference to the mapped bytes, and returns their address. Panics
+    /// if they are out of range.
     #[inline]
     pub(super) fn copy_to(&self, at: usize, buf: &mut [u8]) -> NonNull<u8> {
         if at > self.len || buf.len() > self.len - at {
@@ -192,7 +192,7 @@ fn out_of_range(start: usize, end: usize, len: usize) -> ! {
 pub(crate) struct RegionRef {
     client: Option<SlotRef<Region>>,
     copy: Option<Arc<Vec<u8>>>,
-    /// A part of the client's mapping or of the copy. A reader of its own window follows no other pointer.
+    /// A part of the client's mapping or of the copy. A read inside the held window follows no other pointer.
     bytes: RegionBytes,
 }
 

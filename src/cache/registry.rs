@@ -23,8 +23,8 @@ impl Registry {
         self.files.get(key)?.upgrade()
     }
 
-    /// Returns the file with this key, if `is_same` says that it is the caller's. Otherwise registers the one that `make`
-    /// returns. The other one stays usable, but is not found any more.
+    /// Returns the file with this key, if `is_same` says that it is the caller's. Otherwise registers the one that
+    /// `make` returns. A known file that `is_same` rejects stays usable, but is not found any more.
     pub(super) fn get_or_insert(
         &self,
         key: FileKey,

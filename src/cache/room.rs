@@ -4,8 +4,9 @@
 //!
 //! 1. Reserve what is free.
 //! 2. Otherwise retire a victim, unmap it, and take over its reservation, so that no other thread gets that room.
-//! 3. Otherwise try the deferred list again: regions that the OS refused to unmap, or that a cursor was reading.
-//! 4. Otherwise, if other threads are in transit (between retiring a victim and publishing its successor), release
+//! 3. Otherwise, for a required mapping, try the deferred list again: regions that the OS refused to unmap, or that a
+//!    cursor was reading.
+//! 4. Otherwise, if other threads are in transit (they may own, free or replace room), release
 //!    everything, pause, and look again, for at most [`TRANSIT_MAX`].
 //! 5. Otherwise everything is pinned, and [`WhenFull`] decides.
 //!
@@ -138,7 +139,8 @@ fn transit_could_free(budget: &Budget, bytes: usize) -> bool {
 
 impl RegionPool {
     /// Reserves one region of `bytes`, and evicts others for it as `policy` allows. Returns `None` if all others are in
-    /// use, or accessed too often for [`RoomPolicy::AtMost`]. The caller holds nothing while this waits: see [`find_room`].
+    /// use, or accessed too often for [`RoomPolicy::AtMost`]. The caller holds nothing while this waits: see
+    /// [`find_room`].
     pub(super) fn make_room(&self, transit: &mut InTransit<'_>, bytes: usize, policy: RoomPolicy) -> Option<Room> {
         let search = || self.reserve_or_evict(bytes, policy);
         find_room(&self.budget, transit, bytes, policy.when_full(), search)
@@ -205,8 +207,8 @@ impl Cache {
         self.descriptors.trim();
     }
 
-    /// Does the work of the collector that a reader cannot leave undone, after the reader has mapped: unmaps what cursors
-    /// have left, and what exceeds the limits.
+    /// Does the work of the collector that a reader cannot leave undone, after the reader has mapped: unmaps what
+    /// cursors have left, and what exceeds the limits.
     #[cold]
     pub(super) fn trim_without_collector(&self) {
         if self.regions.budget.is_within() && self.descriptors.budget.is_within() {
@@ -216,8 +218,8 @@ impl Cache {
         }
     }
 
-    /// Returns the number of windows to evict to reach the admission limit. It is never more, because the next optional
-    /// mapping would take a place that was freed without need.
+    /// Returns the number of windows to evict to reach the admission limit. Not one more: an optional mapping would at
+    /// once take a place that no required mapping needs.
     fn excess(&self) -> usize {
         let (used, limit) = (self.regions.budget.used(), self.admission_limit(self.regions.budget.limit()));
         let window = self.config.geometry.window_bytes().map_or(usize::MAX, |bytes| bytes as usize);
@@ -237,7 +239,8 @@ impl Cache {
         }
     }
 
-    /// Returns `true` if half of the headroom is used, and the collector should evict.
+    /// Returns `true` if half of the headroom is used, and the collector should evict. Without pressure there is no
+    /// headroom; then returns `true` if the limit is exceeded.
     ///
     /// The collector takes a processor from other threads, and its barrier interrupts all readers. So it waits that
     /// long, and then evicts several regions at once.
@@ -309,7 +312,7 @@ mod tests {
         drop(opened.cache.map_window(&opened.file, 1, 1));
         assert_eq!(
             opened.cache.regions.budget.used(),
-            Usage { bytes: Mapping::pages(0, 1, os::page_size()), items: 1 }
+            Usage { bytes: Mapping::budget_bytes(0, 1, os::page_size()), items: 1 }
         );
     }
 

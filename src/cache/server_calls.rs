@@ -57,8 +57,8 @@ impl ServerCalls {
         Arc::new(Self { state: Mutex::default(), may_start, process: Process::this() })
     }
 
-    /// Makes a call that only answers a question. Returns `None` if no answer comes in time. If the thread is stuck, the
-    /// call is not made.
+    /// Makes a call that only answers a question. Returns `None` if no answer comes in time. If the thread is stuck,
+    /// the call is not made.
     pub(super) fn ask<T: Send + 'static>(self: &Arc<Self>, call: impl FnOnce() -> T + Send + 'static) -> Option<T> {
         if self.is_stuck() { None } else { self.complete(call) }
     }

@@ -1,8 +1,8 @@
 //! [`SlotlessFrequencies`]: the access frequencies of windows that have no slot.
 //!
 //! A slot is made when its window is mapped first. In a sparse file, a slot brings several KiB of its table with it, so
-//! reads of the file must not make slots. Their frequencies are estimates in a table of fixed size instead. Windows that
-//! share an entry displace each other: an access of one takes away an access of the other.
+//! reads of the file must not make slots. Their frequencies are estimates in a table of fixed size instead. Windows
+//! that share an entry displace each other: an access of one takes away an access of the other.
 
 use std::iter;
 use std::ptr;

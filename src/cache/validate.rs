@@ -41,8 +41,8 @@ impl Region {
         }
     }
 
-    /// Returns an error if the file ends before `bytes`, or differs from them where faults were found. `bytes` are a part
-    /// of the mapping, and begin at `offset` of the file.
+    /// Returns an error if the file ends before `bytes`, or differs from them where faults were found. `bytes` are a
+    /// part of the mapping, and begin at `offset` of the file.
     ///
     /// Works for a lease that has outlived the file's handles and the cache. If the file cannot be read any more, only
     /// suspect bytes give an error: the others cannot be zeros in place of missing bytes.

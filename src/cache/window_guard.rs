@@ -176,7 +176,7 @@ impl WindowGuard {
         Some(self.move_to(window_start))
     }
 
-    /// Reads a region that the caller has counted a client in for. The hazard pointer takes over from the client,
+    /// Holds a region for which the caller has counted a client. The hazard pointer takes over from the client,
     /// unless the region is detached. `window` is `None` for a range that is no window. Returns `true` if a window
     /// follows the one read before.
     pub(crate) fn hold(&mut self, held: RegionRef, start: u64, window: Option<u64>) -> bool {
@@ -201,7 +201,7 @@ impl WindowGuard {
         is_next
     }
 
-    /// Reads nothing any more. Returns `true` if the owner of the region may be waiting for that, to unmap it.
+    /// Holds nothing any more. Returns `true` if the owner of the region may be waiting for that, to unmap it.
     pub(crate) fn release(&mut self) -> bool {
         self.clear();
         self.detached = None;
@@ -316,7 +316,8 @@ mod tests {
     use crate::cache::load::tests::{Opened, WINDOW};
     use crate::cache::room::{RoomPolicy, WhenFull};
 
-    /// A cache with three mapped windows, and a guard that holds a detached region and has two windows in its slot cache.
+    /// A cache with three mapped windows, and a guard that holds a detached region and has two windows in its slot
+    /// cache.
     fn detached() -> (Opened, WindowGuard) {
         let opened = Opened::new(8, 3 * WINDOW);
         let mut guard = opened.cache.window_guard();

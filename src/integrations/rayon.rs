@@ -32,8 +32,8 @@ pub struct ParWindows {
 }
 
 impl MappedFile {
-    /// Returns an indexed parallel iterator over the windows of the file, each as a [`Lease`]. The errors and panics are
-    /// those of [`windows`](Self::windows).
+    /// Returns an indexed parallel iterator over the windows of the file, each as a [`Lease`]. The errors and panics
+    /// are those of [`windows`](Self::windows).
     ///
     /// # Examples
     ///

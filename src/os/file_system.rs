@@ -61,8 +61,8 @@ const LOCAL: [u32; 18] = [
 ];
 
 impl FileSystem {
-    /// Returns the file system of an open file, or `Local` if the OS does not tell. The content of a block device is on the
-    /// device, not on the file system of its node.
+    /// Returns the file system of an open file, or `Local` if the OS does not tell. The content of a block device is on
+    /// the device, not on the file system of its node.
     #[cfg(target_os = "linux")]
     pub(crate) fn of(file: &File, stat: &Stat) -> Self {
         match statfs(file).filter(|_| !stat.is_block_device()) {

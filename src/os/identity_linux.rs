@@ -1,4 +1,5 @@
-//! Identity of files on Linux: what tells a file from another one with its inode number, and what this process may open.
+//! Identity of files on Linux: what tells a file from another one with its inode number, and what this process may
+//! open.
 #![allow(unsafe_code, reason = "system calls that std does not offer")]
 
 use std::ffi::{CStr, CString};
@@ -87,8 +88,8 @@ fn hash_of_handle(directory: libc::c_int, path: &CStr, flags: libc::c_int) -> Op
     Some(hasher.finish())
 }
 
-/// Returns `true` if the descriptor cannot serve reads of any length at any offset: it only names the file (`O_PATH`), or
-/// reads whole blocks (`O_DIRECT`).
+/// Returns `true` if the descriptor cannot serve reads of any length at any offset: it only names the file (`O_PATH`),
+/// or reads whole blocks (`O_DIRECT`).
 ///
 /// # Errors
 ///
@@ -113,7 +114,8 @@ const CACHESTAT: libc::c_long = 451;
 
 /// Fills `buf` with the bytes of the file at `offset`, if the page cache has all of them. Returns `true` if it did.
 ///
-/// Never reads from the disk. Returns `false` on Linux before 6.5: there a read that must not wait still starts to read.
+/// Never reads from the disk. Returns `false` on Linux before 6.5: there a read that must not wait still starts to
+/// read.
 pub(crate) fn peek_at(file: &File, buf: &mut [u8], offset: u64) -> bool {
     let Ok(at) = i64::try_from(offset) else { return false };
     let descriptor = file.as_raw_fd();
@@ -127,8 +129,8 @@ pub(crate) fn peek_at(file: &File, buf: &mut [u8], offset: u64) -> bool {
         return false;
     }
     let part = libc::iovec { iov_base: buf.as_mut_ptr().cast(), iov_len: buf.len() };
-    // The C libraries name this call differently. The kernel takes the offset in two words, of which it ignores the high
-    // one where the low one has 64 bits.
+    // The C libraries name this call differently. The kernel takes the offset in two words, of which it ignores the
+    // high one where the low one has 64 bits.
     let (low, high) = (at as libc::c_long, (at >> 32) as libc::c_long);
     let number = libc::SYS_preadv2;
     // SAFETY: the kernel writes at most `buf.len()` bytes to `buf`.

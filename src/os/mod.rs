@@ -1,6 +1,7 @@
 //! The interface to the OS: the same functions on each system, selected at compile time.
 //!
-//! I/O without concurrency. A port writes one file with the functions of `unix.rs`. Apart from `sync::barrier`, no
+//! I/O without concurrency. A port writes one file with the functions of `unix.rs`, and extends the `cfg`s of
+//! `identity_other`, `signals`, `process` and `mapping::map`. Apart from `sync::barrier`, no
 //! other module uses `libc` or `windows-sys`.
 
 #[cfg_attr(unix, path = "unix.rs")]

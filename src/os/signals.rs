@@ -1,8 +1,8 @@
 //! The signals of a new thread.
 #![allow(unsafe_code, reason = "signal masks, which std does not offer")]
 
-/// Calls `start`, which starts a thread. The new thread blocks all signals, so the OS delivers each signal of the process
-/// to a thread of the program.
+/// Calls `start`, which starts a thread. The new thread blocks all signals, so the OS delivers each signal of the
+/// process to a thread of the program.
 #[cfg(unix)]
 pub(crate) fn with_signals_blocked<R>(start: impl FnOnce() -> R) -> R {
     use std::mem::MaybeUninit;

@@ -83,8 +83,8 @@ pub(crate) fn stat_path(path: &Path) -> io::Result<Stat> {
     fs::metadata(path).map(|metadata| from_metadata(&metadata))
 }
 
-/// Returns what identifies a block device: its number, through each of its nodes. The times of a node say nothing about the
-/// content of the device.
+/// Returns what identifies a block device: its number, through each of its nodes. The times of a node say nothing about
+/// the content of the device.
 #[cfg(target_os = "linux")]
 fn of_block_device(node: &Metadata) -> Stat {
     Stat {
@@ -369,8 +369,8 @@ pub(crate) fn is_out_of_maps(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::ENOMEM | libc::EAGAIN))
 }
 
-/// Returns `true` if the OS refused a mapping because of the file: its file system maps no files (ENODEV, ENOTSUP), or a
-/// security module or a filter forbids it (EACCES, EPERM, ENOSYS).
+/// Returns `true` if the OS refused a mapping because of the file: its file system maps no files (ENODEV, ENOTSUP), or
+/// a security module or a filter forbids it (EACCES, EPERM, ENOSYS).
 pub(crate) fn is_unmappable(error: &io::Error) -> bool {
     const ERRORS: [i32; 5] = [libc::ENODEV, libc::ENOTSUP, libc::EACCES, libc::EPERM, libc::ENOSYS];
     error.raw_os_error().is_some_and(|number| ERRORS.contains(&number))

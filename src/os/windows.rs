@@ -62,8 +62,8 @@ fn open_shared(options: &mut OpenOptions, path: &Path) -> io::Result<File> {
     options.share_mode(share).custom_flags(FILE_FLAG_BACKUP_SEMANTICS).open(path)
 }
 
-/// Returns `true` if `file` was opened for reading, by a read of no bytes. A pipe or a device is not asked, since the read
-/// could wait.
+/// Returns `true` if `file` was opened for reading, by a read of no bytes. A pipe or a device is not asked, since the
+/// read could wait.
 pub(crate) fn is_readable(file: &File) -> io::Result<bool> {
     Ok(!is_on_disk(file) || !file.seek_read(&mut [], 0).is_err_and(|error| is_one_of(&error, &[ERROR_ACCESS_DENIED])))
 }
@@ -76,8 +76,8 @@ fn is_on_disk(file: &File) -> bool {
 pub(crate) fn stat(file: &File) -> io::Result<Stat> {
     let is_on_disk = is_on_disk(file);
     let mut info = MaybeUninit::<BY_HANDLE_FILE_INFORMATION>::zeroed();
-    // SAFETY: `GetFileInformationByHandle` writes one `BY_HANDLE_FILE_INFORMATION` to the pointer, and the handle is open
-    // as long as `file` is borrowed.
+    // SAFETY: `GetFileInformationByHandle` writes one `BY_HANDLE_FILE_INFORMATION` to the pointer, and the handle is
+    // open as long as `file` is borrowed.
     if is_on_disk && unsafe { GetFileInformationByHandle(file.as_raw_handle(), info.as_mut_ptr()) } == 0 {
         return Err(io::Error::last_os_error());
     }

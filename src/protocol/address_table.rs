@@ -134,8 +134,8 @@ impl AddressTable {
         }
     }
 
-    /// Removes a range, as [`remove`](Self::remove) does, without the lock. For a child of `fork`, where a vanished thread
-    /// may hold the lock.
+    /// Removes a range, as [`remove`](Self::remove) does, without the lock. For a child of `fork`, where a vanished
+    /// thread may hold the lock.
     ///
     /// Only this range's owner changes its entries, because no thread of a child inserts. The range was inserted
     /// completely, because the owner had its address.

@@ -145,7 +145,7 @@ pub(crate) struct HazardPointer<P> {
 // SAFETY: a hazard pointer reaches its record, which consists of atomics, and returns payloads as raw pointers. Readers
 // dereference them (so `P: Sync`), and an owner drops the payloads on its own thread (so `P: Send`).
 unsafe impl<P: Send + Sync> Send for HazardPointer<P> {}
-// SAFETY: as for `Send`. A shared reference gives access to `Debug` only.
+// SAFETY: as for `Send`. A shared reference gives access to no method outside this module.
 unsafe impl<P: Send + Sync> Sync for HazardPointer<P> {}
 
 impl<P> HazardPointer<P> {

@@ -41,11 +41,11 @@
 //! | `begin_load` | VACANT, draining or not → LOADING, not draining | a loader; exchange | AcqRel | `vacate`, `drain`, abandon |
 //! | `publish` | LOADING → MAPPED(1), keeps draining | the loader; addition | AcqRel | `take`, `join`, `protect`, `retire`, `drain` |
 //! | abandon (drop of `Loading`) | LOADING → VACANT, not draining | the loader; swap | AcqRel | `begin_load` |
-//! | `take` | MAPPED(n) → MAPPED(n + 1), never while draining | any thread with the slot; exchange | Acquire | `publish` |
-//! | `join` | MAPPED(n) → MAPPED(n + 1), n ≥ 1, draining or not | any thread with the slot; exchange | Acquire | `publish` |
+//! | `take` | MAPPED(n) → MAPPED(n + 1), never while draining | any thread with the slot; exchange | Acquire | `publish`, `restore` |
+//! | `join` | MAPPED(n) → MAPPED(n + 1), n ≥ 1, draining or not | any thread with the slot; exchange | Acquire | `publish`, `restore` |
 //! | clone of a `SlotRef` | MAPPED(n) → MAPPED(n + 1), n ≥ 1 | a client; addition | Relaxed | none |
 //! | release (drop of a `SlotRef`) | n → n − 1; makes the thread the *owner* at (draining, 1) → (draining, 0) | a client; subtraction | Release; then an Acquire load, if it is the owner | `retire`, `drain` |
-//! | `retire` | MAPPED(0), not draining → RETIRING; makes the thread the *owner* | an evicting thread, pinned; exchange | AcqRel | release, `restore` |
+//! | `retire` | MAPPED(0), not draining → RETIRING; makes the thread the *owner* | an evicting thread, pinned; exchange | AcqRel | release, `restore`; `begin_load`, `Budget::in_transit` |
 //! | `restore` | RETIRING, not draining → MAPPED(0) | the owner; exchange | Release | `retire`, `drain`, `take` |
 //! | `protect` ([`HazardPointer`](hazard::HazardPointer)) | none; succeeds in MAPPED, never while draining | a reader; a store to its record, the light barrier, a load | Acquire | `publish`; the owner's heavy barrier |
 //! | `drain` | + draining; at MAPPED(0) it makes the thread the *owner* | any thread with the slot; or | AcqRel | all |

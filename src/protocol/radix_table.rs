@@ -54,7 +54,8 @@ impl<T: Default> RadixTable<T> {
         self.find(index, |node, _| node.get())
     }
 
-    /// Returns the indices of the elements that [`at`](Self::at) makes together with the one at `index`.
+    /// Returns the indices of the elements that [`at`](Self::at) makes together with the one at `index`: those of its
+    /// leaf. (The table contains the element at 0 from the start.)
     pub(crate) fn made_with(index: u64) -> RangeInclusive<u64> {
         let leaf = (1 << LEAF_BITS) - 1;
         index & !leaf..=index | leaf

@@ -71,8 +71,8 @@ impl fmt::Debug for Snapshot {
 ///
 /// # Safety
 ///
-/// From [`Loading::publish`] until it is dropped, the payload keeps the memory of its slot allocated (rule 5). Unless
-/// the slot is detached, that memory is freed through the epoch (rule 6).
+/// Unless the slot is detached: from before [`Loading::publish`] until after [`UnmapToken::vacate`], the payload keeps
+/// the memory of its slot allocated (rule 5), and that memory is freed through the epoch (rule 6).
 pub(crate) unsafe trait Payload: Sized {
     /// Unmaps the payload of a draining slot, or keeps the token for a later try. The thread that dropped the slot's
     /// last client calls it, as the owner.
@@ -257,7 +257,7 @@ fn abort_if_too_many(before: Snapshot) {
 pub(crate) enum Drain<P> {
     /// The slot had no clients. The drainer is the owner.
     Owned(UnmapToken<P>),
-    /// The slot has clients or a loader. The last of them becomes the owner.
+    /// The slot has clients or a loader. The last client, the loader's first one included, becomes the owner.
     Held,
     /// The slot was vacant, or another thread is its owner.
     Nothing,

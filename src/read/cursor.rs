@@ -76,9 +76,9 @@ impl Cursor {
     /// Returns the bytes from `offset` to the end of its window or of the file, or no bytes if `offset` is at or past
     /// the end of the file.
     ///
-    /// The call always maps the window. If the OS [does not map](crate::ErrorKind::Unmappable) the file, or would allocate
-    /// memory for its holes (tmpfs), the call reads the window into memory instead, inside the budget. The cursor holds the window until it moves to another, is
-    /// [released](Self::release) or is dropped.
+    /// The call maps the window. If the OS [does not map](crate::ErrorKind::Unmappable) the file, or would allocate
+    /// memory for its holes (tmpfs), the call reads the window into memory instead, inside the budget. The cursor holds
+    /// the window until it moves to another, is [released](Self::release) or is dropped.
     ///
     /// # Performance
     ///

@@ -154,9 +154,8 @@ impl MappedFile {
     /// Returns the bytes of `range` as a [`Lease`].
     ///
     /// A range of at most 256 KiB is copied in three cases: it crosses windows; its window is not mapped and
-    /// [`Admission`](crate::Admission) does not find that a mapping pays off; or another thread is mapping or unmapping
-    /// the window. A larger range is always mapped. If it crosses windows, each call maps it again as a detached
-    /// region.
+    /// [`Admission`](crate::Admission) does not find that a mapping pays off; or its window cannot be mapped at once. A
+    /// larger range is always mapped. If it crosses windows, each call maps it again as a detached region.
     ///
     /// A hit is a lookup in the file's table of windows and one shared write. It takes no lock, allocates nothing and
     /// makes no system call.
@@ -164,8 +163,8 @@ impl MappedFile {
     /// # Errors
     ///
     /// - [`OutOfBounds`](crate::ErrorKind::OutOfBounds) if `range` is reversed or reaches past the end of the file.
-    /// - [`Unmappable`](crate::ErrorKind::Unmappable) if the OS does not map the file, and the range is longer than a window and
-    ///   too long for a copy outside the budget (256 KiB).
+    /// - [`Unmappable`](crate::ErrorKind::Unmappable) if the OS does not map the file, and the range is longer than a
+    ///   window and too long for a copy outside the budget (256 KiB).
     /// - Those of [`Cursor::window_at`](crate::Cursor::window_at). `OverBudget` and `OutOfMaps` are possible only for
     ///   more than 256 KiB.
     ///

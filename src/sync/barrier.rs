@@ -8,9 +8,9 @@
 //! # Guarantee
 //!
 //! Let L be a call of [`light`](Barrier::light) by one thread. Let H be a call of [`heavy`](Barrier::heavy) of the same
-//! [`Barrier`], or of a copy of it, by another thread, that returned `true`. Then one of the two *comes first*: a load of
-//! an atomic that happens after the second one returns the value that was stored or loaded before the first one, or a
-//! value later in that atomic's modification order.
+//! [`Barrier`], or of a copy of it, by another thread, that returned `true`. Then one of the two *comes first*: a load
+//! of an atomic that happens after the second one returns the value that was stored or loaded before the first one, or
+//! a value later in that atomic's modification order.
 //!
 //! "Before" and "after" mean *happens before*, so earlier and later steps may run on other threads. Two calls of
 //! `heavy` are ordered in the same way. Two calls of `light` are not. If `heavy` returns `false`, nothing is ordered.

@@ -1,7 +1,7 @@
 //! The primitives that `protocol/` is built from: atomics, fences, cells, locks, barriers and the epoch.
 //!
-//! `loom-tests/` and `shuttle-tests/` compile the files of `protocol/` against a `sync` of their own, with the same
-//! names and with the model checker's types. So this module exports only names that are used. Cells are accessed
+//! `loom-tests/` compiles `protocol/`, and `shuttle-tests/` the whole cache, against a `sync` of their own, with the
+//! same names and with the model checker's types. So this module exports only names that are used. Cells are accessed
 //! through [`UnsafeCell::with`] and [`UnsafeCell::with_mut`], as loom requires, and there is no `const fn new`.
 
 use std::io::{self, Write as _};

@@ -24,7 +24,8 @@ const DOORWAYS: [(&str, &str); 8] = [
 /// Names that the protocol may not use, because the loom models replace only `crate::sync`.
 const NOT_IN_PROTOCOL: &str = "std::sync std::thread std::fs std::io Instant";
 
-/// Returns the uses in `source`, the text of `src/<path>`, that the tables above forbid outside of comments and unit tests.
+/// Returns the uses in `source`, the text of `src/<path>`, that the tables above forbid outside of comments and unit
+/// tests.
 fn forbidden_uses(path: &str, source: &str) -> Vec<String> {
     let parts: Vec<&str> = path.trim_end_matches(".rs").trim_end_matches("/mod").split('/').collect();
     let module = parts[0];

@@ -1,5 +1,5 @@
-//! A file system of one file, `file`, served over `/dev/fuse` by a thread of the test: just enough of the protocol that the
-//! kernel documents in `include/uapi/linux/fuse.h`.
+//! A file system of one file, `file`, served over `/dev/fuse` by a thread of the test: just enough of the protocol that
+//! the kernel documents in `include/uapi/linux/fuse.h`.
 #![allow(unsafe_code, reason = "system calls that std does not offer")]
 
 use std::ffi::CString;
