@@ -44,8 +44,8 @@ pub(crate) fn generation(file: &File) -> Option<u64> {
 pub(crate) fn generation_at(path: &Path) -> Option<u64> {
     let path = CString::new(path.as_os_str().as_bytes()).ok()?;
     let mut info = MaybeUninit::uninit();
-    // SAFETY: `path` ends with NUL, and the kernel writes one `statfs` to `info`.
-    if unsafe { libc::statfs(path.as_ptr(), info.as_mut_ptr()) } != 0 {
+    // SAFETY: `path` ends with NUL, and the C library writes one `statfs64` to `info`.
+    if unsafe { libc::statfs64(path.as_ptr(), info.as_mut_ptr()) } != 0 {
         return None;
     }
     // SAFETY: the call succeeded, so it has initialised the value.
@@ -61,10 +61,12 @@ fn is_without_generations(number: u32) -> bool {
 }
 
 /// Returns the number of the file's file system, and its block size.
+///
+/// The 64-bit structure: on 32-bit systems, `fstatfs` fails for file systems with large counts, and always for hugetlbfs.
 pub(super) fn statfs(file: &File) -> Option<(u32, usize)> {
     let mut info = MaybeUninit::uninit();
-    // SAFETY: the descriptor is open as long as `file` is borrowed, and the kernel writes one `statfs` to `info`.
-    if unsafe { libc::fstatfs(file.as_raw_fd(), info.as_mut_ptr()) } != 0 {
+    // SAFETY: the descriptor is open as long as `file` is borrowed, and the C library writes one `statfs64` to `info`.
+    if unsafe { libc::fstatfs64(file.as_raw_fd(), info.as_mut_ptr()) } != 0 {
         return None;
     }
     // SAFETY: the call succeeded, so it has initialised the value.

@@ -101,12 +101,16 @@ fn child_file_without_shared_mappings() {
 /// Makes the OS refuse each later mapping of a file that is only read, in this thread and its children.
 fn forbid_mappings_of_files() {
     const ALLOW: u32 = libc::SECCOMP_RET_ALLOW;
+    #[cfg(target_pointer_width = "64")]
+    const MMAP: libc::c_long = libc::SYS_mmap;
+    #[cfg(target_pointer_width = "32")]
+    const MMAP: libc::c_long = libc::SYS_mmap2;
     let load = |field: u32| (libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, 0, 0, field);
     let skip_unless = |value: u32, skipped: u8| (libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, 0, skipped, value);
     let argument = |index: u32| 16 + 8 * index;
     let filter = [
         load(0),
-        skip_unless(libc::SYS_mmap as u32, 4),
+        skip_unless(MMAP as u32, 4),
         load(argument(2)),
         skip_unless(libc::PROT_READ as u32, 2),
         load(argument(4)),
@@ -195,9 +199,9 @@ fn sysfs_file_has_the_length_of_its_content() {
 fn free_blocks(path: &Path) -> u64 {
     let path = CString::new(path.as_os_str().as_bytes()).unwrap();
     // SAFETY: all zeros are a valid value of this structure of integers.
-    let mut info: libc::statvfs = unsafe { std::mem::zeroed() };
-    // SAFETY: `path` ends with NUL, and the kernel writes one `statvfs`.
-    assert_eq!(unsafe { libc::statvfs(path.as_ptr(), &raw mut info) }, 0);
+    let mut info: libc::statvfs64 = unsafe { std::mem::zeroed() };
+    // SAFETY: `path` ends with NUL, and the kernel writes one `statvfs64`.
+    assert_eq!(unsafe { libc::statvfs64(path.as_ptr(), &raw mut info) }, 0);
     info.f_bfree
 }
 
@@ -402,7 +406,8 @@ fn map_of_a_process_that_locks_its_memory_names_the_limit() {
 fn child_map_of_a_process_that_locks_its_memory() {
     let Some(dir) = child_dir() else { return };
     let path = dir.join("file");
-    fs::write(&path, bytes(7, 8 << 20)).unwrap();
+    let content = bytes(7, 8 << 20);
+    fs::write(&path, &content).unwrap();
     let maps = manager(MapManager::builder().window(Window::Sliding { bytes: 4 << 20 }));
     let file = maps.open(&path).unwrap();
     let limit = libc::rlimit { rlim_cur: 1 << 20, rlim_max: 1 << 20 };
@@ -418,6 +423,6 @@ fn child_map_of_a_process_that_locks_its_memory() {
     assert!(error.kind() == ErrorKind::OutOfMaps && message.contains("ulimit -l"), "{message}");
     let mut copy = [0; 100];
     file.read_exact_at(&mut copy, 5_000_000).unwrap();
-    assert_same(&copy, &bytes(7, 8 << 20)[5_000_000..5_000_100], "a copy");
+    assert_same(&copy, &content[5_000_000..5_000_100], "a copy");
     println!("{DONE}");
 }
