@@ -5,6 +5,7 @@ use std::ops::{Range, RangeBounds};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use crate::cache::prefault::Pattern;
 use crate::cache::region::{Region, RegionBytes, RegionRef};
 use crate::cache::{Acquired, Cache, CachedFile, Change, Collector, Need, WhenFull};
 use crate::error::{Error, ErrorKind, Result};
@@ -326,7 +327,10 @@ impl MappedFile {
         };
         let acquired = self.cache().acquire_mapped(self.cached(), slot, &(start..end), Need::Window, when_full);
         match acquired.map_err(|error| self.named(error))? {
-            Acquired::Region { region, .. } => Ok(region),
+            Acquired::Region { region, start, .. } => {
+                region.expect(start, Pattern::Unknown);
+                Ok(region)
+            }
             Acquired::ReadFile => unreachable!("a window is required, and `acquire_mapped` returned no error"),
         }
     }

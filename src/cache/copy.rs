@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use super::load::truncated;
 use super::open::cannot_stat;
+use super::prefault::Pattern;
 use super::region::{Region, RegionBytes, RegionRef};
 use super::validate::Suspect;
 use super::{Acquired, Cache, CachedFile, Need};
@@ -26,9 +27,15 @@ impl Cache {
             let (part, rest) = buf.split_at_mut((piece.end - piece.start) as usize);
             let start = geometry.start(window);
             let region = match self.lookup(file, window, piece.end - start, Access::Counted) {
-                Ok(client) => Some(RegionRef::new(client)),
+                Ok(client) => {
+                    client.record_read(start, piece.clone());
+                    Some(RegionRef::new(client))
+                }
                 Err(slot) => match self.acquire(file, slot, &piece, Need::Optional(Access::Counted))? {
-                    Acquired::Region { region, .. } => Some(region),
+                    Acquired::Region { region, start, .. } => {
+                        region.expect(start, Pattern::Scattered);
+                        Some(region)
+                    }
                     Acquired::ReadFile => None,
                 },
             };

@@ -221,11 +221,15 @@ pub(crate) unsafe fn realign(_file: &File, _start: u64, address: *mut u8, _len: 
 ///
 /// The range must lie within one mapping of a file, and `address` must be a multiple of the page size.
 pub(crate) unsafe fn advise(address: *mut u8, len: usize, advice: Advice) {
-    // On Linux, `read_ahead` has already read the missing pages.
-    if advice == Advice::WillNeed || cfg!(not(target_os = "linux")) {
-        // SAFETY: by the contract of this function; advice changes no byte.
-        let _ = unsafe { libc::madvise(address.cast(), len, libc::MADV_WILLNEED) };
-    }
+    let advice = match advice {
+        Advice::Random => libc::MADV_RANDOM,
+        Advice::Normal => libc::MADV_NORMAL,
+        // `read_ahead` has already read the missing pages.
+        Advice::Sequential if cfg!(target_os = "linux") => return,
+        Advice::WillNeed | Advice::Sequential => libc::MADV_WILLNEED,
+    };
+    // SAFETY: by the contract of this function; advice changes no byte.
+    let _ = unsafe { libc::madvise(address.cast(), len, advice) };
 }
 
 /// Reads and maps the pages of a range, as accesses would, but returns an error instead of raising SIGBUS. Returns
@@ -263,7 +267,7 @@ pub(crate) unsafe fn populate(address: *mut u8, len: usize) -> io::Result<bool> 
 ///
 /// As for [`advise`].
 #[cfg(target_os = "linux")]
-pub(crate) unsafe fn is_end_resident(address: *mut u8, len: usize) -> bool {
+unsafe fn is_end_resident(address: *mut u8, len: usize) -> bool {
     let Some(last) = len.checked_sub(1) else { return true };
     // The end of the mapping is in the page of its last byte, wherever in a page `address` is.
     let last = (address as usize + last) & !(page_size() - 1);
@@ -274,9 +278,21 @@ pub(crate) unsafe fn is_end_resident(address: *mut u8, len: usize) -> bool {
     asked != 0 || is_there & 1 == 1
 }
 
-/// Returns `true`: not implemented on this OS. Unsafe only for the signature of Linux.
+/// Returns `true` if this process has accessed the page at an address, or one of a few neighbours that the OS maps with
+/// it. Returns `false` if the OS does not tell (`/proc` is not mounted). Nothing need be mapped at the address.
+#[cfg(target_os = "linux")]
+pub(crate) fn was_accessed(address: usize) -> bool {
+    /// The bit of an entry of `/proc/self/pagemap` that marks a page in the page table.
+    const PRESENT: u64 = 1 << 63;
+    let mut entry = [0; size_of::<u64>()];
+    let at = (address / page_size() * entry.len()) as u64;
+    let read = File::open("/proc/self/pagemap").and_then(|pages| pages.read_exact_at(&mut entry, at));
+    read.is_ok() && u64::from_ne_bytes(entry) & PRESENT != 0
+}
+
+/// Returns `true`: not implemented on this OS.
 #[cfg(not(target_os = "linux"))]
-pub(crate) unsafe fn is_end_resident(_address: *mut u8, _len: usize) -> bool {
+pub(crate) fn was_accessed(_address: usize) -> bool {
     true
 }
 
@@ -284,26 +300,33 @@ pub(crate) unsafe fn is_end_resident(_address: *mut u8, _len: usize) -> bool {
 #[cfg(target_os = "linux")]
 const READ_CHUNK: usize = 1 << 20;
 
-/// Reads `len` bytes of `file` at `start`, which are mapped at `address`, into the page cache, unless the last page is
-/// already there. Returns `true` if it read. Ignores failures: later accesses report them.
+/// Reads those of `len` bytes of `file` at `start`, which are mapped at `address`, into the page cache that follow the
+/// first `skip` ones, unless the last page is already there. Returns `true` if it read. Ignores failures: later accesses
+/// report them.
 ///
 /// # Safety
 ///
 /// As for [`advise`].
 #[cfg(target_os = "linux")]
-pub(crate) unsafe fn read_ahead(file: &File, start: u64, address: *mut u8, len: usize) -> bool {
+pub(crate) unsafe fn read_ahead(file: &File, start: u64, address: *mut u8, len: usize, skip: usize) -> bool {
+    let skip = skip - skip % page_size();
+    if skip >= len {
+        return false;
+    }
     // SAFETY: by the contract of this function.
     if unsafe { is_end_resident(address, len) } {
         return false;
     }
     // SAFETY: by the contract of this function.
-    if !unsafe { populate_by_large_pages(address, len) } {
-        read_through(file, start..start + len as u64);
-    }
+    let done = unsafe { populate_by_large_pages(address, len, skip) };
+    read_through(file, start + done as u64..start + len as u64);
     true
 }
 
-/// Reads a mapping into the page cache by large pages. Returns `true` if it read all of it.
+/// Reads a mapping without its first `skip` bytes into the page cache by large pages. Returns the number of bytes at the
+/// start, with the first `skip`, that need no other read.
+///
+/// Leaves the last large page out: it enters the page table when the reader comes to it ([`was_accessed`]).
 ///
 /// For a mapping with `MADV_HUGEPAGE` the OS reads by large pages, without the copy of a `read`. This takes about half
 /// the processor time of [`read_through`]. On an access, and for [`populate`], the OS reads only as far as the disk's
@@ -314,22 +337,25 @@ pub(crate) unsafe fn read_ahead(file: &File, start: u64, address: *mut u8, len: 
 ///
 /// As for [`advise`].
 #[cfg(target_os = "linux")]
-unsafe fn populate_by_large_pages(address: *mut u8, len: usize) -> bool {
+unsafe fn populate_by_large_pages(address: *mut u8, len: usize, skip: usize) -> usize {
+    let end = len.saturating_sub(LARGE_PAGE);
     // For a shorter range, the OS would read more than requested.
-    if len < 2 * LARGE_PAGE || !reads_ahead_by_large_pages() {
-        return false;
+    if end < skip + 2 * LARGE_PAGE || !reads_ahead_by_large_pages() {
+        return skip;
     }
     // SAFETY: by the contract of this function; advice changes no byte.
+    // Of the whole mapping: the OS would split it where the advice differs.
     if unsafe { libc::madvise(address.cast(), len, libc::MADV_HUGEPAGE) } != 0 {
-        return false;
+        return skip;
     }
+    let rest = address.wrapping_add(skip).cast();
     // SAFETY: by the contract of this function; the call only reads.
-    let is_done = unsafe { libc::madvise(address.cast(), len, libc::MADV_POPULATE_READ) } == 0;
+    let is_done = unsafe { libc::madvise(rest, end - skip, libc::MADV_POPULATE_READ) } == 0;
     // At once, although the OS then maps no large pages: a random access after the pages were evicted would otherwise
     // read 4 MiB for one byte.
     // SAFETY: by the contract of this function; advice changes no byte.
     let _ = unsafe { libc::madvise(address.cast(), len, libc::MADV_NOHUGEPAGE) };
-    is_done
+    if is_done { end } else { skip }
 }
 
 /// Returns `true` if the OS reads files by large pages for mappings with `MADV_HUGEPAGE`: Linux since 5.18. (It has
@@ -380,7 +406,7 @@ fn read_through(file: &File, span: Range<u64>) {
 
 /// Returns `false`: not implemented on this OS. Unsafe only for the signature of the other systems.
 #[cfg(not(target_os = "linux"))]
-pub(crate) unsafe fn read_ahead(_file: &File, _start: u64, _address: *mut u8, _len: usize) -> bool {
+pub(crate) unsafe fn read_ahead(_file: &File, _start: u64, _address: *mut u8, _len: usize, _skip: usize) -> bool {
     false
 }
 
@@ -583,13 +609,13 @@ pub(crate) mod tests {
             for len in [3 * READ_CHUNK + 123, 5 * LARGE_PAGE + 123] {
                 let file = page_cache::file_of(len);
                 let mapping = Mapping::map(&file, 0, len, page_size()).unwrap();
-                assert!(!mapping.read_ahead(&file, 0), "the pages were just written");
+                assert!(!mapping.read_ahead(&file, 0, 0), "the pages were just written");
                 if !page_cache::drop_pages(&file) {
                     return;
                 }
-                assert!(mapping.read_ahead(&file, 0));
+                assert!(mapping.read_ahead(&file, 0, 0));
                 assert!(!page_cache::pages(&file).contains(&false), "{len} bytes");
-                assert!(!mapping.read_ahead(&file, 0));
+                assert!(!mapping.read_ahead(&file, 0, 0));
                 // Otherwise a later access of an evicted page would read two large pages.
                 let maps = fs::read_to_string("/proc/self/smaps").unwrap();
                 let first = format!("{:x}-", mapping.address().as_ptr() as usize);

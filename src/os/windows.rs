@@ -213,11 +213,7 @@ pub(crate) unsafe fn populate(_address: *mut u8, _len: usize) -> io::Result<bool
 }
 
 /// Returns `true`: not implemented on Windows.
-///
-/// # Safety
-///
-/// No requirements; `unsafe` for the same signature as on other systems.
-pub(crate) unsafe fn is_end_resident(_address: *mut u8, _len: usize) -> bool {
+pub(crate) fn was_accessed(_address: usize) -> bool {
     true
 }
 
@@ -226,7 +222,7 @@ pub(crate) unsafe fn is_end_resident(_address: *mut u8, _len: usize) -> bool {
 /// # Safety
 ///
 /// No requirements; `unsafe` for the same signature as on other systems.
-pub(crate) unsafe fn read_ahead(_file: &File, _start: u64, _address: *mut u8, _len: usize) -> bool {
+pub(crate) unsafe fn read_ahead(_file: &File, _start: u64, _address: *mut u8, _len: usize, _skip: usize) -> bool {
     false
 }
 
