@@ -10,7 +10,7 @@ use crate::cache::region::{Region, RegionBytes, RegionRef};
 use crate::cache::{Acquired, Cache, CachedFile, Change, Collector, Need, WhenFull};
 use crate::error::{Error, ErrorKind, Result};
 use crate::geometry::{self, Geometry};
-use crate::os::Advice;
+use crate::os;
 use crate::policy::Access;
 use crate::protocol::slot::Slot;
 
@@ -267,7 +267,7 @@ impl MappedFile {
         let (when_full, is_mappable) = (self.cache().when_full(), |_: &_| !self.cached().is_unmappable());
         for (window, piece) in self.geometry().pieces(range).take(windows).take_while(is_mappable) {
             if let Some(region) = self.window(window, piece.end, when_full)?.region() {
-                region.mapping().advise(Advice::WillNeed);
+                region.mapping().advise(os::Advice::WillNeed);
             }
         }
         Ok(())

@@ -155,7 +155,7 @@ mod integrations;
 pub mod guarantees {}
 
 pub use cache::{Change, Closed, Collected};
-pub use config::{Admission, Limits, OpenOptions, Overcommit, Revalidate, Window};
+pub use config::{Admission, Advice, Limits, OpenOptions, Overcommit, Revalidate, Window};
 pub use error::{Error, ErrorKind, Result};
 pub use file::MappedFile;
 #[cfg(feature = "rayon")]

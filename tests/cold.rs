@@ -14,7 +14,7 @@ use std::os::unix::fs::FileExt as _;
 use std::process::Command;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use smmap::{Admission, MapManager, MapManagerBuilder, MappedFile, Window};
+use smmap::{Admission, Advice, MapManager, MapManagerBuilder, MappedFile, OpenOptions, Window};
 
 use crate::support::{Dir, Rng, manager, say};
 
@@ -260,6 +260,29 @@ fn sequential_reader_of_scattered_windows_seldom_waits_for_the_disk() {
             });
             assert_eq!(maps.stats().maps, 3);
             assert!(waited <= PAGES as i64 / 16, "reader {reader}: {waited} waits for {PAGES} pages");
+        }
+    }
+}
+
+#[test]
+fn advice_decides_how_much_of_cold_windows_is_read() {
+    let _alone = alone();
+    const WINDOWS: u64 = 16;
+    let Some(cold) = Cold::new(WINDOWS * MIB) else { return };
+    let first_bytes = |builder: MapManagerBuilder, options: &OpenOptions| {
+        let maps = manager(builder.window(Window::Sliding { bytes: MIB }));
+        let file = maps.open_with(&cold.path, options).unwrap();
+        let read = || (0..WINDOWS).for_each(|window| assert_eq!(file.cursor().window_at(window * MIB).unwrap()[0], 7));
+        cold.bytes_read(read).unwrap()
+    };
+    for advice in [Advice::Random, Advice::Sequential] {
+        let of_manager = first_bytes(MapManager::builder().advice(advice), &OpenOptions::new());
+        let of_file = first_bytes(MapManager::builder(), &OpenOptions::new().advice(advice));
+        for read in [of_manager, of_file] {
+            match advice {
+                Advice::Random => assert!(read <= WINDOWS * 16 * KIB, "{read} bytes"),
+                _ => assert_eq!(read, WINDOWS * MIB),
+            }
         }
     }
 }

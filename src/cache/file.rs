@@ -11,6 +11,7 @@ use std::time::SystemTime;
 use super::descriptors::DescriptorCell;
 use super::region::Region;
 use super::{Cache, Change};
+use crate::config::Advice;
 use crate::os::{self, FileSystem, Stat};
 use crate::protocol::atomics::{FencedU64, UserCount};
 use crate::protocol::radix_table::RadixTable;
@@ -103,6 +104,8 @@ struct Mappability {
 pub(crate) struct CachedFile {
     pub(super) key: FileKey,
     pub(super) system: FileSystem,
+    /// The [`Advice`] for new mappings, as a word.
+    advice: AtomicU32,
     mappability: Mappability,
     len: FencedU64,
     noticed: Mutex<Noticed>,
@@ -136,6 +139,7 @@ impl CachedFile {
         Self {
             key,
             system,
+            advice: AtomicU32::new(cache.config().advice.to_word()),
             mappability: Mappability::default(),
             len: FencedU64::new(stat.len),
             noticed: Mutex::new(Noticed { stat: stat.clone(), tail: None }),
@@ -146,6 +150,16 @@ impl CachedFile {
             descriptor: DescriptorCell::default(),
             cache: Arc::downgrade(cache),
         }
+    }
+
+    /// Returns the advice for new mappings.
+    pub(super) fn advice(&self) -> Advice {
+        // Relaxed: a hint.
+        Advice::from_word(self.advice.load(MemoryOrdering::Relaxed))
+    }
+
+    pub(super) fn set_advice(&self, advice: Advice) {
+        self.advice.store(advice.to_word(), MemoryOrdering::Relaxed);
     }
 
     /// Returns the length of the file in bytes, as last noticed.

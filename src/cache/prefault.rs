@@ -16,6 +16,7 @@ use std::ops::Range;
 
 use super::CachedFile;
 use super::region::Region;
+use crate::config;
 use crate::os::{self, Advice};
 use crate::sync::Ordering;
 
@@ -35,7 +36,8 @@ const STATE: u32 = 0b11 << 30;
 const PLAIN: u32 = 0b01 << 30;
 /// The OS reads only what is touched. The low bits contain the [`LastRead`].
 const SCATTERED: u32 = 0b10 << 30;
-/// The rest of the window was read ahead, or was in memory. This is final, so that it is asked once a mapping.
+/// The rest of the window was read ahead, was in memory, or must not be read ahead. This is final, so that the OS is asked
+/// once a mapping.
 const CHECKED: u32 = 0b11 << 30;
 
 /// Contiguous reads, by leases and copies, after which a scattered window is read ahead. Two threads that read one
@@ -101,16 +103,14 @@ impl Region {
             // Relaxed, here and below: the word is a hint, and orders nothing.
             self.mapping().pattern().compare_exchange(0, state, Ordering::Relaxed, Ordering::Relaxed).is_ok()
         };
-        match pattern {
-            Pattern::Sequential => self.read_rest(start, start),
-            Pattern::Scattered => {
-                if settle(SCATTERED) {
-                    self.mapping().advise(Advice::Random);
-                }
-            }
-            Pattern::Unknown => {
-                settle(PLAIN);
-            }
+        match (self.file().advice(), pattern) {
+            // Final, so that nothing is read ahead.
+            (config::Advice::Random, _) if settle(CHECKED) => self.mapping().advise(Advice::Random),
+            (config::Advice::Random, _) => {}
+            (config::Advice::Sequential, _) | (_, Pattern::Sequential) => self.read_rest(start, start),
+            (_, Pattern::Scattered) if settle(SCATTERED) => self.mapping().advise(Advice::Random),
+            (_, Pattern::Scattered) => {}
+            (_, Pattern::Unknown) => _ = settle(PLAIN),
         }
     }
 
@@ -191,6 +191,8 @@ impl Region {
         if before == SCATTERED {
             self.mapping().advise(Advice::Normal);
         }
+        // A detached region is mapped from the start of the page.
+        let start = start - start % os::mapping_granularity() as u64;
         if let Some(open) = &*self.file().descriptor.peek() {
             self.mapping().read_ahead(&open.file, start, (from - start) as usize);
         }
@@ -299,6 +301,20 @@ mod tests {
             assert_eq!(region.mapping().pattern().load(Ordering::Relaxed), state, "{patterns:?}");
             region.end_scattered();
             assert!(!region.is_scattered());
+        }
+    }
+
+    #[test]
+    fn advice_of_the_file_decides_before_the_pattern() {
+        for (advice, state) in [(config::Advice::Random, CHECKED), (config::Advice::Sequential, CHECKED)] {
+            for pattern in [Pattern::Unknown, Pattern::Scattered, Pattern::Sequential] {
+                let opened = Opened::new(8, SMALL_WINDOW);
+                opened.file.set_advice(advice);
+                let region = opened.cache.map_window(&opened.file, 0, SMALL_WINDOW);
+                region.expect(0, pattern);
+                let region = region.region().expect("it is mapped");
+                assert_eq!(region.mapping().pattern().load(Ordering::Relaxed), state, "{advice:?}, {pattern:?}");
+            }
         }
     }
 
