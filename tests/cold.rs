@@ -176,6 +176,11 @@ impl Cold {
     fn bytes_read(&self, read: impl FnOnce()) -> Option<u64> {
         // SAFETY: the descriptor is open, and advice changes no byte.
         assert_eq!(unsafe { libc::posix_fadvise(self.file.as_raw_fd(), 0, 0, libc::POSIX_FADV_DONTNEED) }, 0);
+        self.bytes_read_warm(read)
+    }
+
+    /// Calls `read`, and returns the bytes that were read from the disk meanwhile.
+    fn bytes_read_warm(&self, read: impl FnOnce()) -> Option<u64> {
         let total = || {
             let counts = fs::read_to_string("/proc/self/io").ok()?;
             counts.lines().find_map(|line| line.strip_prefix("read_bytes: "))?.parse::<u64>().ok()
@@ -284,5 +289,29 @@ fn advice_decides_how_much_of_cold_windows_is_read() {
                 _ => assert_eq!(read, WINDOWS * MIB),
             }
         }
+    }
+}
+
+#[test]
+fn prefetch_reads_the_pages_of_the_range_and_maps_large_parts() {
+    let _alone = alone();
+    const WINDOW: u64 = 4 * MIB;
+    const WINDOWS: u64 = 8;
+    let Some(cold) = Cold::new(WINDOWS * WINDOW) else { return };
+    for (len, maps_window) in [(4 * KIB, false), (WINDOW / 2, true), (WINDOW, true)] {
+        let maps = manager(windows_of(WINDOW));
+        let file = maps.open(&cold.path).unwrap();
+        let starts = (0..WINDOWS).map(|window| window * WINDOW);
+        let read = cold.bytes_read(|| {
+            starts.clone().for_each(|start| file.prefetch(start..start + len).unwrap());
+        });
+        assert_eq!(read, Some(WINDOWS * len));
+        assert_eq!(maps.stats().maps, if maps_window { WINDOWS } else { 0 });
+        // The pages are in memory.
+        let mut buffer = vec![0; len as usize];
+        let again = cold.bytes_read_warm(|| {
+            starts.clone().for_each(|start| file.read_exact_at(&mut buffer, start).unwrap());
+        });
+        assert!(again.is_some_and(|again| again <= WINDOWS * len / 8), "{len}: {again:?} bytes");
     }
 }

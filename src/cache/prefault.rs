@@ -13,10 +13,12 @@
 //! walks over each page.
 
 use std::ops::Range;
+use std::sync::Arc;
 
-use super::CachedFile;
 use super::region::Region;
+use super::{Cache, CachedFile};
 use crate::config;
+use crate::error::Result;
 use crate::os::{self, Advice};
 use crate::sync::Ordering;
 
@@ -197,6 +199,14 @@ impl Region {
             self.mapping().read_ahead(&open.file, start, (from - start) as usize);
         }
         self.mapping().advise(Advice::Sequential);
+    }
+}
+
+impl Cache {
+    /// Asks the OS to read the pages of `range` of a file into memory, without waiting for the disk. Returns `false` if
+    /// the OS has no call for that.
+    pub(crate) fn will_need(&self, file: &Arc<CachedFile>, range: Range<u64>) -> Result<bool> {
+        Ok(os::will_need(&self.descriptor(file, None)?.file, range))
     }
 }
 

@@ -4,7 +4,6 @@
 use std::ffi::CString;
 use std::fs::{self, File, Metadata, OpenOptions};
 use std::io::{self, BufRead, BufReader};
-#[cfg(target_os = "linux")]
 use std::ops::Range;
 use std::os::fd::AsRawFd;
 use std::os::unix::ffi::OsStrExt;
@@ -294,6 +293,39 @@ pub(crate) fn was_accessed(address: usize) -> bool {
 #[cfg(not(target_os = "linux"))]
 pub(crate) fn was_accessed(_address: usize) -> bool {
     true
+}
+
+/// Bytes for each call of [`will_need`]. Linux reads at most as much for one call as the disk's read-ahead setting says,
+/// 128 KiB by default.
+#[cfg(any(target_os = "linux", target_os = "android", target_os = "freebsd", target_vendor = "apple"))]
+const ADVICE_CHUNK: usize = 128 << 10;
+
+/// Asks the OS to read the pages of `range` of a file into memory, without waiting for the disk. Returns `false` if it has
+/// no call for that. Ignores failures.
+#[cfg(any(target_os = "linux", target_os = "android", target_os = "freebsd", target_vendor = "apple"))]
+pub(crate) fn will_need(file: &File, range: Range<u64>) -> bool {
+    let mut start = range.start;
+    while start < range.end {
+        let len = (range.end - start).min(ADVICE_CHUNK as u64);
+        let Ok(offset) = libc::off_t::try_from(start) else { break };
+        #[cfg(not(target_vendor = "apple"))]
+        // SAFETY: the descriptor is open as long as `file` is borrowed, and advice changes no byte.
+        let _ = unsafe { libc::posix_fadvise(file.as_raw_fd(), offset, len as libc::off_t, libc::POSIX_FADV_WILLNEED) };
+        #[cfg(target_vendor = "apple")]
+        {
+            let advice = libc::radvisory { ra_offset: offset, ra_count: len as libc::c_int };
+            // SAFETY: the kernel reads one `radvisory`, and the descriptor is open as long as `file` is borrowed.
+            let _ = unsafe { libc::fcntl(file.as_raw_fd(), libc::F_RDADVISE, &raw const advice) };
+        }
+        start += len;
+    }
+    true
+}
+
+/// Returns `false`: not implemented on this OS.
+#[cfg(not(any(target_os = "linux", target_os = "android", target_os = "freebsd", target_vendor = "apple")))]
+pub(crate) fn will_need(_file: &File, _range: Range<u64>) -> bool {
+    false
 }
 
 /// Bytes per system call of [`read_through`].

@@ -4,6 +4,7 @@
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::mem::MaybeUninit;
+use std::ops::Range;
 use std::os::windows::fs::{FileExt, OpenOptionsExt};
 use std::os::windows::io::{AsRawHandle, FromRawHandle, OwnedHandle};
 use std::path::Path;
@@ -210,6 +211,11 @@ pub(crate) unsafe fn advise(_address: *mut u8, _len: usize, _advice: Advice) {}
 /// No requirements; `unsafe` for the same signature as on other systems.
 pub(crate) unsafe fn populate(_address: *mut u8, _len: usize) -> io::Result<bool> {
     Ok(false)
+}
+
+/// Returns `false`: not implemented on Windows.
+pub(crate) fn will_need(_file: &File, _range: Range<u64>) -> bool {
+    false
 }
 
 /// Returns `true`: not implemented on Windows.
