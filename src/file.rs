@@ -182,11 +182,10 @@ impl MappedFile {
     /// # Ok::<(), smmap::Error>(())
     /// ```
     pub fn read_at(&self, buf: &mut [u8], offset: u64) -> Result<usize> {
-        let end = offset.saturating_add(buf.len() as u64).min(self.len());
-        let Some(len) = end.checked_sub(offset) else { return Ok(0) };
-        let len = len as usize;
-        self.copy(offset..end, &mut buf[..len])?;
-        Ok(len)
+        let left = self.len().saturating_sub(offset);
+        let len = left.min(buf.len() as u64);
+        self.copy(offset..offset + len, &mut buf[..len as usize])?;
+        Ok(len as usize)
     }
 
     /// Fills `buf` with the bytes from `offset`. Otherwise works as [`read_at`](Self::read_at).

@@ -15,8 +15,8 @@ use crate::protocol::atomics::{Clock, UserCount};
 use crate::protocol::budget::{Budget, Reservation, Usage};
 use crate::protocol::clock_ring::ClockRing;
 use crate::protocol::hazard::{HazardDomain, ProtectedSet};
-use crate::protocol::radix_table::RadixTable;
 use crate::protocol::slot::{Drain, Loading, Phase, Slot, SlotRef, UnmapToken};
+use crate::protocol::radix_table::RadixTable;
 use crate::stats::Tally;
 use crate::sync::{AtomicU32, Mutex, MutexGuard, Ordering, epoch};
 
@@ -107,9 +107,15 @@ impl RegionPool {
         }
     }
 
-    /// Counts an access to a window that has no slot.
-    pub(super) fn record_slotless_access(&self, file: &CachedFile, window: u64, windows_in_budget: usize) {
-        self.slotless.record_access(file, window, self.clock.now(), windows_in_budget);
+    /// Counts an access to a window that has no slot. Returns the window's access frequency now.
+    #[inline]
+    pub(super) fn record_slotless_access(
+        &self,
+        file: &CachedFile,
+        window: u64,
+        windows_in_budget: impl FnOnce() -> usize,
+    ) -> u8 {
+        self.count(self.slotless.record_access(file, window, self.clock.now(), windows_in_budget))
     }
 
     /// Returns the access frequency now of a window that has no slot.

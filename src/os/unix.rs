@@ -8,7 +8,7 @@ use std::io::{self, BufRead, BufReader};
 use std::ops::Range;
 use std::os::fd::AsRawFd;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::Path;
 use std::sync::OnceLock;
 
@@ -149,7 +149,16 @@ pub(crate) fn read_at(file: &File, buf: &mut [u8], offset: u64) -> io::Result<us
     if i64::try_from(offset).is_err() {
         return Ok(0);
     }
-    file.read_at(buf, offset)
+    #[cfg(any(target_os = "linux", target_os = "android"))]
+    {
+        // Not `File::read_at`, which is not inlined into other crates.
+        let (descriptor, at) = (file.as_raw_fd(), offset as libc::off64_t);
+        // SAFETY: the OS writes at most `buf.len()` bytes to `buf`. The descriptor is open as long as `file` is borrowed.
+        let read = unsafe { libc::pread64(descriptor, buf.as_mut_ptr().cast(), buf.len(), at) };
+        usize::try_from(read).map_err(|_| io::Error::last_os_error())
+    }
+    #[cfg(not(any(target_os = "linux", target_os = "android")))]
+    std::os::unix::fs::FileExt::read_at(file, buf, offset)
 }
 
 /// Unmaps a mapping. The OS may refuse: if it has merged the mapping with its neighbours, removing it from the middle
