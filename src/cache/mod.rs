@@ -221,8 +221,7 @@ impl Cache {
     /// Protects a window in `guard` if it is mapped up to the offset `end`. This is the hit of a cursor in a window
     /// that its slot cache does not contain.
     ///
-    /// Returns `true` if the window follows the one read before. Otherwise returns the slot, if
-    /// there is one, for [`acquire`](Self::acquire).
+    /// Otherwise returns the slot, if there is one, for [`acquire`](Self::acquire).
     pub(crate) fn lookup_protected<'f>(
         &self,
         guard: &mut WindowGuard,
@@ -231,12 +230,11 @@ impl Cache {
         window_start: u64,
         end: u64,
         access: Access,
-    ) -> Result<bool, Option<&'f Slot<Region>>> {
+    ) -> Result<(), Option<&'f Slot<Region>>> {
         let slot = self.slot(file, window, access).ok_or(None)?;
         // Under pressure most windows that come here are not mapped. The snapshot spares those the protection.
         let may_be_mapped = slot.snapshot().phase() == Phase::Mapped;
-        let protected = if may_be_mapped { guard.protect(slot, window, window_start, end) } else { None };
-        protected.ok_or(Some(slot))
+        if may_be_mapped && guard.protect(slot, window, window_start, end) { Ok(()) } else { Err(Some(slot)) }
     }
 
     /// Returns a window's slot, and counts the access. Returns `None` if the window has none;

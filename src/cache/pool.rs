@@ -550,7 +550,7 @@ mod tests {
         let pool = setting.pool();
         (0..2).for_each(|window| drop(setting.map(window, 0)));
         let mut guard = setting.opened.cache.window_guard();
-        guard.protect(setting.opened.slot(0), 0, 0, WINDOW).expect("it is mapped");
+        assert!(guard.protect(setting.opened.slot(0), 0, 0, WINDOW));
         let mut unused = Vec::new();
         pool.for_each_unused(|token| unused.push(token));
         assert_eq!(unused.len(), 1);

@@ -264,6 +264,31 @@ pub(crate) unsafe fn populate(address: *mut u8, len: usize) -> io::Result<bool> 
     }
 }
 
+/// Returns `true` if the last page of a range is in the page cache, or if the OS does not tell.
+///
+/// For files that the process neither owns nor may write, Linux reports all pages as present.
+///
+/// # Safety
+///
+/// As for [`advise`].
+#[cfg(target_os = "linux")]
+pub(crate) unsafe fn is_end_resident(address: *mut u8, len: usize) -> bool {
+    let Some(last) = len.checked_sub(1) else { return true };
+    // The end of the mapping is in the page of its last byte, wherever in a page `address` is.
+    let last = (address as usize + last) & !(page_size() - 1);
+    let mut is_there = 1;
+    // Not a read that must not wait (`RWF_NOWAIT`): the OS would start to read at that place.
+    // SAFETY: the address is that of the mapping's last page, and `mincore` writes one byte for one page.
+    let asked = unsafe { libc::mincore(address.with_addr(last).cast(), 1, &mut is_there) };
+    asked != 0 || is_there & 1 == 1
+}
+
+/// Returns `true`: not implemented on this OS. Unsafe only for the signature of Linux.
+#[cfg(not(target_os = "linux"))]
+pub(crate) unsafe fn is_end_resident(_address: *mut u8, _len: usize) -> bool {
+    true
+}
+
 /// Bytes per system call of [`read_through`].
 #[cfg(target_os = "linux")]
 const READ_CHUNK: usize = 1 << 20;
@@ -276,13 +301,8 @@ const READ_CHUNK: usize = 1 << 20;
 /// As for [`advise`].
 #[cfg(target_os = "linux")]
 pub(crate) unsafe fn read_ahead(file: &File, start: u64, address: *mut u8, len: usize) -> bool {
-    let Some(last) = len.checked_sub(1) else { return false };
-    let mut is_there = 1;
-    // Not a read that must not wait (`RWF_NOWAIT`): the OS would start to read at that place.
-    // SAFETY: the address is that of the mapping's last page, and `mincore` writes one byte for one page.
-    let asked = unsafe { libc::mincore(address.wrapping_add(last - last % page_size()).cast(), 1, &mut is_there) };
-    // For files that the process may not write, Linux reports all pages as present.
-    if asked != 0 || is_there & 1 == 1 {
+    // SAFETY: by the contract of this function.
+    if unsafe { is_end_resident(address, len) } {
         return false;
     }
     // SAFETY: by the contract of this function.

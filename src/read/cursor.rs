@@ -11,7 +11,7 @@ use crate::cache::{Acquired, Need};
 use crate::error::{Error, ErrorKind, Result};
 use crate::file::MappedFile;
 use crate::geometry;
-use crate::policy::{Access, AccessRun, SEQUENTIAL_SLACK};
+use crate::policy::{Access, AccessRun};
 
 /// A reader of a file that holds one window at a time, for use by one thread.
 ///
@@ -82,8 +82,12 @@ impl Cursor {
     ///
     /// # Performance
     ///
-    /// If the cursor enters the next window within its first 4 KiB, it asks the OS whether that window is in memory. If
-    /// it is not, on Linux the call reads all of it before it returns; on other Unix systems, it only advises the OS.
+    /// A call that returns bytes of a mapped window makes no system call.
+    ///
+    /// A call that maps the window also reads all of it from the disk, if the cursor reads sequentially and the window
+    /// is not in memory. (Linux: before the call returns. Other Unix systems are only advised.) A cursor reads
+    /// sequentially if several of its reads started where the one before ended, give or take 4 KiB. A read by this
+    /// method ends at the end of its window.
     ///
     /// # Errors
     ///
@@ -140,6 +144,7 @@ impl Cursor {
                 self.release_window();
                 return Ok(());
             }
+            self.next_access(window, start, offset, end);
             match self.hold_range(&(offset..end), start, Access::Counted, Need::Window) {
                 // Another thread noticed that the file is shorter. `offset` may still be inside.
                 Err(error) if error.kind() == ErrorKind::Truncated && self.file.len() < len => {}
@@ -186,20 +191,22 @@ impl Cursor {
     /// the address of the byte at `start`, by itself, so that it stays in a register.
     #[inline(always)]
     fn switch_window(&mut self, start: u64, end: u64) -> Option<NonNull<u8>> {
-        let Switch { slot, address, at, is_next } = self.held.switch(start, end)?;
-        let is_sequential = is_next && at < SEQUENTIAL_SLACK;
-        if is_sequential || !self.file.cache().is_saturated(slot) {
-            self.record_switch(is_sequential);
+        let Switch { slot, address } = self.held.switch(start, end)?;
+        if !self.file.cache().is_saturated(slot) {
+            self.record_switch();
         }
         Some(address)
     }
 
     #[inline(never)]
-    fn record_switch(&self, is_sequential: bool) {
+    fn record_switch(&self) {
         self.file.cache().record_access(&self.held);
-        if is_sequential {
-            self.prefault();
-        }
+    }
+
+    /// Classifies a read from `start` to `end`, for which `window`, which starts at `first`, may be mapped.
+    fn next_access(&mut self, window: u64, first: u64, start: u64, end: u64) -> Access {
+        let Self { run, file, .. } = self;
+        run.next(window, first, start, end, || file.cached().is_end_of_window_resident(window.wrapping_sub(1)))
     }
 
     /// Holds the region that serves `range`, which is not empty and lies inside the file. Its first window starts at
@@ -209,24 +216,21 @@ impl Cursor {
         self.release_window();
         let (cache, file) = (self.file.cache(), self.file.cached());
         let window = self.file.geometry().index(range.start);
-        let is_next = match cache.lookup_protected(&mut self.held, file, window, first, range.end, access) {
-            Ok(is_next) => is_next,
-            Err(slot) => match self.file.acquire(slot, range, need)? {
+        if let Err(slot) = cache.lookup_protected(&mut self.held, file, window, first, range.end, access) {
+            match self.file.acquire(slot, range, need)? {
                 Acquired::Region { region, start, window } => self.held.hold(region, start, window),
                 Acquired::ReadFile => return Ok(false),
-            },
-        };
-        // A random reader rarely enters the next window near its start.
-        if is_next && range.start - self.held.start() < SEQUENTIAL_SLACK {
-            self.prefault();
+            }
+            if let Some(region) = self.held.region().filter(|_| self.run.is_sequential()) {
+                region.prefault(self.held.start());
+            }
         }
         Ok(true)
     }
 
-    fn prefault(&self) {
-        if let Some(region) = self.held.region() {
-            region.prefault(self.held.start());
-        }
+    #[cfg(test)]
+    pub(crate) fn held(&self) -> &WindowGuard {
+        &self.held
     }
 
     fn release_window(&mut self) {
@@ -302,7 +306,7 @@ impl Cursor {
             return Ok(&[]);
         }
         let (window, first) = self.file.geometry().locate(range.start);
-        let access = self.run.next(window, first, range.start, range.end);
+        let access = self.next_access(window, first, range.start, range.end);
         if self.hold_range(&range, first, access, need(&range, access))? {
             return Ok(self.held.get(range.start, range.end));
         }
@@ -398,7 +402,7 @@ impl Read for Cursor {
         let buf = &mut buf[..(end - self.position) as usize];
         let is_held = !self.held.is_faulted() && self.held.contains(self.position, end);
         if !is_held && self.switch_window(self.position, end).is_none() {
-            let access = self.run.next(window, start, self.position, end);
+            let access = self.next_access(window, start, self.position, end);
             self.hold_range(&(self.position..end), start, access, Need::Optional(access))?;
         }
         match self.held.region() {
