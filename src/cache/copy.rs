@@ -4,11 +4,12 @@
 
 use std::fs::File;
 use std::ops::Range;
+use std::ptr::NonNull;
 use std::sync::Arc;
 
 use super::load::truncated;
 use super::open::cannot_stat;
-use super::region::{Region, RegionBytes, RegionRef};
+use super::region::{Region, RegionRef};
 use super::validate::Suspect;
 use super::{Acquired, Cache, CachedFile, Need};
 use crate::config::Revalidate;
@@ -34,8 +35,11 @@ impl Cache {
             };
             match region {
                 Some(region) => {
-                    let at = (piece.start - start) as usize;
-                    self.copy_from(file, region.region(), region.bytes(), at, piece.start, part)?;
+                    let source = region.bytes().copy_to(piece.start - start, part);
+                    let source = source.expect("the region was mapped up to the end of the piece");
+                    if let Some(region) = region.region() {
+                        self.replace_suspect(file, region, source, piece.start, part)?;
+                    }
                 }
                 None => self.read(file, piece.start, part)?,
             }
@@ -44,28 +48,30 @@ impl Cache {
         Ok(())
     }
 
-    /// Fills `buf` from index `at` of `bytes`, which are mapped by `region`. The byte at `at` is the one at `offset` of
-    /// the file. If the mapped bytes are suspect, reads them from the file instead.
+    /// Reads `buf` from the file at `offset` if its bytes, which were copied from `source` in the mapping of `region`,
+    /// are suspect.
     #[inline]
-    pub(crate) fn copy_from(
+    pub(crate) fn replace_suspect(
         &self,
         file: &Arc<CachedFile>,
-        region: Option<&Region>,
-        bytes: &RegionBytes,
-        at: usize,
+        region: &Region,
+        source: NonNull<u8>,
         offset: u64,
         buf: &mut [u8],
     ) -> Result<()> {
-        let source = bytes.copy_to(at, buf);
-        let Some(region) = region else { return Ok(()) };
         match region.suspect(source, buf.len()) {
             None => Ok(()),
-            Some(Suspect::Zeros) if self.config.revalidate == Revalidate::Never => Ok(()),
-            Some(Suspect::Zeros | Suspect::Faulted(_)) => {
-                self.stats.count(Event::Copy);
-                self.read(file, offset, buf)
-            }
+            Some(suspect) => self.replace(file, &suspect, offset, buf),
         }
+    }
+
+    #[cold]
+    fn replace(&self, file: &Arc<CachedFile>, suspect: &Suspect, offset: u64, buf: &mut [u8]) -> Result<()> {
+        if *suspect == Suspect::Zeros && self.config.revalidate == Revalidate::Never {
+            return Ok(());
+        }
+        self.stats.count(Event::Copy);
+        self.read(file, offset, buf)
     }
 
     /// Fills `buf` from the file. The caller has counted the copy.

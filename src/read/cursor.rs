@@ -9,9 +9,13 @@ use super::need;
 use crate::cache::window_guard::{Switch, WindowGuard};
 use crate::cache::{Acquired, Need};
 use crate::error::{Error, ErrorKind, Result};
+use crate::fault_guard;
 use crate::file::MappedFile;
 use crate::geometry;
 use crate::policy::{Access, AccessRun, SEQUENTIAL_SLACK};
+
+/// The most bytes that `read_to_end` fills with zeros before it reads them: they are still in the cache then.
+const READ_TO_END_PART: usize = 128 << 10;
 
 /// A reader of a file that holds one window at a time, for use by one thread.
 ///
@@ -341,6 +345,7 @@ impl Cursor {
     /// assert_eq!(cursor.position(), 9);
     /// # Ok::<(), smmap::Error>(())
     /// ```
+    #[inline]
     pub fn position(&self) -> u64 {
         self.position
     }
@@ -356,6 +361,7 @@ impl Cursor {
     /// assert_eq!(std::io::Read::read(&mut cursor, &mut [0; 9]).unwrap(), 0);
     /// # Ok::<(), smmap::Error>(())
     /// ```
+    #[inline]
     pub fn set_position(&mut self, position: u64) {
         self.position = position;
     }
@@ -370,6 +376,7 @@ impl Cursor {
     /// assert!(cursor.file().path().is_some_and(|path| path.ends_with("Cargo.toml")));
     /// # Ok::<(), smmap::Error>(())
     /// ```
+    #[inline]
     pub fn file(&self) -> &MappedFile {
         &self.file
     }
@@ -384,10 +391,24 @@ impl Clone for Cursor {
     }
 }
 
-/// Copies bytes from mapped windows, and from windows that [`Admission`](crate::Admission) maps; reads the others from
-/// the file. Never fails for lack of room in the budget. One call copies at most up to the end of a window.
-impl Read for Cursor {
-    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+impl Cursor {
+    /// Fills `buf`, moves the position and returns `true` if the held region and the file contain all of its bytes: the
+    /// hit of [`Read`].
+    #[inline]
+    fn copy_held(&mut self, buf: &mut [u8]) -> Result<bool> {
+        // A sum that overflows is past the end of each region.
+        let end = self.position.wrapping_add(buf.len() as u64);
+        if self.held.is_faulted() || end > self.file.len() {
+            return Ok(false);
+        }
+        let Some(source) = self.held.copy_to(self.position, buf) else { return Ok(false) };
+        self.file.replace_suspect(self.held.region(), source, self.position, buf)?;
+        self.position = end;
+        Ok(true)
+    }
+
+    #[inline(never)]
+    fn read_elsewhere(&mut self, buf: &mut [u8]) -> Result<usize> {
         let len = self.file.len();
         if self.position >= len || buf.is_empty() {
             return Ok(0);
@@ -401,15 +422,70 @@ impl Read for Cursor {
             let access = self.run.next(window, start, self.position, end);
             self.hold_range(&(self.position..end), start, access, Need::Optional(access))?;
         }
-        match self.held.region() {
-            Some(region) => {
-                let at = (self.position - self.held.start()) as usize;
-                self.file.copy_from(Some(region), self.held.bytes(), at, self.position, buf)?;
-            }
+        match self.held.copy_to(self.position, buf) {
+            Some(source) => self.file.replace_suspect(self.held.region(), source, self.position, buf)?,
             None => self.file.read(self.position, buf)?,
         }
         self.position = end;
         Ok(buf.len())
+    }
+
+    #[inline(never)]
+    fn read_exact_elsewhere(&mut self, mut buf: &mut [u8]) -> io::Result<()> {
+        while !buf.is_empty() {
+            match self.read_elsewhere(buf)? {
+                0 => return Err(io::ErrorKind::UnexpectedEof.into()),
+                read => buf = &mut buf[read..],
+            }
+        }
+        Ok(())
+    }
+
+    /// Returns the bytes of [`BufRead::fill_buf`] if they are not held, or if the fault guard is installed.
+    #[inline(never)]
+    fn fill_elsewhere(&mut self) -> Result<&[u8]> {
+        let consumed = mem::replace(&mut self.filled, self.position)..self.position;
+        if consumed.start < consumed.end {
+            self.validate(consumed)?;
+        }
+        self.window_at(self.position)
+    }
+}
+
+/// Copies bytes from mapped windows, and from windows that [`Admission`](crate::Admission) maps; reads the others from
+/// the file. Never fails for lack of room in the budget. One `read` copies at most up to the end of a window.
+impl Read for Cursor {
+    #[inline]
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        if self.copy_held(buf)? {
+            return Ok(buf.len());
+        }
+        Ok(self.read_elsewhere(buf)?)
+    }
+
+    #[inline]
+    fn read_exact(&mut self, buf: &mut [u8]) -> io::Result<()> {
+        if self.copy_held(buf)? {
+            return Ok(());
+        }
+        self.read_exact_elsewhere(buf)
+    }
+
+    /// Reads up to the end of the file. Allocates all at once, so it fails at once if the rest does not fit in memory.
+    fn read_to_end(&mut self, buf: &mut Vec<u8>) -> io::Result<usize> {
+        let before = buf.len();
+        loop {
+            let left = usize::try_from(self.file.len().saturating_sub(self.position)).unwrap_or(usize::MAX);
+            let (at, part) = (buf.len(), left.min(READ_TO_END_PART));
+            if part == 0 {
+                return Ok(at - before);
+            }
+            buf.try_reserve(left)?;
+            buf.resize(at + part, 0);
+            let read = self.read(&mut buf[at..]);
+            buf.truncate(at + read.as_ref().copied().unwrap_or(0));
+            read?;
+        }
     }
 }
 
@@ -419,14 +495,17 @@ impl Read for Cursor {
 /// `fill_buf` also [checks](Cursor::check) the bytes consumed since its last call, and fails if the file did not have
 /// them. To check the last bytes of the file, call it again at the end.
 impl BufRead for Cursor {
+    #[inline]
     fn fill_buf(&mut self) -> io::Result<&[u8]> {
-        let consumed = mem::replace(&mut self.filled, self.position)..self.position;
-        if consumed.start < consumed.end {
-            self.validate(consumed)?;
+        // Bytes that the cursor holds are inside the file: its length is left to the slow path. So is the check of the
+        // consumed bytes.
+        if !fault_guard::is_installed() && self.held.holds(self.position) {
+            return Ok(self.held.rest(self.position));
         }
-        Ok(self.window_at(self.position)?)
+        Ok(self.fill_elsewhere()?)
     }
 
+    #[inline]
     fn consume(&mut self, amount: usize) {
         self.position = self.position.saturating_add(amount as u64);
     }
@@ -434,17 +513,32 @@ impl BufRead for Cursor {
 
 /// Sets the position. A position past the end of the file is allowed; one before the start is an error.
 impl Seek for Cursor {
+    #[inline]
     fn seek(&mut self, to: SeekFrom) -> io::Result<u64> {
         let position = match to {
             SeekFrom::Start(offset) => Some(offset),
             SeekFrom::End(offset) => self.file.len().checked_add_signed(offset),
             SeekFrom::Current(offset) => self.position.checked_add_signed(offset),
         };
-        self.position = position.ok_or_else(|| {
-            io::Error::new(io::ErrorKind::InvalidInput, "a seek to before the start of the file, or beyond all offsets")
-        })?;
+        self.position = position.ok_or_else(no_such_position)?;
         Ok(self.position)
     }
+
+    #[inline]
+    fn stream_position(&mut self) -> io::Result<u64> {
+        Ok(self.position)
+    }
+
+    #[inline]
+    fn seek_relative(&mut self, offset: i64) -> io::Result<()> {
+        self.position = self.position.checked_add_signed(offset).ok_or_else(no_such_position)?;
+        Ok(())
+    }
+}
+
+#[cold]
+fn no_such_position() -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidInput, "a seek to before the start of the file, or beyond all offsets")
 }
 
 impl Drop for Cursor {

@@ -1,9 +1,10 @@
 //! Cursors: slices, windows, and `Read`, `BufRead` and `Seek`.
 
-use std::io::{self, BufRead, Read, Seek, SeekFrom};
+use std::fs::OpenOptions;
+use std::io::{self, BufRead, Read, Seek, SeekFrom, Write as _};
 use std::ops::Bound;
 
-use smmap::{Cursor, Window};
+use smmap::{Change, Cursor, Window};
 
 use crate::fixture::opened::{Opened, WINDOW, corners};
 use crate::fixture::three_windows::{LEN, content, with_file};
@@ -110,6 +111,13 @@ fn read_and_seek_match_the_standard_cursor() {
             4 => SeekFrom::End(rng.below(10) as i64),
             _ => SeekFrom::Current(0),
         };
+        if let SeekFrom::Current(offset) = seek {
+            let (mut relative, from) = (opened.handle.cursor(), found.position());
+            relative.set_position(from);
+            let moved = relative.seek_relative(offset).is_ok();
+            assert_eq!((moved, relative.position()), (expected.seek(seek).is_ok(), expected.position()), "{seek:?}");
+            expected.set_position(from);
+        }
         match (found.seek(seek), expected.seek(seek)) {
             (Ok(found), Ok(expected)) => assert_eq!(found, expected, "step {step}, {seek:?}"),
             (Err(found), Err(expected)) => {
@@ -163,6 +171,49 @@ fn read_of_the_whole_file_gives_every_byte() {
     cursor.read_exact(front).unwrap();
     cursor.read_exact(back).unwrap();
     assert_same(&pieces, opened.at(WINDOW - 5, WINDOW + 5), "read_exact in two pieces, over a window border");
+}
+
+#[test]
+fn read_to_end_appends_and_moves_the_position() {
+    let opened = Opened::long();
+    let len = opened.file.len();
+    let mut cursor = opened.handle.cursor();
+    cursor.set_position(3);
+    let mut all = opened.at(0, 3).to_vec();
+    assert_eq!(cursor.read_to_end(&mut all).unwrap() as u64, len - 3);
+    assert_same(&all, &opened.file, "read_to_end");
+    assert_eq!((cursor.position(), cursor.read_to_end(&mut all).unwrap()), (len, 0));
+    assert_eq!(all.len() as u64, len);
+}
+
+/// A file of half a window, which a cursor holds when the file changes.
+#[test]
+fn reads_in_the_held_window_follow_the_noticed_length() {
+    let half = WINDOW / 2;
+    let opened = Opened::new(bytes(6, half));
+    let mut on_disk = OpenOptions::new().append(true).open(&opened.file.path).unwrap();
+    let mut cursor = opened.handle.cursor();
+    let mut part = [0; 10];
+    assert_eq!(cursor.window_at(0).unwrap().len() as u64, half);
+
+    on_disk.write_all(b"appended").unwrap();
+    assert_eq!(opened.handle.refresh().unwrap(), Change::Grown);
+    cursor.set_position(half - 2);
+    cursor.read_exact(&mut part).unwrap();
+    assert_same(&part, &[opened.at(half - 2, half), b"appended"].concat(), "read_exact");
+    cursor.set_position(half - 2);
+    let mut rest = Vec::new();
+    cursor.read_until(b'\n', &mut rest).unwrap();
+    assert_same(&rest, &part, "read_until");
+
+    cursor.window_at(0).unwrap();
+    on_disk.set_len(100).unwrap();
+    assert_eq!(opened.handle.refresh().unwrap(), Change::Truncated);
+    cursor.set_position(95);
+    assert_eq!(cursor.read(&mut part).unwrap(), 5);
+    assert_same(&part[..5], opened.at(95, 100), "read");
+    cursor.set_position(half - 10);
+    assert_eq!(cursor.read_exact(&mut part).unwrap_err().kind(), io::ErrorKind::UnexpectedEof);
 }
 
 #[test]
