@@ -49,8 +49,10 @@ const READ_TO_END_PART: usize = 128 << 10;
 pub struct Cursor {
     /// The protected window. It precedes `file`, so that it is dropped first: `file` owns the slots.
     held: WindowGuard,
-    /// The bytes of the last `slice` that was copied.
-    scratch: Vec<u8>,
+    /// The bytes of the last `slice` or `fill_buf` that was copied.
+    copied: Vec<u8>,
+    /// The place of `copied` in the file, if `fill_buf` has copied it.
+    copied_at: Option<CopiedAt>,
     position: u64,
     /// The position when `fill_buf` was called last.
     filled: u64,
@@ -58,6 +60,18 @@ pub struct Cursor {
     run: AccessRun,
     file: MappedFile,
 }
+
+/// The place and the age of a copy.
+#[derive(Clone, Copy, Debug)]
+struct CopiedAt {
+    start: u64,
+    /// The number of changes of the file that were noticed before the copy.
+    changes: u32,
+}
+
+/// The sizes of the smallest and the largest copy that `fill_buf` makes. A copy twice as large follows if the reader
+/// consumes all of one, so that a sequential reader makes few system calls until its window is mapped.
+const FILL: (usize, usize) = (8 << 10, 64 << 10);
 
 impl MappedFile {
     /// Returns a cursor at the start of the file. It holds no window yet.
@@ -72,7 +86,7 @@ impl MappedFile {
     /// ```
     pub fn cursor(&self) -> Cursor {
         let (held, run) = (self.cache().window_guard(), AccessRun::default());
-        Cursor { held, scratch: Vec::new(), position: 0, filled: 0, run, file: self.clone() }
+        Cursor { held, copied: Vec::new(), copied_at: None, position: 0, filled: 0, run, file: self.clone() }
     }
 }
 
@@ -310,8 +324,9 @@ impl Cursor {
         if self.hold_range(&range, first, access, need(&range, access))? {
             return Ok(self.held.get(range.start, range.end));
         }
-        self.file.copy_into(range, &mut self.scratch)?;
-        Ok(&self.scratch)
+        self.copied_at = None;
+        self.file.copy_into(range, &mut self.copied)?;
+        Ok(&self.copied)
     }
 
     /// Releases the window that the cursor holds, so that it may be unmapped, and frees the copy buffer. The cursor
@@ -330,7 +345,7 @@ impl Cursor {
     /// ```
     pub fn release(&mut self) {
         self.release_window();
-        self.scratch = Vec::new();
+        (self.copied, self.copied_at) = (Vec::new(), None);
     }
 
     /// Returns the position: the offset of the next byte that [`Read`] and [`BufRead`] return. It may be past the end
@@ -417,6 +432,13 @@ impl Cursor {
         let span = self.file.geometry().span(window, len);
         let end = self.position.saturating_add(buf.len() as u64).min(span.end);
         let buf = &mut buf[..(end - self.position) as usize];
+        let copied = self.copied_rest(len);
+        if !copied.is_empty() {
+            let count = copied.len().min(buf.len());
+            buf[..count].copy_from_slice(&self.copied[copied][..count]);
+            self.position += count as u64;
+            return Ok(count);
+        }
         let is_held = !self.held.is_faulted() && self.held.contains(self.position, end);
         if !is_held && self.switch_window(self.position, end).is_none() {
             let access = self.run.next(window, start, self.position, end);
@@ -448,7 +470,68 @@ impl Cursor {
         if consumed.start < consumed.end {
             self.validate(consumed)?;
         }
-        self.window_at(self.position)
+        if !self.held.is_faulted() && self.held.holds(self.position) {
+            return Ok(self.held.rest(self.position));
+        }
+        let copied = loop {
+            let len = self.file.len();
+            if self.position >= len {
+                self.release_window();
+                return Ok(&[]);
+            }
+            let copied = self.copied_rest(len);
+            if !copied.is_empty() {
+                break copied;
+            }
+            match self.hold_or_copy(len) {
+                // Another thread noticed that the file is shorter. The position may still be inside.
+                Err(error) if error.kind() == ErrorKind::Truncated && self.file.len() < len => {}
+                Err(error) => return Err(error),
+                Ok(true) => return Ok(self.held.rest(self.position)),
+                Ok(false) => break 0..self.copied.len(),
+            }
+        };
+        Ok(&self.copied[copied])
+    }
+
+    /// Holds the region at the position, which is inside the file of `len` bytes, and returns `true`. If the window is
+    /// not worth mapping, copies a part of it and returns `false`.
+    fn hold_or_copy(&mut self, len: u64) -> Result<bool> {
+        if self.switch_window(self.position, self.position + 1).is_some() {
+            return Ok(true);
+        }
+        let (window, start) = self.file.geometry().locate(self.position);
+        let is_continued =
+            self.copied_at.is_some_and(|copied| copied.start + self.copied.len() as u64 == self.position);
+        let fill = if is_continued { (2 * self.copied.len()).clamp(FILL.0, FILL.1) } else { FILL.0 };
+        let end = self.position.saturating_add(fill as u64).min(self.file.geometry().span(window, len).end);
+        let access = self.run.next(window, start, self.position, end);
+        if self.hold_range(&(self.position..end), start, access, Need::Optional(access))? {
+            return Ok(true);
+        }
+        // Before the read, so that a change that is noticed meanwhile makes the copy out of date.
+        let changes = self.file.cached().changes();
+        self.copied_at = None;
+        self.file.copy_into(self.position..end, &mut self.copied)?;
+        self.copied_at = Some(CopiedAt { start: self.position, changes });
+        Ok(false)
+    }
+
+    /// Returns the part of `copied` from the position on, as far as `fill_buf` has copied it and the file of `len` bytes
+    /// reaches. Returns an empty range if a change of the file was noticed since.
+    fn copied_rest(&self, len: u64) -> Range<usize> {
+        match self.copied_at {
+            Some(CopiedAt { start, changes }) if changes == self.file.cached().changes() => {
+                let end = (start + self.copied.len() as u64).min(len);
+                // Lossless, both: inside the copy.
+                if (start..end).contains(&self.position) {
+                    (self.position - start) as usize..(end - start) as usize
+                } else {
+                    0..0
+                }
+            }
+            _ => 0..0,
+        }
     }
 }
 
@@ -489,8 +572,14 @@ impl Read for Cursor {
     }
 }
 
-/// Returns the rest of the window as the buffer, without a copy. Always maps the window, as
-/// [`window_at`](Cursor::window_at) does.
+/// Returns the rest of the window as the buffer, without a copy, if the window is mapped or if
+/// [`Admission`](crate::Admission) maps it, as it does for a sequential reader. Of another window, reads 8 to 64 KiB
+/// into a buffer of the cursor; [`window_at`](Cursor::window_at) always maps. Never fails for lack of room in the
+/// budget.
+///
+/// [`Read`] takes bytes from that buffer too. Its bytes are those that the file had when they were read. The cursor
+/// reads them again after [`refresh`](MappedFile::refresh) noticed a change, and after a
+/// [`release`](Cursor::release).
 ///
 /// `fill_buf` also [checks](Cursor::check) the bytes consumed since its last call, and fails if the file did not have
 /// them. To check the last bytes of the file, call it again at the end.
