@@ -4,11 +4,12 @@
 
 use std::fs::File;
 use std::ops::Range;
+use std::ptr::NonNull;
 use std::sync::Arc;
 
 use super::load::truncated;
 use super::open::cannot_stat;
-use super::region::{Region, RegionBytes, RegionRef};
+use super::region::{Region, RegionRef};
 use super::room::RoomPolicy;
 use super::validate::Suspect;
 use super::{Acquired, Cache, CachedFile};
@@ -48,12 +49,8 @@ impl Cache {
     #[inline]
     fn copy_piece(&self, file: &Arc<CachedFile>, piece: Range<u64>, buf: &mut [u8]) -> Result<()> {
         let (window, start) = self.config.geometry.locate(piece.start);
-        let at = (piece.start - start) as usize;
         let slot = match self.lookup(file, window, piece.end - start, Access::Counted) {
-            Ok(client) => {
-                let region = RegionRef::new(client);
-                return self.copy_from(file, region.region(), region.bytes(), at, piece.start, buf);
-            }
+            Ok(client) => return self.copy_region(file, &RegionRef::new(client), start, piece.start, buf),
             Err(slot) => slot,
         };
         match self.admit(file, slot, window, Access::Counted) {
@@ -74,35 +71,53 @@ impl Cache {
     ) -> Result<()> {
         match self.acquire_window(file, slot, &piece, policy)? {
             Acquired::ReadFile => self.read(file, piece.start, buf),
-            Acquired::Region { region, start, .. } => {
-                let at = (piece.start - start) as usize;
-                self.copy_from(file, region.region(), region.bytes(), at, piece.start, buf)
-            }
+            Acquired::Region { region, start, .. } => self.copy_region(file, &region, start, piece.start, buf),
         }
     }
 
-    /// Fills `buf` from index `at` of `bytes`, which are mapped by `region`. The byte at `at` is the one at `offset` of
-    /// the file. If the mapped bytes are suspect, reads them from the file instead.
+    /// Fills `buf` with the bytes at `offset` of the file, from a region that starts at `start` and has all of them.
     #[inline]
-    pub(crate) fn copy_from(
+    fn copy_region(
         &self,
         file: &Arc<CachedFile>,
-        region: Option<&Region>,
-        bytes: &RegionBytes,
-        at: usize,
+        region: &RegionRef,
+        start: u64,
         offset: u64,
         buf: &mut [u8],
     ) -> Result<()> {
-        let source = bytes.copy_to(at, buf);
-        let Some(region) = region else { return Ok(()) };
+        let Some(source) = region.bytes().copy_to(offset - start, buf) else {
+            unreachable!("the region is mapped up to the end of the range")
+        };
+        match region.region() {
+            Some(region) => self.replace_suspect(file, region, source, offset, buf),
+            None => Ok(()),
+        }
+    }
+
+    /// Reads `buf` from the file at `offset` if its bytes, which were copied from `source` in the mapping of `region`,
+    /// are suspect.
+    #[inline]
+    pub(crate) fn replace_suspect(
+        &self,
+        file: &Arc<CachedFile>,
+        region: &Region,
+        source: NonNull<u8>,
+        offset: u64,
+        buf: &mut [u8],
+    ) -> Result<()> {
         match region.suspect(source, buf.len()) {
             None => Ok(()),
-            Some(Suspect::Zeros) if self.config.revalidate == Revalidate::Never => Ok(()),
-            Some(Suspect::Zeros | Suspect::Faulted(_)) => {
-                self.stats.count(Event::Copy);
-                self.read(file, offset, buf)
-            }
+            Some(suspect) => self.replace(file, &suspect, offset, buf),
         }
+    }
+
+    #[cold]
+    fn replace(&self, file: &Arc<CachedFile>, suspect: &Suspect, offset: u64, buf: &mut [u8]) -> Result<()> {
+        if *suspect == Suspect::Zeros && self.config.revalidate == Revalidate::Never {
+            return Ok(());
+        }
+        self.stats.count(Event::Copy);
+        self.read(file, offset, buf)
     }
 
     /// Fills `buf` from the file. The caller has counted the copy.

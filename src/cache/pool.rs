@@ -15,8 +15,8 @@ use crate::protocol::atomics::{Clock, UserCount};
 use crate::protocol::budget::{Budget, Reservation, Usage};
 use crate::protocol::clock_ring::ClockRing;
 use crate::protocol::hazard::{HazardDomain, ProtectedSet};
-use crate::protocol::slot::{Drain, Loading, Phase, Slot, SlotRef, UnmapToken};
 use crate::protocol::radix_table::RadixTable;
+use crate::protocol::slot::{Drain, Loading, Phase, Slot, SlotRef, UnmapToken};
 use crate::stats::Tally;
 use crate::sync::{AtomicU32, Mutex, MutexGuard, Ordering, epoch};
 
