@@ -65,9 +65,9 @@
 //! - **A hit takes no lock, allocates nothing and makes no system call.** The exceptions:
 //!     - The first call of a thread may allocate. The second window of a cursor allocates 12 KiB, if the window size is
 //!       a power of two.
-//!     - A reader that enters the next window at its start asks the OS once whether the window is in memory (`mincore`
-//!       on Linux; `madvise` on other Unix systems). If it is not, on Linux the call returns after it is read from the
-//!       disk. (Linux tells only processes that own the file or may write it. For others, nothing is read ahead.) [`Windows`] asks for each window.
+//!     - [`Windows`] asks the OS once for each mapping whether the window is in memory (`mincore` on Linux; `madvise` on
+//!       other Unix systems). If it is not, on Linux the call returns after it is read from the disk. (Linux tells only
+//!       processes that own the file or may write it. For others, nothing is read ahead.)
 //!     - The last client of a detached region, or of a window of a closed or truncated file, unmaps it.
 //!     - If `fault_guard` is installed, bytes that end in zeros at the end of a page are verified against the file.
 //! - **Readers do not wait for each other on a hit.** A cursor protects its window by one store to its own hazard

@@ -15,6 +15,7 @@ use memmap2::MmapOptions;
 
 use crate::fault_guard;
 use crate::os::{self, Advice};
+use crate::sync::AtomicU32;
 
 /// A mapped span of a file, or a copy of it in memory of its own. Dropping it unmaps it.
 ///
@@ -29,6 +30,7 @@ pub(crate) struct Mapping {
     /// hugetlbfs.
     page_shift: u8,
     is_private: bool,
+    pattern: AtomicU32,
 }
 
 // SAFETY: a mapping belongs to no thread, so any thread may use and unmap it.
@@ -81,7 +83,8 @@ impl Mapping {
         let Some(address) = NonNull::new(address) else {
             return Err(io::Error::other("the OS mapped the file at address 0"));
         };
-        Ok(Self { address, len, page_shift: page.ilog2() as u8, is_private })
+        let (page_shift, pattern) = (page.ilog2() as u8, AtomicU32::new(0));
+        Ok(Self { address, len, page_shift, is_private, pattern })
     }
 
     /// Unmaps the bytes. Does nothing if they are already unmapped. If the OS refuses, the bytes stay mapped, and the
@@ -135,6 +138,13 @@ impl Mapping {
         start & !(page - 1)..(start + self.len).next_multiple_of(page)
     }
 
+    /// Returns the word in which `cache::prefault` records how the mapping is read: 0 at first. It is here because the
+    /// other fields leave room for it, so that a slot with its region stays as long as a cache line.
+    #[inline]
+    pub(crate) fn pattern(&self) -> &AtomicU32 {
+        &self.pattern
+    }
+
     pub(crate) fn advise(&self, advice: Advice) {
         // SAFETY: the mapping's own address and length.
         unsafe { os::advise(self.address.as_ptr(), self.len, advice) };
@@ -145,6 +155,12 @@ impl Mapping {
     pub(crate) fn read_ahead(&self, file: &File, start: u64) -> bool {
         // SAFETY: the mapping's own address and length.
         unsafe { os::read_ahead(file, start, self.address.as_ptr(), self.len) }
+    }
+
+    /// Returns `true` if the OS has the last page in memory, or does not tell.
+    pub(crate) fn is_end_resident(&self) -> bool {
+        // SAFETY: the mapping's own address and length.
+        unsafe { os::is_end_resident(self.address.as_ptr(), self.len) }
     }
 
     /// Reads and maps the pages of `range`, which must lie inside the mapping, without the risk of SIGBUS. Returns

@@ -71,6 +71,9 @@ pub(crate) const SEQUENTIAL_SLACK: u64 = 4096;
 /// Sequential accesses after which a reader is [sustained](Access::Sustained).
 const SEQUENTIAL_ACCESSES: u32 = 16;
 
+/// Sequential accesses after which a reader's windows are read ahead.
+const SEVERAL: u32 = 3;
+
 /// Bytes of a sequential run, of two accesses or more, after which a reader is sustained. Copying as much costs as much
 /// as a mapping.
 const SEQUENTIAL_BYTES: u64 = 128 << 10;
@@ -171,11 +174,20 @@ impl AccessRun {
     /// Classifies a read from `start` to `end`, offsets in the file, in `window`, which starts at `window_start`.
     ///
     /// Reads inside the window that the cursor already holds are not reported here. So a cursor also counts as
-    /// sequential if it enters the next window near that window's start, wherever its last reported access ended.
+    /// sequential if it enters the next window near that window's start, and `has_read_to_end` finds that the window
+    /// before was read up to its end. Without the latter, a reader of the first bytes of each window would be
+    /// sequential.
     #[inline]
-    pub(crate) fn next(&mut self, window: u64, window_start: u64, start: u64, end: u64) -> Access {
-        let enters_next = self.window == window && start - window_start < SEQUENTIAL_SLACK;
-        let is_sequential = enters_next || start.wrapping_sub(self.end) < SEQUENTIAL_SLACK;
+    pub(crate) fn next(
+        &mut self,
+        window: u64,
+        window_start: u64,
+        start: u64,
+        end: u64,
+        has_read_to_end: impl FnOnce() -> bool,
+    ) -> Access {
+        let is_at_start = self.window == window && start - window_start < SEQUENTIAL_SLACK;
+        let is_sequential = start.wrapping_sub(self.end) < SEQUENTIAL_SLACK || is_at_start && has_read_to_end();
         (self.sequential, self.sequential_bytes) =
             if is_sequential { (self.sequential.saturating_add(1), self.sequential_bytes) } else { (0, 0) };
         self.sequential_bytes = self.sequential_bytes.saturating_add(end - start);
@@ -192,6 +204,11 @@ impl AccessRun {
             repeats if repeats >= ADMIT_AFTER.into() => Access::Streak,
             _ => Access::Repeat,
         }
+    }
+
+    /// Returns `true` if several of the last accesses, or many bytes, were contiguous in the file.
+    pub(crate) fn is_sequential(&self) -> bool {
+        self.sequential >= SEVERAL || self.sequential > 0 && self.sequential_bytes >= SEQUENTIAL_BYTES
     }
 }
 
@@ -306,7 +323,7 @@ mod tests {
 
     /// Returns the kinds of accesses of 64 bytes each at these offsets.
     fn accesses(run: &mut AccessRun, offsets: impl IntoIterator<Item = u64>) -> Vec<Access> {
-        let access = |at| run.next(at / BYTES, at / BYTES * BYTES, at, at + 64);
+        let access = |at| run.next(at / BYTES, at / BYTES * BYTES, at, at + 64, || true);
         offsets.into_iter().map(access).collect()
     }
 
@@ -340,11 +357,21 @@ mod tests {
         for (piece, sustained_from) in [(4 << 10, 16), (32 << 10, 3), (64 << 10, 1), (200 << 10, 1)] {
             let run = &mut AccessRun::default();
             // An access elsewhere, of the same size, which does not belong to the run.
-            run.next(90, 90 * BYTES, 90 * BYTES, 90 * BYTES + piece);
+            run.next(90, 90 * BYTES, 90 * BYTES, 90 * BYTES + piece, || true);
             let starts = (0..20).map(|at| SEQUENTIAL_SLACK + at * piece);
-            let mut found = starts.map(|start| run.next(0, 0, start, start + piece));
+            let mut found = starts.map(|start| run.next(0, 0, start, start + piece, || true));
             let position = found.position(|access| access == Access::Sustained);
             assert_eq!(position, Some(sustained_from), "pieces of {piece}");
+        }
+    }
+
+    #[test]
+    fn reader_of_the_starts_of_windows_is_sequential_only_if_it_reads_their_ends() {
+        for reads_ends in [true, false] {
+            let run = &mut AccessRun::default();
+            let access = |window| run.next(window, window * BYTES, window * BYTES, window * BYTES + 64, || reads_ends);
+            let is_sustained = (0..100).map(access).any(|access| access == Access::Sustained);
+            assert_eq!((is_sustained, run.is_sequential()), (reads_ends, reads_ends));
         }
     }
 

@@ -7,6 +7,7 @@ use std::ops::Range;
 use std::ptr::NonNull;
 
 use crate::os::{self, Advice};
+use crate::sync::AtomicU32;
 
 /// The byte that overwrites an unmapped copy. No file of the tests contains it.
 const UNMAPPED: u8 = 0xdd;
@@ -53,6 +54,7 @@ pub(crate) struct Mapping {
     bytes: Option<Box<[u8]>>,
     address: NonNull<u8>,
     len: usize,
+    pattern: AtomicU32,
 }
 
 // SAFETY: as for the library's `Mapping`: the bytes are only read until the owner unmaps them.
@@ -76,7 +78,7 @@ impl Mapping {
             assert!(world.mapped_bytes <= world.limit_bytes, "{} bytes mapped", world.mapped_bytes);
             assert!(world.regions <= world.limit_regions, "{} regions mapped", world.regions);
             let address = NonNull::from(&mut bytes[..]).cast();
-            Ok(Self { bytes: Some(bytes), address, len })
+            Ok(Self { bytes: Some(bytes), address, len, pattern: AtomicU32::new(0) })
         })
     }
 
@@ -126,6 +128,15 @@ impl Mapping {
 
     pub(crate) fn address(&self) -> NonNull<u8> {
         self.address
+    }
+
+    pub(crate) fn pattern(&self) -> &AtomicU32 {
+        &self.pattern
+    }
+
+    pub(crate) fn is_end_resident(&self) -> bool {
+        shuttle::thread::yield_now();
+        true
     }
 
     pub(crate) fn advise(&self, _: Advice) {

@@ -105,6 +105,8 @@ pub(crate) struct CachedFile {
     pub(super) system: FileSystem,
     mappability: Mappability,
     len: FencedU64,
+    /// The number of changes of the content that were noticed. Wraps.
+    changes: AtomicU32,
     noticed: Mutex<Noticed>,
     names: Mutex<Vec<PathBuf>>,
     /// Handles of the file. With the last one the descriptor closes; mapped windows stay.
@@ -138,6 +140,7 @@ impl CachedFile {
             system,
             mappability: Mappability::default(),
             len: FencedU64::new(stat.len),
+            changes: AtomicU32::new(0),
             noticed: Mutex::new(Noticed { stat: stat.clone(), tail: None }),
             names: Mutex::default(),
             handles: UserCount::default(),
@@ -152,6 +155,14 @@ impl CachedFile {
     #[inline]
     pub(crate) fn len(&self) -> u64 {
         self.len.load()
+    }
+
+    /// Returns the number of changes of the content that were noticed, wrapping. A reader's copy is out of date if the
+    /// number differs.
+    pub(crate) fn changes(&self) -> u32 {
+        // Relaxed: a reader that misses a change has read before it was noticed. `refresh` on the reader's own thread,
+        // or one that happens before the read, is never missed.
+        self.changes.load(MemoryOrdering::Relaxed)
     }
 
     /// Returns the length for a loader, which already owns a slot in LOADING. A thread that publishes a new length
@@ -187,6 +198,9 @@ impl CachedFile {
         }
         if noticed.stat.len != stat.len {
             self.len.store_then_fence(stat.len);
+        }
+        if change != Change::Unchanged {
+            self.changes.fetch_add(1, MemoryOrdering::Relaxed);
         }
         // Relaxed: a private mapping is made from a file that is read after the look at its length.
         if change != Change::Unchanged && self.mappability.has_private.load(MemoryOrdering::Relaxed) != 0 {

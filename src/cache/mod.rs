@@ -198,7 +198,7 @@ impl Cache {
     /// or a copy. Otherwise returns the window's slot, if it has one, for [`acquire`](Self::acquire).
     ///
     /// Takes no lock, allocates nothing, and makes no system call. Counts a hit and, if `access` is `Counted`, an
-    /// access of the window.
+    /// access of the window, if it has a slot.
     #[inline]
     pub(crate) fn lookup<'f>(
         &self,
@@ -207,7 +207,7 @@ impl Cache {
         min_len: u64,
         access: Access,
     ) -> Result<SlotRef<Region>, Option<&'f Slot<Region>>> {
-        let slot = self.accessed_slot(file, window, access).ok_or(None)?;
+        let slot = self.slot(file, window, access).ok_or(None)?;
         let client = slot.take().map_err(|_| Some(slot))?;
         // A range that crosses into the next window is not here, nor is the new tail of a file that has grown.
         if client.mapping().len() as u64 >= min_len && !client.mapping().is_faulted() {
@@ -221,8 +221,7 @@ impl Cache {
     /// Protects a window in `guard` if it is mapped up to the offset `end`. This is the hit of a cursor in a window
     /// that its slot cache does not contain.
     ///
-    /// Returns `true` if the window follows the one read before. Otherwise returns the slot, if
-    /// there is one, for [`acquire`](Self::acquire).
+    /// Otherwise returns the slot, if there is one, for [`acquire`](Self::acquire).
     pub(crate) fn lookup_protected<'f>(
         &self,
         guard: &mut WindowGuard,
@@ -231,24 +230,22 @@ impl Cache {
         window_start: u64,
         end: u64,
         access: Access,
-    ) -> Result<bool, Option<&'f Slot<Region>>> {
-        let slot = self.accessed_slot(file, window, access).ok_or(None)?;
+    ) -> Result<(), Option<&'f Slot<Region>>> {
+        let slot = self.slot(file, window, access).ok_or(None)?;
         // Under pressure most windows that come here are not mapped. The snapshot spares those the protection.
         let may_be_mapped = slot.snapshot().phase() == Phase::Mapped;
-        let protected = if may_be_mapped { guard.protect(slot, window, window_start, end) } else { None };
-        protected.ok_or(Some(slot))
+        if may_be_mapped && guard.protect(slot, window, window_start, end) { Ok(()) } else { Err(Some(slot)) }
     }
 
+    /// Returns a window's slot, and counts the access. Returns `None` if the window has none;
+    /// [`acquire`](Self::acquire) then counts it.
     #[inline]
-    fn accessed_slot<'f>(&self, file: &'f CachedFile, window: u64, access: Access) -> Option<&'f Slot<Region>> {
-        let slot = file.windows().get(window);
+    fn slot<'f>(&self, file: &'f CachedFile, window: u64, access: Access) -> Option<&'f Slot<Region>> {
+        let slot = file.windows().get(window)?;
         if access == Access::Counted {
-            match slot {
-                Some(slot) => self.regions.record_access(slot),
-                None => self.regions.record_slotless_access(file, window, self.windows_in_budget()),
-            }
+            self.regions.record_access(slot);
         }
-        slot
+        Some(slot)
     }
 
     fn windows_in_budget(&self) -> usize {
@@ -322,7 +319,12 @@ impl Cache {
         when_full: WhenFull,
     ) -> Result<Acquired> {
         if self.config.geometry.is_in_one(range) {
-            match self.acquire_window(file, slot, range, RoomPolicy::Required(when_full)) {
+            let slot = slot.unwrap_or_else(|| {
+                let slot = self.regions.make_slot(file, self.config.geometry.index(range.start));
+                self.regions.record_access(slot);
+                slot
+            });
+            match self.acquire_window(file, Some(slot), range, RoomPolicy::Required(when_full)) {
                 // The budget has no room for the window. It may have room for the range.
                 Err(error) if error.kind() == ErrorKind::OverBudget && need == Need::Mapped => {}
                 acquired => return acquired,
@@ -352,12 +354,15 @@ impl Cache {
 
     /// Returns the policy by which an optional mapping of a window gets room, or `None` if the mapping does not pay
     /// off. The caller then reads the file; the miss and the copy are counted here.
-    #[inline]
+    #[inline(always)]
     fn admit(&self, file: &CachedFile, slot: Option<&Slot<Region>>, window: u64, access: Access) -> Option<RoomPolicy> {
         let is_whole_file = self.config.geometry.window_bytes().is_none();
         let admission = if is_whole_file { Admission::Always } else { self.config.admission };
         let frequency = match slot {
             Some(slot) => self.regions.frequency(slot),
+            None if access == Access::Counted => {
+                self.regions.record_slotless_access(file, window, || self.windows_in_budget())
+            }
             None => self.regions.slotless_frequency(file, window),
         };
         if policy::admits_with_room(admission, access, frequency) {

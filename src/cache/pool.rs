@@ -107,9 +107,15 @@ impl RegionPool {
         }
     }
 
-    /// Counts an access to a window that has no slot.
-    pub(super) fn record_slotless_access(&self, file: &CachedFile, window: u64, windows_in_budget: usize) {
-        self.slotless.record_access(file, window, self.clock.now(), windows_in_budget);
+    /// Counts an access to a window that has no slot. Returns the window's access frequency now.
+    #[inline]
+    pub(super) fn record_slotless_access(
+        &self,
+        file: &CachedFile,
+        window: u64,
+        windows_in_budget: impl FnOnce() -> usize,
+    ) -> u8 {
+        self.count(self.slotless.record_access(file, window, self.clock.now(), windows_in_budget))
     }
 
     /// Returns the access frequency now of a window that has no slot.
@@ -544,7 +550,7 @@ mod tests {
         let pool = setting.pool();
         (0..2).for_each(|window| drop(setting.map(window, 0)));
         let mut guard = setting.opened.cache.window_guard();
-        guard.protect(setting.opened.slot(0), 0, 0, WINDOW).expect("it is mapped");
+        assert!(guard.protect(setting.opened.slot(0), 0, 0, WINDOW));
         let mut unused = Vec::new();
         pool.for_each_unused(|token| unused.push(token));
         assert_eq!(unused.len(), 1);

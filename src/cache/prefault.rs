@@ -6,15 +6,27 @@
 //! pages, or a large one. Mapping all pages in advance (`MADV_POPULATE_READ`) was slower in a warm scan, because it
 //! walks over each page.
 
+use super::CachedFile;
 use super::region::Region;
 use crate::os::Advice;
+use crate::sync::Ordering;
+
+/// The [pattern](crate::mapping::Mapping::pattern) of a mapping that was checked, and read if it was not in memory.
+const CHECKED: u32 = 1;
 
 impl Region {
     /// Reads all of the region into memory, if it is not there. `start` is the offset of the region in the file.
     ///
     /// A hint: errors are left to the reader that touches the bytes. It does nothing to the page cache if the file's
-    /// descriptor is closed.
+    /// descriptor is closed. It does nothing at all after its first call for a mapping: a hit makes no system call.
     pub(crate) fn prefault(&self, start: u64) {
+        let pattern = self.mapping().pattern();
+        // Relaxed, here and below: the word is a hint, and orders nothing. The load spares the readers of a shared window
+        // the write.
+        let is_checked = pattern.load(Ordering::Relaxed) == CHECKED;
+        if is_checked || pattern.swap(CHECKED, Ordering::Relaxed) == CHECKED {
+            return;
+        }
         // Here it would allocate the pages of holes. All others are in memory, or swapped out.
         if self.file().system.allocates_holes() {
             return;
@@ -26,10 +38,23 @@ impl Region {
     }
 }
 
+impl CachedFile {
+    /// Returns `true` if a window is mapped and its last page is in memory.
+    ///
+    /// For a cursor that enters the window after it. If the window was read from the disk, the page shows that a reader
+    /// came to its end: the cursor does not record its reads inside a window.
+    pub(crate) fn is_end_of_window_resident(&self, window: u64) -> bool {
+        let client = self.windows().get(window).and_then(|slot| slot.take().ok());
+        client.is_some_and(|client| client.mapping().is_end_resident())
+    }
+}
+
 #[cfg(test)]
 #[cfg(target_os = "linux")]
 mod tests {
+    use super::CHECKED;
     use crate::os::{self, page_cache};
+    use crate::sync::Ordering;
     use crate::{Admission, Cursor, MapManager, MappedFile, Window};
     use std::fs;
     use std::io::Read as _;
@@ -56,23 +81,40 @@ mod tests {
         Some((file, is_in_memory))
     }
 
+    const PIECE: u64 = 64 << 10;
+
+    /// Reads some bytes at an offset: an access.
+    type Touch = fn(&mut Cursor, u64);
+    const TOUCH: [Touch; 3] = [
+        |cursor, at| assert!(cursor.window_at(at).unwrap().iter().all(|&byte| byte == 7)),
+        |cursor, at| assert_eq!(cursor.slice(at..at + PIECE).unwrap(), [7; PIECE as usize]),
+        |cursor, at| {
+            cursor.set_position(at);
+            cursor.read_exact(&mut [0; PIECE as usize]).unwrap();
+        },
+    ];
+
+    /// Returns `true` if a cursor that made these accesses prefaulted the window of the last one.
+    fn is_prefaulted(file: &MappedFile, touch: Touch, offsets: impl Iterator<Item = u64>) -> bool {
+        let mut cursor = file.cursor();
+        offsets.for_each(|at| touch(&mut cursor, at));
+        cursor.held().region().is_some_and(|region| region.mapping().pattern().load(Ordering::Relaxed) == CHECKED)
+    }
+
     #[test]
     fn sequential_cursor_prefaults_the_next_window() {
-        let at = WINDOW as u64;
-        let touch: [fn(&mut Cursor, u64); 3] = [
-            |cursor, at| assert!(!cursor.window_at(at).unwrap().is_empty()),
-            |cursor, at| assert_eq!(cursor.slice(at..at + 9).unwrap(), [7; 9]),
-            |cursor, at| {
-                cursor.set_position(at);
-                cursor.read_exact(&mut [0; 9]).unwrap();
-            },
-        ];
-        for touch in touch {
+        for touch in TOUCH {
             let Some((file, is_in_memory)) = cold() else { return };
-            let mut cursor = file.cursor();
-            touch(&mut cursor, 0);
-            touch(&mut cursor, at);
+            assert!(is_prefaulted(&file, touch, (0..=WINDOW as u64).step_by(PIECE as usize)));
             assert!(is_in_memory(1));
+        }
+    }
+
+    #[test]
+    fn cursor_that_moves_backward_prefaults_nothing() {
+        for touch in TOUCH {
+            let Some((file, _)) = cold() else { return };
+            assert!(!is_prefaulted(&file, touch, [2, 1, 0].map(|window| window * WINDOW as u64).into_iter()));
         }
     }
 

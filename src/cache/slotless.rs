@@ -25,11 +25,17 @@ pub(super) struct SlotlessFrequencies {
 }
 
 impl SlotlessFrequencies {
-    /// Counts an access of a window at time `now` of the policy's clock.
-    #[cold]
-    pub(super) fn record_access(&self, file: &CachedFile, window: u64, now: u32, windows_in_budget: usize) {
+    /// Counts an access of a window at time `now` of the policy's clock. Returns the window's frequency, as a word.
+    #[inline]
+    pub(super) fn record_access(
+        &self,
+        file: &CachedFile,
+        window: u64,
+        now: u32,
+        windows_in_budget: impl FnOnce() -> usize,
+    ) -> u32 {
         let make = || {
-            let wanted = windows_in_budget.saturating_mul(ENTRIES_PER_WINDOW).clamp(ENTRIES.0, ENTRIES.1);
+            let wanted = windows_in_budget().saturating_mul(ENTRIES_PER_WINDOW).clamp(ENTRIES.0, ENTRIES.1);
             iter::repeat_with(ProcessU64::default).take(wanted.next_power_of_two()).collect()
         };
         let (entry, tag) = entry(self.entries.get_or_init(make), file, window);
@@ -44,6 +50,7 @@ impl SlotlessFrequencies {
             (tag, Frequency::from_word(0).accessed(now))
         };
         entry.store(owner << 32 | u64::from(frequency.to_word()), Ordering::Relaxed);
+        if owner == tag { frequency.to_word() } else { 0 }
     }
 
     /// Returns the frequency of a window, as a word.
@@ -61,7 +68,8 @@ fn entry<'e>(entries: &'e [ProcessU64], file: &CachedFile, window: u64) -> (&'e 
     // Fibonacci hashing (Knuth): multiplies by 2⁶⁴ divided by the golden ratio, and uses the upper bits.
     let hash = |value: u64| value.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 32;
     let of_file = hash(ptr::from_ref(file).addr() as u64);
-    let block = window / entries.len() as u64;
+    // Not a division: the number of entries is a power of two.
+    let block = window >> entries.len().trailing_zeros();
     let at = of_file.wrapping_add(window).wrapping_add(hash(block)) as usize & (entries.len() - 1);
     (&entries[at], hash(window ^ of_file << 32))
 }
@@ -112,7 +120,7 @@ mod tests {
     fn window_displaces_another_only_after_as_many_accesses() {
         let opened = Opened::new(8, SPARSE);
         let (frequencies, file) = (SlotlessFrequencies::default(), &opened.file);
-        let record = |window| frequencies.record_access(file, window, 0, 1);
+        let record = |window| frequencies.record_access(file, window, 0, || 1);
         record(0);
         let entries = frequencies.entries.get().unwrap();
         assert_eq!(entries.len(), ENTRIES.0);

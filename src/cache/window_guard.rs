@@ -28,12 +28,8 @@ pub(crate) struct WindowGuard {
     region: Option<NonNull<Region>>,
     /// All bytes of the region. A reader of its own window follows no other pointer.
     bytes: RegionBytes,
-    /// The offset of the first byte in the file. Kept after a release, to recognise a sequential reader. [`NOWHERE`]
-    /// before the first window.
+    /// The offset of the first byte in the file. [`NOWHERE`] before the first window.
     start: u64,
-    /// Bytes of a window, or [`NOWHERE`] for a whole-file window, which has no next one. A detached region at offset 1
-    /// is taken for its predecessor, which costs one needless prefault.
-    window_bytes: u64,
 }
 
 /// A client of a detached region.
@@ -43,7 +39,7 @@ struct Detached {
     is_window: bool,
 }
 
-/// No window starts here, and no window follows.
+/// No window starts here.
 const NOWHERE: u64 = u64::MAX;
 
 /// The result of a change of window by [`WindowGuard::switch`].
@@ -51,10 +47,6 @@ pub(crate) struct Switch<'s> {
     pub(crate) slot: &'s Slot<Region>,
     /// The address of the first byte that was asked for.
     pub(crate) address: NonNull<u8>,
-    /// The offset of that byte in its window.
-    pub(crate) at: u64,
-    /// `true` if the window follows the one read before.
-    pub(crate) is_next: bool,
 }
 
 // SAFETY: the guard reads memory that is only read. The hazard pointer and the client, which keep that memory, may
@@ -73,7 +65,6 @@ impl WindowGuard {
             region: None,
             bytes: RegionBytes::EMPTY,
             start: NOWHERE,
-            window_bytes: geometry.window_bytes().unwrap_or(NOWHERE),
         }
     }
 
@@ -108,18 +99,36 @@ impl WindowGuard {
         self.bytes.get(start.wrapping_sub(self.start), end.wrapping_sub(start))
     }
 
+    /// Copies the bytes from `start` on into `buf`, without a reference to mapped bytes, and returns their address.
+    /// Returns `None` if the region does not contain all of them, or if `buf` is empty.
+    #[inline]
+    pub(crate) fn copy_to(&self, start: u64, buf: &mut [u8]) -> Option<NonNull<u8>> {
+        self.bytes.copy_to(start.wrapping_sub(self.start), buf)
+    }
+
+    /// Returns `true` if the region contains the byte at `offset`.
+    #[inline]
+    pub(crate) fn holds(&self, offset: u64) -> bool {
+        offset.wrapping_sub(self.start) < self.bytes.len() as u64
+    }
+
+    /// Returns the bytes from `offset` to the end of the region, or an empty slice if the region does not contain them.
+    #[inline]
+    pub(crate) fn rest(&self, offset: u64) -> &[u8] {
+        let at = offset.wrapping_sub(self.start);
+        self.bytes.get(at, (self.bytes.len() as u64).wrapping_sub(at))
+    }
+
     /// Returns `true` if the guard holds the window of `offset`. A detached range is no window.
     #[inline]
     pub(crate) fn is_window_of(&self, offset: u64) -> bool {
-        self.detached.as_ref().is_none_or(|detached| detached.is_window)
-            && offset.wrapping_sub(self.start) < self.bytes.len() as u64
+        self.detached.as_ref().is_none_or(|detached| detached.is_window) && self.holds(offset)
     }
 
     /// Returns the bytes from `offset` to the end of the window, or an empty slice if the guard holds another one.
     #[inline]
     pub(crate) fn get_from(&self, offset: u64) -> &[u8] {
-        let (at, len) = (offset.wrapping_sub(self.start), self.bytes.len() as u64);
-        if self.is_window_of(offset) { self.bytes.get(at, len - at) } else { &[] }
+        if self.is_window_of(offset) { self.rest(offset) } else { &[] }
     }
 
     /// Returns the offset of the end of the region.
@@ -155,50 +164,47 @@ impl WindowGuard {
             return None;
         }
         self.hazard.count();
-        let is_next = self.move_to(window_start);
-        let at = start - window_start;
+        self.start = window_start;
         // SAFETY: inside the mapping, which reaches up to `end`.
-        let address = unsafe { address.add(at as usize) };
-        Some(Switch { slot, address, at, is_next })
+        let address = unsafe { address.add((start - window_start) as usize) };
+        Some(Switch { slot, address })
     }
 
-    /// Protects the window of `slot` if it is mapped up to the offset `end`, without a fault. Otherwise returns `None`,
-    /// and the guard then holds nothing. Returns `Some(true)` if the window follows the one read before.
-    pub(super) fn protect(&mut self, slot: &Slot<Region>, window: u64, window_start: u64, end: u64) -> Option<bool> {
+    /// Protects the window of `slot` if it is mapped up to the offset `end`, without a fault. Otherwise returns `false`,
+    /// and the guard then holds nothing.
+    pub(super) fn protect(&mut self, slot: &Slot<Region>, window: u64, window_start: u64, end: u64) -> bool {
         self.clear();
         self.detached = None;
         if !self.protect_slot(slot, end - window_start) {
             self.release();
-            return None;
+            return false;
         }
         self.hazard.count();
         self.slots.insert(window, NonNull::from(slot), self.bytes.address());
-        Some(self.move_to(window_start))
+        self.start = window_start;
+        true
     }
 
     /// Holds a region for which the caller has counted a client. The hazard pointer takes over from the client,
-    /// unless the region is detached. `window` is `None` for a range that is no window. Returns `true` if a window
-    /// follows the one read before.
-    pub(crate) fn hold(&mut self, held: RegionRef, start: u64, window: Option<u64>) -> bool {
+    /// unless the region is detached. `window` is `None` for a range that is no window.
+    pub(crate) fn hold(&mut self, held: RegionRef, start: u64, window: Option<u64>) {
         let (client, bytes) = held.into_parts();
         self.clear();
         self.detached = None;
-        let is_next = match (client, window) {
+        match (client, window) {
             (Some(client), Some(window)) if !client.is_detached() => {
                 // SAFETY: a slot of the cache whose owners scan this domain (see the documentation of the type).
                 self.region = Some(unsafe { self.hazard.protect_client(&client) });
                 self.slots.insert(window, client.slot_ptr(), client.mapping().address());
-                self.move_to(start)
             }
             (client, window) => {
                 self.release();
                 self.region = client.as_deref().map(NonNull::from);
                 self.detached = client.map(|client| Detached { _client: client, is_window: window.is_some() });
-                self.move_to(start) && window.is_some()
             }
-        };
+        }
+        self.start = start;
         self.bytes = bytes;
-        is_next
     }
 
     /// Holds nothing any more. Returns `true` if the owner of the region may be waiting for that, to unmap it.
@@ -236,14 +242,6 @@ impl WindowGuard {
             return false;
         }
         true
-    }
-
-    /// Records the start of the region, and returns `true` if it follows the window read before.
-    #[inline(always)]
-    fn move_to(&mut self, start: u64) -> bool {
-        let is_next = self.start.wrapping_add(self.window_bytes) == start;
-        self.start = start;
-        is_next
     }
 
     /// Forgets the region, which the hazard pointer may still protect.
@@ -323,7 +321,7 @@ mod tests {
         let mut guard = opened.cache.window_guard();
         for window in 0..3 {
             drop(opened.cache.map_window(&opened.file, window, WINDOW));
-            guard.protect(opened.slot(window), window, window * WINDOW, (window + 1) * WINDOW).expect("it is mapped");
+            assert!(guard.protect(opened.slot(window), window, window * WINDOW, (window + 1) * WINDOW));
         }
         let policy = RoomPolicy::Required(WhenFull::Exceed);
         guard.hold(opened.cache.map_detached(&opened.file, 5..WINDOW + 5, policy).unwrap(), 5, None);
@@ -334,7 +332,7 @@ mod tests {
     #[test]
     fn guard_that_protects_a_window_releases_its_detached_region() {
         let (opened, mut guard) = detached();
-        guard.protect(opened.slot(0), 0, 0, WINDOW).expect("it is mapped");
+        assert!(guard.protect(opened.slot(0), 0, 0, WINDOW));
         assert_eq!(opened.file.detached.count(), 0);
         let (opened, mut guard) = detached();
         guard.hold(opened.cache.map_window(&opened.file, 0, WINDOW), 0, Some(0));
@@ -355,9 +353,9 @@ mod tests {
         let (opened, mut guard) = detached();
         let is_protected = |window| opened.cache.regions.hazards.scan_unordered().contains(opened.slot(window));
         assert!(!is_protected(2), "the guard holds a detached region instead");
-        guard.protect(opened.slot(0), 0, 0, WINDOW).expect("it is mapped");
+        assert!(guard.protect(opened.slot(0), 0, 0, WINDOW));
         assert!(is_protected(0));
-        assert!(guard.protect(opened.slot(1), 1, WINDOW, 2 * WINDOW + 1).is_none(), "the window ends before");
+        assert!(!guard.protect(opened.slot(1), 1, WINDOW, 2 * WINDOW + 1), "the window ends before");
         assert!(!is_protected(0) && !is_protected(1));
     }
 

@@ -34,9 +34,9 @@ pub(crate) use system::map;
 #[cfg(all(test, target_os = "linux"))]
 pub(crate) use system::tests::page_cache;
 pub(crate) use system::{
-    advise, descriptor_limit, descriptor_limit_hint, is_out_of_descriptors, is_out_of_maps, is_readable, is_unmappable,
-    map_limit, map_limit_hint, mapping_granularity, may_read, memory_limit, open, page_size, populate, read_ahead,
-    read_at, realign, stat, stat_path, unmap,
+    advise, descriptor_limit, descriptor_limit_hint, is_end_resident, is_out_of_descriptors, is_out_of_maps,
+    is_readable, is_unmappable, map_limit, map_limit_hint, mapping_granularity, may_read, memory_limit, open,
+    page_size, populate, read_ahead, read_at, realign, stat, stat_path, unmap,
 };
 
 /// The metadata of a file that the cache uses.

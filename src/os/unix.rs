@@ -8,7 +8,7 @@ use std::io::{self, BufRead, BufReader};
 use std::ops::Range;
 use std::os::fd::AsRawFd;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::Path;
 use std::sync::OnceLock;
 
@@ -149,7 +149,16 @@ pub(crate) fn read_at(file: &File, buf: &mut [u8], offset: u64) -> io::Result<us
     if i64::try_from(offset).is_err() {
         return Ok(0);
     }
-    file.read_at(buf, offset)
+    #[cfg(any(target_os = "linux", target_os = "android"))]
+    {
+        // Not `File::read_at`, which is not inlined into other crates.
+        let (descriptor, at) = (file.as_raw_fd(), offset as libc::off64_t);
+        // SAFETY: the OS writes at most `buf.len()` bytes to `buf`. The descriptor is open as long as `file` is borrowed.
+        let read = unsafe { libc::pread64(descriptor, buf.as_mut_ptr().cast(), buf.len(), at) };
+        usize::try_from(read).map_err(|_| io::Error::last_os_error())
+    }
+    #[cfg(not(any(target_os = "linux", target_os = "android")))]
+    std::os::unix::fs::FileExt::read_at(file, buf, offset)
 }
 
 /// Unmaps a mapping. The OS may refuse: if it has merged the mapping with its neighbours, removing it from the middle
@@ -255,6 +264,31 @@ pub(crate) unsafe fn populate(address: *mut u8, len: usize) -> io::Result<bool> 
     }
 }
 
+/// Returns `true` if the last page of a range is in the page cache, or if the OS does not tell.
+///
+/// For files that the process neither owns nor may write, Linux reports all pages as present.
+///
+/// # Safety
+///
+/// As for [`advise`].
+#[cfg(target_os = "linux")]
+pub(crate) unsafe fn is_end_resident(address: *mut u8, len: usize) -> bool {
+    let Some(last) = len.checked_sub(1) else { return true };
+    // The end of the mapping is in the page of its last byte, wherever in a page `address` is.
+    let last = (address as usize + last) & !(page_size() - 1);
+    let mut is_there = 1;
+    // Not a read that must not wait (`RWF_NOWAIT`): the OS would start to read at that place.
+    // SAFETY: the address is that of the mapping's last page, and `mincore` writes one byte for one page.
+    let asked = unsafe { libc::mincore(address.with_addr(last).cast(), 1, &mut is_there) };
+    asked != 0 || is_there & 1 == 1
+}
+
+/// Returns `true`: not implemented on this OS. Unsafe only for the signature of Linux.
+#[cfg(not(target_os = "linux"))]
+pub(crate) unsafe fn is_end_resident(_address: *mut u8, _len: usize) -> bool {
+    true
+}
+
 /// Bytes per system call of [`read_through`].
 #[cfg(target_os = "linux")]
 const READ_CHUNK: usize = 1 << 20;
@@ -267,13 +301,8 @@ const READ_CHUNK: usize = 1 << 20;
 /// As for [`advise`].
 #[cfg(target_os = "linux")]
 pub(crate) unsafe fn read_ahead(file: &File, start: u64, address: *mut u8, len: usize) -> bool {
-    let Some(last) = len.checked_sub(1) else { return false };
-    let mut is_there = 1;
-    // Not a read that must not wait (`RWF_NOWAIT`): the OS would start to read at that place.
-    // SAFETY: the address is that of the mapping's last page, and `mincore` writes one byte for one page.
-    let asked = unsafe { libc::mincore(address.wrapping_add(last - last % page_size()).cast(), 1, &mut is_there) };
-    // For files that the process may not write, Linux reports all pages as present.
-    if asked != 0 || is_there & 1 == 1 {
+    // SAFETY: by the contract of this function.
+    if unsafe { is_end_resident(address, len) } {
         return false;
     }
     // SAFETY: by the contract of this function.

@@ -212,6 +212,15 @@ pub(crate) unsafe fn populate(_address: *mut u8, _len: usize) -> io::Result<bool
     Ok(false)
 }
 
+/// Returns `true`: not implemented on Windows.
+///
+/// # Safety
+///
+/// No requirements; `unsafe` for the same signature as on other systems.
+pub(crate) unsafe fn is_end_resident(_address: *mut u8, _len: usize) -> bool {
+    true
+}
+
 /// Returns `false`: not implemented on Windows.
 ///
 /// # Safety
