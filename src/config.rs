@@ -122,10 +122,14 @@ pub enum Admission {
     /// Read small ranges from the file (`pread`) until a mapping of their window pays off. A mapping costs as much as a
     /// dozen small reads or more.
     ///
-    /// If the budget has room, a window is mapped after about 8 recent accesses. If it has no room, the window replaces
-    /// an unused one whose count of recent accesses is lower by 32 or more. The window of a cursor that reads
-    /// sequentially, or that reads one window for long, may replace a more frequently accessed one. Repeated reads of
-    /// one window by one cursor count once in four.
+    /// If the budget has room, a window is mapped after about 8 recent accesses. The more accesses earlier mappings have
+    /// served, the sooner a window of a file that fits the budget is mapped, at last on its first access. If the budget
+    /// has no room, the window replaces an unused one that has less than half as many recent accesses. The window of a
+    /// cursor that reads sequentially, or that usually reads many records of a window in a row, may replace a more
+    /// frequently accessed one. Repeated reads of one window by one cursor count once in four.
+    ///
+    /// The counts outlive the handles of a file, in a table of fixed size. So a program that opens a file for each
+    /// request reads from mappings as well.
     ///
     /// After a call that must map has found no room, a sixteenth of each limit stays free for such calls for a while. A
     /// limit of fewer than 16 windows or regions keeps none free.

@@ -3,6 +3,7 @@
 
 use std::cmp::Ordering;
 use std::fs::File;
+use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, Weak};
@@ -102,6 +103,8 @@ struct Mappability {
 /// it weakly.
 pub(crate) struct CachedFile {
     pub(super) key: FileKey,
+    /// A hash of `key`. Files that are open at different times have the same one if they have the same key.
+    pub(super) key_hash: u32,
     pub(super) system: FileSystem,
     mappability: Mappability,
     len: FencedU64,
@@ -135,8 +138,10 @@ fn content_change(before: &Stat, now: &Stat) -> Change {
 
 impl CachedFile {
     pub(super) fn new(key: FileKey, system: FileSystem, stat: &Stat, cache: &Arc<Cache>) -> Self {
-        Self {
+        let file = Self {
             key,
+            // Never keyed at random: the hash outlives this entry.
+            key_hash: BuildHasherDefault::<DefaultHasher>::default().hash_one(key) as u32,
             system,
             mappability: Mappability::default(),
             len: FencedU64::new(stat.len),
@@ -148,7 +153,9 @@ impl CachedFile {
             windows: EpochBox::new(RadixTable::default()),
             descriptor: DescriptorCell::default(),
             cache: Arc::downgrade(cache),
-        }
+        };
+        cache.regions.restore_frequencies(&file);
+        file
     }
 
     /// Returns the length of the file in bytes, as last noticed.
@@ -321,6 +328,7 @@ impl Drop for CachedFile {
         // In a child of `fork` the registry may be locked for ever. The dead entry stays there, and the next open of
         // the file replaces it.
         if let Some(cache) = self.cache.upgrade().filter(|cache| cache.process.is_this()) {
+            cache.keep_frequencies(self);
             cache.registry.remove(&self.key, self);
         }
     }

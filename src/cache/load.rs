@@ -44,8 +44,9 @@ impl Cache {
         min_len: u64,
         policy: RoomPolicy,
     ) -> Result<Option<RegionRef>> {
-        if self.stats.count(Event::Miss) % TICKS == 0 {
-            self.tick();
+        let count = self.stats.count(Event::Miss);
+        if count % TICKS == 0 {
+            self.tick(count);
         }
         let (mut for_loader, mut for_drain) = (Backoff::new(), Backoff::new());
         let mapped = loop {
@@ -564,6 +565,21 @@ pub(super) mod tests {
         let _most = map_detached(0..2 * WINDOW, WhenFull::Fail).unwrap();
         drop(opened.map());
         assert!(opened.cache.regions.under_pressure());
+    }
+
+    #[test]
+    fn window_is_admitted_at_the_first_access_if_mappings_pay_off_and_the_file_fits_the_budget() {
+        for (windows, admitted) in [(4, Some(RoomPolicy::Free)), (5, None)] {
+            let opened = Opened::new(4, windows * WINDOW);
+            let admit = || opened.cache.admit(&opened.file, None, 1, Access::Counted);
+            assert_eq!(admit(), None);
+            drop(opened.map());
+            (0..100).for_each(|_| opened.cache.regions.record_access(opened.slot(0)));
+            (0..100).for_each(|number| opened.cache.regions.sample_earnings(true, number));
+            assert_eq!(admit(), admitted, "{windows} windows");
+            opened.cache.regions.sample_earnings(false, 0);
+            assert_eq!(admit(), None, "the earnings were not forgotten");
+        }
     }
 
     #[test]

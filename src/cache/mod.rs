@@ -31,7 +31,7 @@ use crate::config::{Admission, Config, Limits, LiveLimits};
 use crate::error::{ErrorKind, Result};
 use crate::mapping::Mapping;
 use crate::os::Process;
-use crate::policy::{self, Access};
+use crate::policy::{self, Access, Earnings};
 use crate::protocol::budget::Usage;
 use crate::protocol::slot::{Phase, Slot, SlotRef};
 use crate::protocol::wake_event::WakeEvent;
@@ -242,10 +242,15 @@ impl Cache {
     #[inline]
     fn slot<'f>(&self, file: &'f CachedFile, window: u64, access: Access) -> Option<&'f Slot<Region>> {
         let slot = file.windows().get(window)?;
-        if access == Access::Counted {
+        if access.is_counted() {
             self.regions.record_access(slot);
         }
         Some(slot)
+    }
+
+    /// Keeps what the admission policy knows of a file whose last handle and last region were dropped.
+    fn keep_frequencies(&self, file: &CachedFile) {
+        self.regions.keep_frequencies(file, || self.windows_in_budget());
     }
 
     fn windows_in_budget(&self) -> usize {
@@ -360,21 +365,24 @@ impl Cache {
         let admission = if is_whole_file { Admission::Always } else { self.config.admission };
         let frequency = match slot {
             Some(slot) => self.regions.frequency(slot),
-            None if access == Access::Counted => {
+            None if access.is_counted() => {
                 self.regions.record_slotless_access(file, window, || self.windows_in_budget())
             }
             None => self.regions.slotless_frequency(file, window),
         };
-        if policy::admits_with_room(admission, access, frequency) {
+        if policy::admits_with_room(admission, access, frequency, self.regions.earnings()) {
             let policy = self.admit_frequent(file, window, admission, access, frequency);
             if policy.is_some() {
                 return policy;
             }
         }
-        if access != Access::Counted {
+        if !access.is_counted() {
             self.stats.count(Event::ReadRepeat);
-        } else if self.stats.count(Event::ReadMiss) % TICKS == 0 {
-            self.tick();
+            return None;
+        }
+        let count = self.stats.count(Event::ReadMiss);
+        if count % TICKS == 0 {
+            self.tick(count);
         }
         None
     }
@@ -389,7 +397,9 @@ impl Cache {
         access: Access,
         frequency: u8,
     ) -> Option<RoomPolicy> {
-        if file.is_unmappable() {
+        let fits_budget = file.len() <= self.regions.budget.limit().bytes as u64;
+        let is_admitted = fits_budget || policy::admits_with_room(admission, access, frequency, Earnings::NONE);
+        if file.is_unmappable() || !is_admitted {
             return None;
         }
         let span = self.config.geometry.span(window, file.len());
@@ -402,11 +412,12 @@ impl Cache {
         policy::admits_over_victim(admission, access, frequency, threshold).map(RoomPolicy::AtMost)
     }
 
-    /// Advances the policy's clock by [`TICKS`] accesses to windows that are not mapped.
+    /// Advances the policy's clock by [`TICKS`] accesses to windows that are not mapped, `count` so far in this thread.
     #[cold]
-    fn tick(&self) {
+    fn tick(&self, count: u64) {
         let has_room = self.has_room(self.config.geometry.window_bytes().unwrap_or(0) as usize);
         self.regions.tick(TICKS as u32, self.windows_in_budget(), has_room);
+        self.regions.sample_earnings(has_room, (count / TICKS) as u32);
     }
 
     /// Unmaps each unused region, and waits for the collector to unmap those that it owns.

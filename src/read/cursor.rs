@@ -243,6 +243,7 @@ impl Cursor {
                 region.prefault(self.held.start());
             }
         }
+        self.run.set_mapped();
         Ok(true)
     }
 
@@ -509,7 +510,7 @@ impl Cursor {
             self.copied_at.is_some_and(|copied| copied.start + self.copied.len() as u64 == self.position);
         let fill = if is_continued { (2 * self.copied.len()).clamp(FILL.0, FILL.1) } else { FILL.0 };
         let end = self.position.saturating_add(fill as u64).min(self.file.geometry().span(window, len).end);
-        let access = self.run.next(window, start, self.position, end);
+        let access = self.next_access(window, start, self.position, end);
         if self.hold_range(&(self.position..end), start, access, Need::Optional(access))? {
             return Ok(true);
         }
