@@ -41,9 +41,10 @@
 //!    [`SUSTAINED_VICTIM_MAX`]. A reader is sustained after [`SEQUENTIAL_ACCESSES`] sequential accesses, after
 //!    [`SEQUENTIAL_BYTES`] sequential bytes, or after [`SUSTAINED_REPEATS`] repeated accesses. Most of its accesses are
 //!    not counted, so its windows are among the next victims.
-//! 7. *A cursor whose runs are long* is sustained from the first access of a run on. Its runs are long if their mean
-//!    length is at least [`LONG_RUN`], which pays for a mapping. Only a run that is read from the file is known to its
-//!    end. So one run in [`PROBE_INTERVAL`] is not mapped by this rule, and shows whether runs are still long.
+//! 7. *A cursor whose runs are long*, of at least [`LONG_RUN`] accesses on the average, maps at the first access of a
+//!    run. Without room, that is so if the mean length and the window's frequency together reach [`MAPPING_COST`]: the
+//!    accesses to expect then pay for the mapping. Only a run that is read from the file is known to its end. So one run
+//!    in [`PROBE_INTERVAL`] is not mapped by this rule, and shows whether runs are still long.
 //!
 //! Frequencies of windows that are not mapped decide, as in TinyLFU (Einziger, Friedman, Manes, 2017). They are kept for
 //! windows of closed files as well, like the ghost entries of ARC (Megiddo, Modha, 2003). Rules 4 and 7 adapt to the
@@ -99,8 +100,12 @@ const COUNTED_REPEAT: u32 = 4;
 /// of the reads before it then, so it may come late.
 const SUSTAINED_REPEATS: u32 = 256;
 
-/// The mean length of runs from which on they are long. Copying as many records costs as much as a mapping.
-const LONG_RUN: u32 = 6;
+/// The mean length of runs from which on they are long. Copying as many records costs as much as a mapping into free
+/// room.
+const LONG_RUN: u32 = 5;
+
+/// The number of small copies that cost as much as a mapping and the eviction for it.
+const MAPPING_COST: u8 = 12;
 
 /// The largest length of a run in the mean. One longer run does not make the runs of a cursor long.
 const RUN_MAX: u32 = 16;
@@ -171,9 +176,8 @@ pub(crate) enum Access {
     /// Counts in the window's frequency and, if it is read from the file, for the clock. The other kinds do not. An
     /// access that is mapped counts for the clock, whatever its kind.
     Counted,
-    /// As `Counted`, and the first access of a run that is expected to be long (rule 7): worth mapping in place of
-    /// another window.
-    LongRun,
+    /// As `Counted`, and the first access of a run that is expected to be long: of as many accesses (rule 7).
+    LongRun(u8),
     Repeat,
     /// A repeated access with [`ADMIT_AFTER`] or more before it in the run: worth mapping if there is room.
     Streak,
@@ -185,12 +189,16 @@ impl Access {
     /// Returns `true` if the access counts in the window's frequency.
     #[inline]
     pub(crate) fn is_counted(self) -> bool {
-        matches!(self, Self::Counted | Self::LongRun)
+        matches!(self, Self::Counted | Self::LongRun(_))
     }
 
-    /// Returns `true` if the window is worth mapping in place of another one, whatever its own frequency.
-    fn is_sustained(self) -> bool {
-        matches!(self, Self::LongRun | Self::Sustained)
+    /// Returns `true` if a window of this `frequency` is worth mapping in place of another one that is more frequent.
+    fn is_sustained(self, frequency: u8) -> bool {
+        match self {
+            Self::LongRun(length) => length.saturating_add(frequency) >= MAPPING_COST,
+            Self::Sustained => true,
+            Self::Counted | Self::Repeat | Self::Streak => false,
+        }
     }
 }
 
@@ -237,9 +245,9 @@ impl AccessRun {
             if is_sequential { (self.sequential.saturating_add(1), self.sequential_bytes) } else { (0, 0) };
         self.sequential_bytes = self.sequential_bytes.saturating_add(end - start);
         let is_repeated = self.window == window + 1;
-        let expects_long_run = if is_repeated {
+        let long_run = if is_repeated {
             self.repeats = self.repeats.saturating_add(1);
-            false
+            None
         } else {
             self.end_run();
             self.expects_long_run()
@@ -250,8 +258,7 @@ impl AccessRun {
             self.sequential >= SEQUENTIAL_ACCESSES || self.sequential > 0 && self.sequential_bytes >= SEQUENTIAL_BYTES;
         match self.repeats {
             _ if is_long_run => Access::Sustained,
-            0 if expects_long_run => Access::LongRun,
-            0 => Access::Counted,
+            0 => long_run.unwrap_or(Access::Counted),
             SUSTAINED_REPEATS.. => Access::Sustained,
             repeats if repeats % COUNTED_REPEAT == COUNTED_REPEAT - 1 => Access::Counted,
             repeats if repeats >= ADMIT_AFTER.into() => Access::Streak,
@@ -273,11 +280,15 @@ impl AccessRun {
         (self.repeats, self.is_mapped) = (0, false);
     }
 
-    /// Returns `true` if the run that begins is expected to be long, and is no probe.
-    fn expects_long_run(&mut self) -> bool {
-        let is_long = self.mean_length >= LONG_RUN * RUN_WEIGHT;
-        self.long_runs = self.long_runs.wrapping_add(is_long.into());
-        is_long && self.long_runs % PROBE_INTERVAL != 0
+    /// Returns [`Access::LongRun`] if the run that begins is expected to be long, and is no probe.
+    fn expects_long_run(&mut self) -> Option<Access> {
+        let length = self.mean_length / RUN_WEIGHT;
+        if length < LONG_RUN {
+            return None;
+        }
+        self.long_runs = self.long_runs.wrapping_add(1);
+        // At most `RUN_MAX`, so it fits.
+        (self.long_runs % PROBE_INTERVAL != 0).then_some(Access::LongRun(length as u8))
     }
 
     /// Returns `true` if several of the last accesses, or many bytes, were contiguous in the file.
@@ -334,7 +345,7 @@ impl Earnings {
 #[inline]
 pub(crate) fn admits_with_room(admission: Admission, access: Access, frequency: u8, earnings: Earnings) -> bool {
     admission == Admission::Always
-        || matches!(access, Access::Streak | Access::LongRun | Access::Sustained)
+        || matches!(access, Access::Streak | Access::LongRun(_) | Access::Sustained)
         || frequency >= earnings.admit_after()
 }
 
@@ -351,7 +362,7 @@ pub(crate) fn admits_over_victim(
         return Some(u8::MAX);
     }
     let by_frequency = frequency.checked_sub(MARGIN).map(|beats| beats / 2);
-    let beats = by_frequency.max(access.is_sustained().then_some(SUSTAINED_VICTIM_MAX))?;
+    let beats = by_frequency.max(access.is_sustained(frequency).then_some(SUSTAINED_VICTIM_MAX))?;
     (admission_threshold <= beats).then_some(beats)
 }
 
@@ -412,7 +423,7 @@ mod tests {
             (Adaptive, Access::Counted, 1, 100, true),
             (Adaptive, Access::Counted, 0, 100, false),
             (Adaptive, Access::Streak, 0, 0, true),
-            (Adaptive, Access::LongRun, 0, 0, true),
+            (Adaptive, Access::LongRun(0), 0, 0, true),
             (Adaptive, Access::Sustained, 0, 0, true),
             (Always, Access::Counted, 0, 0, true),
         ] {
@@ -446,7 +457,10 @@ mod tests {
             (Adaptive, Access::Counted, MARGIN + 2, 0, Some(1)),
             (Adaptive, Access::Counted, MARGIN + 60, 30, Some(30)),
             (Adaptive, Access::Counted, MARGIN + 60, 31, None),
-            (Adaptive, Access::LongRun, 0, MAX, Some(MAX)),
+            (Adaptive, Access::LongRun(MAPPING_COST), 0, MAX, Some(MAX)),
+            (Adaptive, Access::LongRun(5), MAPPING_COST - 5, MAX, Some(MAX)),
+            (Adaptive, Access::LongRun(5), MAPPING_COST - 6, 0, None),
+            (Adaptive, Access::LongRun(5), 255, MAX, Some(MAX)),
             (Adaptive, Access::Sustained, 0, 0, Some(MAX)),
             (Adaptive, Access::Sustained, 0, MAX, Some(MAX)),
             (Adaptive, Access::Sustained, 0, MAX + 1, None),
@@ -521,7 +535,7 @@ mod tests {
             let start = (number + 1) * 7 * BYTES + 900_000;
             let mut next = |at| accesses(run, [start - at * 64])[0];
             let first = next(0);
-            if first == Access::LongRun && is_mapped {
+            if is_long(first) && is_mapped {
                 run.set_mapped();
             } else {
                 (1..length).for_each(|at| _ = next(at));
@@ -531,19 +545,23 @@ mod tests {
         (0..runs).map(one).collect()
     }
 
+    fn is_long(access: Access) -> bool {
+        matches!(access, Access::LongRun(_))
+    }
+
     fn count_long(accesses: &[Access]) -> usize {
-        accesses.iter().filter(|&&access| access == Access::LongRun).count()
+        accesses.iter().filter(|&&access| is_long(access)).count()
     }
 
     #[test]
     fn reader_of_long_runs_is_sustained_from_the_first_access_on_except_for_probes() {
-        for (length, is_long) in [(1, false), (LONG_RUN - 1, false), (LONG_RUN + 1, true), (100, true)] {
+        for (length, expected) in [(1, false), (LONG_RUN - 1, false), (LONG_RUN + 1, true), (100, true)] {
             for is_mapped in [false, true] {
                 let run = &mut AccessRun::default();
                 first_accesses(run, 100, length.into(), is_mapped);
                 let runs = 5 * PROBE_INTERVAL;
                 let long = count_long(&first_accesses(run, runs.into(), length.into(), is_mapped));
-                assert_eq!(long as u32, if is_long { runs - 5 } else { 0 }, "{length}, mapped: {is_mapped}");
+                assert_eq!(long as u32, if expected { runs - 5 } else { 0 }, "{length}, mapped: {is_mapped}");
             }
         }
     }
@@ -554,7 +572,7 @@ mod tests {
             let run = &mut AccessRun::default();
             first_accesses(run, 100, 100, is_mapped);
             let short = first_accesses(run, 20 * u64::from(PROBE_INTERVAL), 1, is_mapped);
-            assert!(short[0] == Access::LongRun && short.last() == Some(&Access::Counted), "mapped: {is_mapped}");
+            assert!(is_long(short[0]) && short.last() == Some(&Access::Counted), "mapped: {is_mapped}");
         }
     }
 
