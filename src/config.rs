@@ -10,7 +10,12 @@ use crate::sync::{Mutex, MutexGuard};
 
 /// The part of a file that one mapping covers.
 ///
-/// The window is fixed when the manager is built. Choose a window several times as large as the largest record, and a
+/// The window is fixed when the manager is built. By default, it is the largest power of two of which the budget holds
+/// four for each core that the process may use, but at least 64 KiB and at most 16 MiB. A sequential scan in windows of
+/// 16 MiB takes a few per cent more processor time than one through a mapping of the whole file. Windows of 2 MiB take
+/// an eighth more, and windows of 1 MiB more than twice as much.
+///
+/// Choose a window several times as large as the largest record, and a
 /// [budget](Limits::max_mapped_bytes) that holds one window for each reading thread, all regions held by cursors and
 /// leases, and a sixteenth more. Mapped bytes take address space. The memory behind them is the OS's page cache, which
 /// the budget does not limit.
@@ -40,12 +45,9 @@ pub enum Window {
 }
 
 impl Default for Window {
-    /// Returns sliding windows of 16 MiB, or of 4 MiB on 32-bit systems.
-    ///
-    /// A sequential scan in windows of 16 MiB takes a few per cent more processor time than one through a mapping of
-    /// the whole file. Windows of 2 MiB take an eighth more, and windows of 1 MiB more than twice as much.
+    /// Returns the sliding windows of a manager with the [default budget](Limits::default).
     fn default() -> Self {
-        Window::Sliding { bytes: if cfg!(target_pointer_width = "64") { 16 << 20 } else { 4 << 20 } }
+        Window::for_budget(Limits::default().max_mapped_bytes)
     }
 }
 
@@ -56,8 +58,12 @@ impl Default for Window {
 /// waits for the budget nor fails for it: it reads the file. The same rule applies to `max_open_files` when a call
 /// needs a descriptor.
 ///
-/// If threads are unmapping other regions at that moment, the call first waits for them, for about 20 ms at most. A
-/// mapping larger than the *whole* budget always fails with [`OverBudget`](ErrorKind::OverBudget).
+/// If threads are unmapping other regions at that moment, the call first waits for them, for about 20 ms at most.
+///
+/// A range larger than the *whole* budget is mapped under [`Allow`](Self::Allow), and fails at once with
+/// [`OverBudget`](ErrorKind::OverBudget) otherwise. A window larger than the whole budget always fails: with
+/// [`Window::WholeFile`] the file is larger, or [`set_limits`](crate::MapManager::set_limits) has lowered the budget
+/// below one window. While the budget is below one sliding window, larger ranges fail as well.
 ///
 /// # Examples
 ///
@@ -116,10 +122,14 @@ pub enum Admission {
     /// Read small ranges from the file (`pread`) until a mapping of their window pays off. A mapping costs as much as a
     /// dozen small reads or more.
     ///
-    /// If the budget has room, a window is mapped after about 8 recent accesses. If it has no room, the window replaces
-    /// an unused one whose count of recent accesses is lower by 32 or more. The window of a cursor that reads
-    /// sequentially, or that reads one window for long, may replace a more frequently accessed one. Repeated reads of
-    /// one window by one cursor count once in four.
+    /// If the budget has room, a window is mapped after about 8 recent accesses. The more accesses earlier mappings have
+    /// served, the sooner a window of a file that fits the budget is mapped, at last on its first access. If the budget
+    /// has no room, the window replaces an unused one that has less than half as many recent accesses. The window of a
+    /// cursor that reads sequentially, or that usually reads many records of a window in a row, may replace a more
+    /// frequently accessed one. Repeated reads of one window by one cursor count once in four.
+    ///
+    /// The counts outlive the handles of a file, in a table of fixed size. So a program that opens a file for each
+    /// request reads from mappings as well.
     ///
     /// After a call that must map has found no room, a sixteenth of each limit stays free for such calls for a while. A
     /// limit of fewer than 16 windows or regions keeps none free.
@@ -295,7 +305,20 @@ pub(crate) struct Config {
     pub(crate) has_collector: bool,
 }
 
+/// The smallest and the largest default window, in bytes.
+const DEFAULT_WINDOW: (u64, u64) = (64 << 10, 16 << 20);
+
+/// The number of default windows that the budget holds for each core. Often more threads than cores hold a window, and
+/// unused windows should stay mapped beside theirs.
+const WINDOWS_PER_CORE: u64 = 4;
+
 impl Window {
+    /// Returns sliding windows that suit a budget and the number of cores that this process may use.
+    pub(crate) fn for_budget(max_mapped_bytes: u64) -> Self {
+        let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+        Window::Sliding { bytes: default_window(max_mapped_bytes, cores as u64) }
+    }
+
     /// Returns the division of files into windows. Their size is rounded up to the mapping granularity and then reduced
     /// to the budget.
     pub(crate) fn geometry(self, max_mapped_bytes: u64) -> Result<Geometry> {
@@ -316,6 +339,14 @@ impl Window {
         let largest = budget.min(isize::MAX as u64 / granule * granule);
         Ok(Geometry::sliding(bytes.div_ceil(granule).saturating_mul(granule).min(largest)))
     }
+}
+
+/// Returns the largest power of two of which the budget holds [`WINDOWS_PER_CORE`] for each core, within the bounds of
+/// [`DEFAULT_WINDOW`].
+fn default_window(max_mapped_bytes: u64, cores: u64) -> u64 {
+    let share = max_mapped_bytes / WINDOWS_PER_CORE.saturating_mul(cores).max(1);
+    let power = share.checked_ilog2().map_or(1, |exponent| 1 << exponent);
+    power.clamp(DEFAULT_WINDOW.0, DEFAULT_WINDOW.1)
 }
 
 /// The limits in force, as [`MapManager::limits`](crate::MapManager::limits) reports them.
@@ -419,6 +450,27 @@ mod tests {
         assert_eq!(window(granule + 1, 1 << 30).unwrap(), Some(2 * granule));
         assert_eq!(window(u64::MAX, 10 * granule + 1).unwrap(), Some(10 * granule));
         assert_eq!(window(1, granule).unwrap(), Some(granule));
+    }
+
+    #[test]
+    fn default_window_is_a_power_of_two_near_the_budget_of_four_windows_per_core() {
+        for (budget, cores, bytes) in [
+            (8 << 30, 2, 16 << 20),
+            (8 << 30, 128, 16 << 20),
+            (8 << 30, 192, 8 << 20),
+            (128 << 20, 1, 16 << 20),
+            (128 << 20, 2, 16 << 20),
+            (128 << 20, 3, 8 << 20),
+            (128 << 20, 64, 512 << 10),
+            (127 << 20, 64, 256 << 10),
+            (1 << 20, 64, 64 << 10),
+            (1, 1, 64 << 10),
+            (u64::MAX, 1, 16 << 20),
+            (u64::MAX, u64::MAX, 64 << 10),
+            (1 << 30, 0, 16 << 20),
+        ] {
+            assert_eq!(default_window(budget, cores), bytes, "{budget} bytes, {cores} cores");
+        }
     }
 
     #[test]

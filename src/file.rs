@@ -3,10 +3,11 @@
 use std::fmt;
 use std::ops::{Range, RangeBounds};
 use std::path::{Path, PathBuf};
+use std::ptr::NonNull;
 use std::sync::Arc;
 
 use crate::cache::prefault::Pattern;
-use crate::cache::region::{Region, RegionBytes, RegionRef};
+use crate::cache::region::{Region, RegionRef};
 use crate::cache::{Acquired, Cache, CachedFile, Change, Collector, Need, WhenFull};
 use crate::error::{Error, ErrorKind, Result};
 use crate::geometry::{self, Geometry};
@@ -185,11 +186,10 @@ impl MappedFile {
     /// # Ok::<(), smmap::Error>(())
     /// ```
     pub fn read_at(&self, buf: &mut [u8], offset: u64) -> Result<usize> {
-        let end = offset.saturating_add(buf.len() as u64).min(self.len());
-        let Some(len) = end.checked_sub(offset) else { return Ok(0) };
-        let len = len as usize;
-        self.copy(offset..end, &mut buf[..len])?;
-        Ok(len)
+        let left = self.len().saturating_sub(offset);
+        let len = left.min(buf.len() as u64);
+        self.copy(offset..offset + len, &mut buf[..len as usize])?;
+        Ok(len as usize)
     }
 
     /// Fills `buf` with the bytes from `offset`. Otherwise works as [`read_at`](Self::read_at).
@@ -358,18 +358,20 @@ impl MappedFile {
         }
     }
 
-    /// Fills `buf` with the bytes at `at` of a region, which are those of the file at `offset`.
-    pub(crate) fn copy_from(
+    /// Reads `buf` from the file at `offset` if its bytes, which were copied from `source` in the mapping of `region`,
+    /// are suspect. Bytes without a region were checked when they were read.
+    #[inline]
+    pub(crate) fn replace_suspect(
         &self,
         region: Option<&Region>,
-        bytes: &RegionBytes,
-        at: usize,
+        source: NonNull<u8>,
         offset: u64,
         buf: &mut [u8],
     ) -> Result<()> {
+        let Some(region) = region else { return Ok(()) };
         let end = offset + buf.len() as u64;
-        let copied = self.cache().copy_from(self.cached(), region, bytes, at, offset, buf);
-        copied.map_err(|error| self.named(error.within(offset..end)))
+        let replaced = self.cache().replace_suspect(self.cached(), region, source, offset, buf);
+        replaced.map_err(|error| self.named(error.within(offset..end)))
     }
 
     /// Returns an error if `bytes`, a part of `region`, are suspect and not those of the file from `offset` on. A copy

@@ -241,7 +241,7 @@ impl MapManager {
     ///
     /// If [`max_mapped_bytes`](Limits::max_mapped_bytes) is less than one window, calls that map a whole window fail
     /// with [`OverBudget`](crate::ErrorKind::OverBudget). Smaller ranges that fit are mapped as detached regions, or
-    /// read.
+    /// read. Larger ones fail, whatever [`Overcommit`] allows.
     ///
     /// # Errors
     ///
@@ -309,7 +309,7 @@ impl fmt::Debug for MapManager {
 ///
 /// | setting | default |
 /// |---|---|
-/// | [`window`](Self::window) | windows of 16 MiB (4 MiB on 32-bit systems) |
+/// | [`window`](Self::window) | [windows](Window) of 64 KiB to 16 MiB: about `max_mapped_bytes` / (4 × cores) |
 /// | [`limits`](Self::limits) | [`Limits::default`] |
 /// | [`overcommit`](Self::overcommit) | [`Overcommit::Allow`] |
 /// | [`admission`](Self::admission) | [`Admission::Adaptive`] |
@@ -337,7 +337,7 @@ impl fmt::Debug for MapManager {
 #[derive(Clone, Debug, Default)]
 #[must_use = "a builder does nothing until `build` is called"]
 pub struct MapManagerBuilder {
-    window: Window,
+    window: Option<Window>,
     limits: Option<Limits>,
     max_mapped_bytes: Option<u64>,
     max_regions: Option<usize>,
@@ -350,9 +350,10 @@ pub struct MapManagerBuilder {
 }
 
 impl MapManagerBuilder {
-    /// Sets the part of a file that one mapping covers. It has at most [`max_mapped_bytes`](Self::max_mapped_bytes).
+    /// Sets the part of a file that one mapping covers. It has at most [`max_mapped_bytes`](Self::max_mapped_bytes). By
+    /// default the [window](Window) follows the budget and the number of cores.
     pub fn window(self, window: Window) -> Self {
-        Self { window, ..self }
+        Self { window: Some(window), ..self }
     }
 
     /// Sets all limits at once. A limit that is also set by its own method has the value set there.
@@ -478,8 +479,9 @@ impl MapManagerBuilder {
         limits.max_regions = self.max_regions.unwrap_or(limits.max_regions);
         limits.max_open_files = self.max_open_files.unwrap_or(limits.max_open_files);
         limits.validate()?;
+        let window = self.window.unwrap_or_else(|| Window::for_budget(limits.max_mapped_bytes));
         let config = Config {
-            geometry: self.window.geometry(limits.max_mapped_bytes)?,
+            geometry: window.geometry(limits.max_mapped_bytes)?,
             overcommit: self.overcommit,
             admission: self.admission,
             revalidate: self.revalidate,

@@ -11,10 +11,11 @@
 //!   the policy's clock halves it.
 //! - *Candidate*: an unmapped window that is being accessed. *Victim*: a mapped window without readers that is evicted
 //!   for a candidate.
-//! - *Repeated access*: an access of the same window by the same [cursor](crate::Cursor), with no other window in
-//!   between ([`AccessRun`]).
+//! - *Run*: consecutive accesses of one window by one [cursor](crate::Cursor) ([`AccessRun`]). *Repeated access*: any
+//!   access of a run but the first.
 //! - *Sequential reader*: a cursor whose reads start less than [`SEQUENTIAL_SLACK`] bytes after the end of the previous
 //!   one.
+//! - *Earnings*: the mean access frequency of mapped windows ([`Earnings`]).
 //! - *Admission threshold*: the access frequency of the victim that a candidate last failed to beat.
 //! - *Pressure*: the state after a required mapping found no free room.
 //!
@@ -28,13 +29,26 @@
 //!    frequent. A cursor that returns to read as many again does.
 //! 3. *With room*, a candidate is mapped at a frequency of [`ADMIT_AFTER`], or after as many repeated accesses. Free
 //!    room ends at the limit. Under pressure it ends earlier: [`headroom`] stays free for required mappings.
-//! 4. *Without room*, the candidate replaces the least frequent of [`SAMPLE`] victims, if its own frequency is higher
-//!    by [`MARGIN`]. Without a margin, windows of about equal frequency would replace each other in turn, at the cost
-//!    of a mapping each time. The admission threshold saves the search for a victim until a candidate can beat it.
-//! 5. *A sustained reader's window* is mapped without room too, in place of a victim with a frequency of up to
+//! 4. *Mappings that pay off are made sooner.* With room, a candidate of a file that fits the budget is mapped at a
+//!    lower frequency, the higher the earnings are: at the first access, once they exceed [`ADMIT_AFTER`] by about what
+//!    a mapping costs. Until then, mapping each window that is read once would be slower than `pread`. In a file larger
+//!    than the budget, it would also take the room of windows that are more frequent.
+//! 5. *Without room*, the candidate replaces the least frequent of [`SAMPLE`] victims, if its own frequency exceeds
+//!    twice the victim's by [`MARGIN`]. Without the factor, windows of about equal frequency would replace each other in
+//!    turn, at the cost of a mapping each time. The admission threshold saves the search for a victim until a candidate
+//!    can beat it.
+//! 6. *A sustained reader's window* is mapped without room too, in place of a victim with a frequency of up to
 //!    [`SUSTAINED_VICTIM_MAX`]. A reader is sustained after [`SEQUENTIAL_ACCESSES`] sequential accesses, after
 //!    [`SEQUENTIAL_BYTES`] sequential bytes, or after [`SUSTAINED_REPEATS`] repeated accesses. Most of its accesses are
 //!    not counted, so its windows are among the next victims.
+//! 7. *A cursor whose runs are long*, of at least [`LONG_RUN`] accesses on the average, maps at the first access of a
+//!    run. Without room, that is so if the mean length and the window's frequency together reach [`MAPPING_COST`]: the
+//!    accesses to expect then pay for the mapping. Only a run that is read from the file is known to its end. So one run
+//!    in [`PROBE_INTERVAL`] is not mapped by this rule, and shows whether runs are still long.
+//!
+//! Frequencies of windows that are not mapped decide, as in TinyLFU (Einziger, Friedman, Manes, 2017). They are kept for
+//! windows of closed files as well, like the ghost entries of ARC (Megiddo, Modha, 2003). Rules 4 and 7 adapt to the
+//! workload, as W-TinyLFU adapts its window (Einziger et al., 2018), but by what mappings earned, not by trying.
 //!
 //! The benchmark `cargo bench --bench pressure -- ratios` compares these rules with plain `pread`, with a cache that
 //! maps on every miss, and with an oracle that maps the most frequent windows beforehand.
@@ -45,18 +59,16 @@ use crate::config::Admission;
 /// are mapped, and a cold start is slower than with `pread`.
 pub(crate) const ADMIT_AFTER: u8 = 8;
 
-/// The amount by which a candidate's access frequency must exceed the victim's.
+/// The amount by which a candidate's access frequency must exceed twice the victim's.
 ///
-/// Half of it follows a changing working set sooner. But [`read_at`](crate::MappedFile::read_at) has no cursor and so
-/// no repeated accesses. If it reads a few dozen records around each of many places, it then evicts several times as
-/// often, and is slower than `pread`.
-pub(crate) const MARGIN: u8 = 32;
+/// With 4, uniform reads of data that is a little larger than the budget replace windows in turn.
+pub(crate) const MARGIN: u8 = 8;
 
 /// Accesses of unmapped windows per step of the clock, for each window that the budget holds.
 ///
-/// A period of 32, together with a [`SUSTAINED_VICTIM_MAX`] of 32, makes a reader beside a scan of all windows copy
-/// about three times as often, because too few windows are replaced.
-const PERIOD: u32 = 8;
+/// With 8, windows that were frequent before stay mapped about twice as long. With 2, frequencies are so low that chance
+/// decides between windows of uniform reads.
+const PERIOD: u32 = 4;
 
 /// As [`PERIOD`], while there is room. The step is longer because no frequency of the past keeps a candidate out.
 const PERIOD_WITH_ROOM: u32 = 32;
@@ -88,6 +100,22 @@ const COUNTED_REPEAT: u32 = 4;
 /// Repeated accesses of one window, in any order, after which a reader is sustained. A mapping costs about a twentieth
 /// of the reads before it then, so it may come late.
 const SUSTAINED_REPEATS: u32 = 256;
+
+/// The mean length of runs from which on they are long. Copying as many records costs as much as a mapping into free
+/// room.
+const LONG_RUN: u32 = 5;
+
+/// The number of small copies that cost as much as a mapping and the eviction for it.
+const MAPPING_COST: u8 = 12;
+
+/// The largest length of a run in the mean. One longer run does not make the runs of a cursor long.
+const RUN_MAX: u32 = 16;
+
+/// The weight of the runs before in the mean length: the last run has a weight of 1 in this many.
+const RUN_WEIGHT: u32 = 8;
+
+/// The interval of long runs that are read from the file, although they are worth a mapping.
+const PROBE_INTERVAL: u32 = 16;
 
 /// The highest access frequency of a victim that is evicted for a sustained reader. It is lower than the number of
 /// accesses that such a reader usually still has ahead. See also [`PERIOD`].
@@ -149,11 +177,30 @@ pub(crate) enum Access {
     /// Counts in the window's frequency and, if it is read from the file, for the clock. The other kinds do not. An
     /// access that is mapped counts for the clock, whatever its kind.
     Counted,
+    /// As `Counted`, and the first access of a run that is expected to be long: of as many accesses (rule 7).
+    LongRun(u8),
     Repeat,
     /// A repeated access with [`ADMIT_AFTER`] or more before it in the run: worth mapping if there is room.
     Streak,
-    /// An access by a sustained reader (rule 5): worth mapping in place of another window.
+    /// An access by a sustained reader (rule 6): worth mapping in place of another window.
     Sustained,
+}
+
+impl Access {
+    /// Returns `true` if the access counts in the window's frequency.
+    #[inline]
+    pub(crate) fn is_counted(self) -> bool {
+        matches!(self, Self::Counted | Self::LongRun(_))
+    }
+
+    /// Returns `true` if a window of this `frequency` is worth mapping in place of another one that is more frequent.
+    fn is_sustained(self, frequency: u8) -> bool {
+        match self {
+            Self::LongRun(length) => length.saturating_add(frequency) >= MAPPING_COST,
+            Self::Sustained => true,
+            Self::Counted | Self::Repeat | Self::Streak => false,
+        }
+    }
 }
 
 /// The position of one cursor and the length of its current runs, from which its next access is classified.
@@ -165,6 +212,12 @@ pub(crate) struct AccessRun {
     end: u64,
     /// Repeated accesses of `window` so far.
     repeats: u32,
+    /// `true` if the current run was served by a mapping. Its further accesses are not reported here.
+    is_mapped: bool,
+    /// The number of runs so far that were expected to be long.
+    long_runs: u32,
+    /// The mean length of the runs that were read from the file, times [`RUN_WEIGHT`].
+    mean_length: u32,
     /// Accesses of the current sequential run, without its first one.
     sequential: u32,
     /// Bytes of the current sequential run, with its first access.
@@ -199,14 +252,21 @@ impl AccessRun {
             if is_sequential { (self.sequential.saturating_add(1), self.sequential_bytes) } else { (0, 0) };
         self.scattered = if is_sequential { 0 } else { self.scattered.saturating_add(1) };
         self.sequential_bytes = self.sequential_bytes.saturating_add(end - start);
-        self.repeats = if self.window == window + 1 { self.repeats.saturating_add(1) } else { 0 };
+        let is_repeated = self.window == window + 1;
+        let long_run = if is_repeated {
+            self.repeats = self.repeats.saturating_add(1);
+            None
+        } else {
+            self.end_run();
+            self.expects_long_run()
+        };
         self.window = window + 1;
         self.end = end;
         let is_long_run =
             self.sequential >= SEQUENTIAL_ACCESSES || self.sequential > 0 && self.sequential_bytes >= SEQUENTIAL_BYTES;
         match self.repeats {
             _ if is_long_run => Access::Sustained,
-            0 => Access::Counted,
+            0 => long_run.unwrap_or(Access::Counted),
             SUSTAINED_REPEATS.. => Access::Sustained,
             repeats if repeats % COUNTED_REPEAT == COUNTED_REPEAT - 1 => Access::Counted,
             repeats if repeats >= ADMIT_AFTER.into() => Access::Streak,
@@ -217,6 +277,31 @@ impl AccessRun {
     /// Returns `true` if none of several last accesses was contiguous with the one before.
     pub(crate) fn is_scattered(&self) -> bool {
         self.scattered >= SEVERAL
+    }
+
+    /// Records that a mapping serves the current run.
+    pub(crate) fn set_mapped(&mut self) {
+        self.is_mapped = true;
+    }
+
+    /// Ends the run before the first access of another window.
+    fn end_run(&mut self) {
+        if !self.is_mapped {
+            let length = self.repeats.saturating_add(1).min(RUN_MAX);
+            self.mean_length = self.mean_length - self.mean_length / RUN_WEIGHT + length;
+        }
+        (self.repeats, self.is_mapped) = (0, false);
+    }
+
+    /// Returns [`Access::LongRun`] if the run that begins is expected to be long, and is no probe.
+    fn expects_long_run(&mut self) -> Option<Access> {
+        let length = self.mean_length / RUN_WEIGHT;
+        if length < LONG_RUN {
+            return None;
+        }
+        self.long_runs = self.long_runs.wrapping_add(1);
+        // At most `RUN_MAX`, so it fits.
+        (self.long_runs % PROBE_INTERVAL != 0).then_some(Access::LongRun(length as u8))
     }
 
     /// Returns `true` if several of the last accesses, or many bytes, were contiguous in the file.
@@ -231,10 +316,50 @@ pub(crate) fn clock_period(windows_in_budget: usize, has_room: bool) -> u32 {
     u32::try_from(windows_in_budget.max(PERIOD_WINDOWS)).unwrap_or(u32::MAX).saturating_mul(period)
 }
 
+/// The mean access frequency of mapped windows, in sixteenths: an estimate from samples, as stored in one word.
+///
+/// While there is room, frequencies hardly decay. So the mean tells how many accesses a mapping serves, together with
+/// those before it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Earnings(u32);
+
+impl Earnings {
+    /// The earnings of a cache that has mapped nothing yet.
+    pub(crate) const NONE: Self = Self(ADMIT_AFTER as u32 * Self::WEIGHT);
+
+    /// The weight of the samples before: a sample has a weight of 1 in this many.
+    const WEIGHT: u32 = 16;
+
+    #[inline]
+    pub(crate) fn from_word(word: u32) -> Self {
+        Self(word)
+    }
+
+    pub(crate) const fn to_word(self) -> u32 {
+        self.0
+    }
+
+    /// Returns the earnings with one more sample: the access frequency of a mapped window.
+    pub(crate) fn sampled(self, frequency: u8) -> Self {
+        Self(self.0 - self.0 / Self::WEIGHT + u32::from(frequency))
+    }
+
+    /// Returns the access frequency from which a candidate is mapped if there is room (rule 4): [`ADMIT_AFTER`], less
+    /// two for each access that the mean exceeds it by, but at least 1.
+    #[inline]
+    pub(crate) fn admit_after(self) -> u8 {
+        const MOST: u32 = ADMIT_AFTER as u32;
+        // 1 to `MOST`, so it fits.
+        (3 * MOST).saturating_sub(self.0 * 2 / Self::WEIGHT).clamp(1, MOST) as u8
+    }
+}
+
 /// Returns `true` if a candidate with this `access` and `frequency` is worth mapping where there is room.
 #[inline]
-pub(crate) fn admits_with_room(admission: Admission, access: Access, frequency: u8) -> bool {
-    admission == Admission::Always || matches!(access, Access::Streak | Access::Sustained) || frequency >= ADMIT_AFTER
+pub(crate) fn admits_with_room(admission: Admission, access: Access, frequency: u8, earnings: Earnings) -> bool {
+    admission == Admission::Always
+        || matches!(access, Access::Streak | Access::LongRun(_) | Access::Sustained)
+        || frequency >= earnings.admit_after()
 }
 
 /// Returns the highest access frequency of a victim that may be evicted for a candidate with this `access` and
@@ -249,7 +374,8 @@ pub(crate) fn admits_over_victim(
     if admission == Admission::Always {
         return Some(u8::MAX);
     }
-    let beats = frequency.checked_sub(MARGIN).max((access == Access::Sustained).then_some(SUSTAINED_VICTIM_MAX))?;
+    let by_frequency = frequency.checked_sub(MARGIN).map(|beats| beats / 2);
+    let beats = by_frequency.max(access.is_sustained(frequency).then_some(SUSTAINED_VICTIM_MAX))?;
     (admission_threshold <= beats).then_some(beats)
 }
 
@@ -288,30 +414,51 @@ mod tests {
 
     #[test]
     fn clock_period_grows_with_the_budget_from_sixteen_windows_on() {
-        assert_eq!([0, 1, 16, 17, 100].map(|windows| clock_period(windows, false)), [128, 128, 128, 136, 800]);
+        assert_eq!([0, 1, 16, 17, 100].map(|windows| clock_period(windows, false)), [64, 64, 64, 68, 400]);
         assert_eq!([0, 17, 100].map(|windows| clock_period(windows, true)), [512, 544, 3_200]);
         assert_eq!(clock_period(usize::MAX, true), u32::MAX);
+    }
+
+    /// Returns the earnings after many samples of one frequency.
+    fn earnings(frequency: u8) -> Earnings {
+        (0..1_000).fold(Earnings::NONE, |earnings, _| earnings.sampled(frequency))
     }
 
     #[test]
     fn candidate_with_room_is_admitted_from_the_frequency_or_the_streak_on() {
         use Admission::{Adaptive, Always};
-        for (admission, access, frequency, is_admitted) in [
-            (Adaptive, Access::Counted, ADMIT_AFTER - 1, false),
-            (Adaptive, Access::Repeat, ADMIT_AFTER - 1, false),
-            (Adaptive, Access::Counted, ADMIT_AFTER, true),
-            (Adaptive, Access::Repeat, ADMIT_AFTER, true),
-            (Adaptive, Access::Streak, 0, true),
-            (Adaptive, Access::Sustained, 0, true),
-            (Always, Access::Counted, 0, true),
+        for (admission, access, frequency, earned, is_admitted) in [
+            (Adaptive, Access::Counted, ADMIT_AFTER - 1, ADMIT_AFTER, false),
+            (Adaptive, Access::Repeat, ADMIT_AFTER - 1, ADMIT_AFTER, false),
+            (Adaptive, Access::Counted, ADMIT_AFTER, ADMIT_AFTER, true),
+            (Adaptive, Access::Repeat, ADMIT_AFTER, ADMIT_AFTER, true),
+            (Adaptive, Access::Counted, ADMIT_AFTER, 0, true),
+            (Adaptive, Access::Counted, 1, 100, true),
+            (Adaptive, Access::Counted, 0, 100, false),
+            (Adaptive, Access::Streak, 0, 0, true),
+            (Adaptive, Access::LongRun(0), 0, 0, true),
+            (Adaptive, Access::Sustained, 0, 0, true),
+            (Always, Access::Counted, 0, 0, true),
         ] {
-            let found = admits_with_room(admission, access, frequency);
-            assert_eq!(found, is_admitted, "{admission:?}, {access:?}, {frequency}");
+            let found = admits_with_room(admission, access, frequency, earnings(earned));
+            assert_eq!(found, is_admitted, "{admission:?}, {access:?}, {frequency}, {earned} earned");
         }
     }
 
     #[test]
-    fn candidate_without_room_is_admitted_over_a_victim_below_it_by_the_margin_or_if_sustained() {
+    fn admission_comes_sooner_the_more_mappings_earn_and_later_again_if_they_do_not() {
+        let after = [0, 4, 8, 9, 10, 11, 12, 20, 255].map(|frequency| earnings(frequency).admit_after());
+        assert_eq!(after, [8, 8, 8, 6, 4, 2, 1, 1, 1]);
+        let earned = earnings(20);
+        assert_eq!((1..=8).fold(earned, |earned, _| earned.sampled(2)).admit_after(), 1);
+        assert_eq!((1..=32).fold(earned, |earned, _| earned.sampled(2)).admit_after(), 8);
+        assert_eq!(Earnings::NONE.sampled(255).admit_after(), 1, "a sample has a weight of a sixteenth");
+        assert_eq!(Earnings::NONE.sampled(16).admit_after(), 7);
+        assert_eq!(Earnings::from_word(earned.to_word()), earned);
+    }
+
+    #[test]
+    fn candidate_without_room_is_admitted_over_a_victim_of_less_than_half_or_if_sustained() {
         use Admission::{Adaptive, Always};
         const MAX: u8 = SUSTAINED_VICTIM_MAX;
         for (admission, access, frequency, threshold, beats) in [
@@ -319,12 +466,18 @@ mod tests {
             (Adaptive, Access::Counted, MARGIN, 0, Some(0)),
             (Adaptive, Access::Repeat, MARGIN, 0, Some(0)),
             (Adaptive, Access::Streak, MARGIN - 1, 0, None),
-            (Adaptive, Access::Counted, 100, 100 - MARGIN, Some(100 - MARGIN)),
-            (Adaptive, Access::Counted, 100, 101 - MARGIN, None),
+            (Adaptive, Access::Counted, MARGIN + 1, 0, Some(0)),
+            (Adaptive, Access::Counted, MARGIN + 2, 0, Some(1)),
+            (Adaptive, Access::Counted, MARGIN + 60, 30, Some(30)),
+            (Adaptive, Access::Counted, MARGIN + 60, 31, None),
+            (Adaptive, Access::LongRun(MAPPING_COST), 0, MAX, Some(MAX)),
+            (Adaptive, Access::LongRun(5), MAPPING_COST - 5, MAX, Some(MAX)),
+            (Adaptive, Access::LongRun(5), MAPPING_COST - 6, 0, None),
+            (Adaptive, Access::LongRun(5), 255, MAX, Some(MAX)),
             (Adaptive, Access::Sustained, 0, 0, Some(MAX)),
             (Adaptive, Access::Sustained, 0, MAX, Some(MAX)),
             (Adaptive, Access::Sustained, 0, MAX + 1, None),
-            (Adaptive, Access::Sustained, 255, 0, Some(255 - MARGIN)),
+            (Adaptive, Access::Sustained, 255, 0, Some(MAX)),
             (Always, Access::Counted, 0, 255, Some(u8::MAX)),
         ] {
             let found = admits_over_victim(admission, access, frequency, threshold);
@@ -386,6 +539,62 @@ mod tests {
             let is_sustained = (0..100).map(access).any(|access| access == Access::Sustained);
             assert_eq!((is_sustained, run.is_sequential(), run.is_scattered()), (reads_ends, reads_ends, !reads_ends));
         }
+    }
+
+    /// Returns the kinds of the first accesses of `runs` runs of `length` accesses each, at random places. If
+    /// `is_mapped`, a long run is mapped from its first access on, and its other accesses are not reported.
+    fn first_accesses(run: &mut AccessRun, runs: u64, length: u64, is_mapped: bool) -> Vec<Access> {
+        let one = |number: u64| {
+            let start = (number + 1) * 7 * BYTES + 900_000;
+            let mut next = |at| accesses(run, [start - at * 64])[0];
+            let first = next(0);
+            if is_long(first) && is_mapped {
+                run.set_mapped();
+            } else {
+                (1..length).for_each(|at| _ = next(at));
+            }
+            first
+        };
+        (0..runs).map(one).collect()
+    }
+
+    fn is_long(access: Access) -> bool {
+        matches!(access, Access::LongRun(_))
+    }
+
+    fn count_long(accesses: &[Access]) -> usize {
+        accesses.iter().filter(|&&access| is_long(access)).count()
+    }
+
+    #[test]
+    fn reader_of_long_runs_is_sustained_from_the_first_access_on_except_for_probes() {
+        for (length, expected) in [(1, false), (LONG_RUN - 1, false), (LONG_RUN + 1, true), (100, true)] {
+            for is_mapped in [false, true] {
+                let run = &mut AccessRun::default();
+                first_accesses(run, 100, length.into(), is_mapped);
+                let runs = 5 * PROBE_INTERVAL;
+                let long = count_long(&first_accesses(run, runs.into(), length.into(), is_mapped));
+                assert_eq!(long as u32, if expected { runs - 5 } else { 0 }, "{length}, mapped: {is_mapped}");
+            }
+        }
+    }
+
+    #[test]
+    fn reader_whose_runs_become_short_is_not_sustained_after_some_probes() {
+        for is_mapped in [false, true] {
+            let run = &mut AccessRun::default();
+            first_accesses(run, 100, 100, is_mapped);
+            let short = first_accesses(run, 20 * u64::from(PROBE_INTERVAL), 1, is_mapped);
+            assert!(is_long(short[0]) && short.last() == Some(&Access::Counted), "mapped: {is_mapped}");
+        }
+    }
+
+    #[test]
+    fn one_long_run_does_not_make_the_runs_of_a_reader_long() {
+        let run = &mut AccessRun::default();
+        first_accesses(run, 20, 2, false);
+        first_accesses(run, 1, 10_000, false);
+        assert_eq!(count_long(&first_accesses(run, 20, 2, false)), 0);
     }
 
     #[test]

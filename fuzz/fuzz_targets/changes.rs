@@ -395,7 +395,7 @@ impl World {
                 let Some(reader) = chosen(readers, which) else { return };
                 let at = reader.cursor.position();
                 let result = reader.cursor.fill_buf().map(<[u8]>::to_vec).map_err(of_io);
-                if let Some(found) = self.judge("fill_buf", reader, true, result) {
+                if let Some(found) = self.judge("fill_buf", reader, false, result) {
                     reader.inode.check("fill_buf", at, &found);
                     reader.cursor.consume(usize::from(amount).min(found.len()));
                 }

@@ -3,6 +3,7 @@
 
 use std::cmp::Ordering;
 use std::fs::File;
+use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, Weak};
@@ -103,11 +104,15 @@ struct Mappability {
 /// it weakly.
 pub(crate) struct CachedFile {
     pub(super) key: FileKey,
+    /// A hash of `key`. Files that are open at different times have the same one if they have the same key.
+    pub(super) key_hash: u32,
     pub(super) system: FileSystem,
     /// The [`Advice`] for new mappings, as a word.
     advice: AtomicU32,
     mappability: Mappability,
     len: FencedU64,
+    /// The number of changes of the content that were noticed. Wraps.
+    changes: AtomicU32,
     noticed: Mutex<Noticed>,
     names: Mutex<Vec<PathBuf>>,
     /// Handles of the file. With the last one the descriptor closes; mapped windows stay.
@@ -136,12 +141,15 @@ fn content_change(before: &Stat, now: &Stat) -> Change {
 
 impl CachedFile {
     pub(super) fn new(key: FileKey, system: FileSystem, stat: &Stat, cache: &Arc<Cache>) -> Self {
-        Self {
+        let file = Self {
             key,
+            // Never keyed at random: the hash outlives this entry.
+            key_hash: BuildHasherDefault::<DefaultHasher>::default().hash_one(key) as u32,
             system,
             advice: AtomicU32::new(cache.config().advice.to_word()),
             mappability: Mappability::default(),
             len: FencedU64::new(stat.len),
+            changes: AtomicU32::new(0),
             noticed: Mutex::new(Noticed { stat: stat.clone(), tail: None }),
             names: Mutex::default(),
             handles: UserCount::default(),
@@ -149,7 +157,9 @@ impl CachedFile {
             windows: EpochBox::new(RadixTable::default()),
             descriptor: DescriptorCell::default(),
             cache: Arc::downgrade(cache),
-        }
+        };
+        cache.regions.restore_frequencies(&file);
+        file
     }
 
     /// Returns the advice for new mappings.
@@ -166,6 +176,14 @@ impl CachedFile {
     #[inline]
     pub(crate) fn len(&self) -> u64 {
         self.len.load()
+    }
+
+    /// Returns the number of changes of the content that were noticed, wrapping. A reader's copy is out of date if the
+    /// number differs.
+    pub(crate) fn changes(&self) -> u32 {
+        // Relaxed: a reader that misses a change has read before it was noticed. `refresh` on the reader's own thread,
+        // or one that happens before the read, is never missed.
+        self.changes.load(MemoryOrdering::Relaxed)
     }
 
     /// Returns the length for a loader, which already owns a slot in LOADING. A thread that publishes a new length
@@ -201,6 +219,9 @@ impl CachedFile {
         }
         if noticed.stat.len != stat.len {
             self.len.store_then_fence(stat.len);
+        }
+        if change != Change::Unchanged {
+            self.changes.fetch_add(1, MemoryOrdering::Relaxed);
         }
         // Relaxed: a private mapping is made from a file that is read after the look at its length.
         if change != Change::Unchanged && self.mappability.has_private.load(MemoryOrdering::Relaxed) != 0 {
@@ -321,6 +342,7 @@ impl Drop for CachedFile {
         // In a child of `fork` the registry may be locked for ever. The dead entry stays there, and the next open of
         // the file replaces it.
         if let Some(cache) = self.cache.upgrade().filter(|cache| cache.process.is_this()) {
+            cache.keep_frequencies(self);
             cache.registry.remove(&self.key, self);
         }
     }

@@ -15,7 +15,7 @@ use super::copy::ended_early;
 use super::descriptors::OpenFile;
 use super::open::cannot_stat;
 use super::region::{Region, RegionRef};
-use super::room::{Room, RoomPolicy, TRANSIT_MAX};
+use super::room::{Room, RoomPolicy, TRANSIT_MAX, WhenFull};
 use super::validate::reaches;
 use super::{Cache, CachedFile, TICKS};
 use crate::config::Revalidate;
@@ -44,8 +44,9 @@ impl Cache {
         min_len: u64,
         policy: RoomPolicy,
     ) -> Result<Option<RegionRef>> {
-        if self.stats.count(Event::Miss) % TICKS == 0 {
-            self.tick();
+        let count = self.stats.count(Event::Miss);
+        if count % TICKS == 0 {
+            self.tick(count);
         }
         let (mut for_loader, mut for_drain) = (Backoff::new(), Backoff::new());
         let mapped = loop {
@@ -135,7 +136,8 @@ impl Cache {
         span: Range<u64>,
         policy: RoomPolicy,
     ) -> Result<RegionRef, NotMapped> {
-        let (source, reservation, transit) = self.source_and_room(file, &span, policy)?;
+        let is_range = loading.is_none();
+        let (source, reservation, transit) = self.source_and_room(file, &span, policy, is_range)?;
         let (start, len) = (span.start, (span.end - span.start) as usize);
         let mapped = match source.is_copied {
             true => None,
@@ -165,6 +167,12 @@ impl Cache {
         policy.is_required() && window.is_none_or(|window| span.end - span.start < window.saturating_add(granule))
     }
 
+    /// Returns `true` if a range larger than the whole budget is mapped. A budget below one window permits only copies.
+    fn may_exceed_whole_budget(&self, policy: RoomPolicy) -> bool {
+        let (window, limit) = (self.config.geometry.window_bytes(), self.regions.budget.limit());
+        policy.when_full() == Some(WhenFull::Exceed) && window.is_none_or(|window| window <= limit.bytes as u64)
+    }
+
     /// Returns the descriptor of a file that reaches to the end of `span`, room for the mapping, and the transit of the
     /// thread, which lasts until the mapping is published.
     ///
@@ -175,6 +183,7 @@ impl Cache {
         file: &Arc<CachedFile>,
         span: &Range<u64>,
         policy: RoomPolicy,
+        is_range: bool,
     ) -> Result<(Source, Reservation, InTransit<'_>), NotMapped> {
         let mut room: Option<(Reservation, InTransit<'_>)> = None;
         loop {
@@ -205,10 +214,12 @@ impl Cache {
                 return Ok((source, reservation, transit));
             }
             let mut transit = self.regions.budget.enter_transit();
-            if pages > self.regions.budget.limit().bytes {
+            let exceeds_whole_budget = pages > self.regions.budget.limit().bytes;
+            if exceeds_whole_budget && !(is_range && self.may_exceed_whole_budget(policy)) {
                 return Err(NotMapped::TooLarge(pages as u64));
             }
-            if policy.is_required() && !self.has_room(pages) {
+            // Headroom would not help a range that never fits.
+            if policy.is_required() && !exceeds_whole_budget && !self.has_room(pages) {
                 self.regions.note_pressure();
             }
             if let Some(reservation) = self.regions.reserve_or_evict(pages, policy) {
@@ -316,8 +327,8 @@ impl Cache {
                 return Error::new(ErrorKind::OutOfMaps, message).because(error);
             }
             NotMapped::TooLarge(bytes) => format!(
-                "a mapping of {bytes} bytes is larger than the whole budget of {}: raise max_mapped_bytes, ask for less \
-                 at once, or use smaller windows",
+                "a mapping of {bytes} bytes is larger than the whole budget of {} bytes: raise max_mapped_bytes, ask \
+                 for less at once, use smaller windows, or allow overcommit",
                 limit.bytes
             ),
             NotMapped::AllPinned(bytes) => format!(
@@ -389,7 +400,6 @@ pub(super) mod tests {
     use super::*;
     use crate::cache::reclaim::token_of;
     use crate::cache::region::tests::REFUSES_UNMAP;
-    use crate::cache::room::WhenFull;
     use crate::config::{Admission, Advice, Config, Limits, Overcommit, Window};
     use crate::geometry::Geometry;
     use crate::policy::{self, Access};
@@ -548,12 +558,29 @@ pub(super) mod tests {
     #[test]
     fn mapping_larger_than_the_budget_is_no_pressure() {
         let opened = Opened::new(2, 4 * WINDOW);
-        let map_detached = |span| opened.cache.map_detached(&opened.file, span, RoomPolicy::Required(WhenFull::Exceed));
-        assert!(map_detached(0..3 * WINDOW).is_err());
+        let map_detached =
+            |span, when_full| opened.cache.map_detached(&opened.file, span, RoomPolicy::Required(when_full));
+        assert!(map_detached(0..3 * WINDOW, WhenFull::Fail).is_err());
+        drop(map_detached(0..3 * WINDOW, WhenFull::Exceed).unwrap());
         assert!(!opened.cache.regions.under_pressure());
-        let _most = map_detached(0..2 * WINDOW).unwrap();
+        let _most = map_detached(0..2 * WINDOW, WhenFull::Fail).unwrap();
         drop(opened.map());
         assert!(opened.cache.regions.under_pressure());
+    }
+
+    #[test]
+    fn window_is_admitted_at_the_first_access_if_mappings_pay_off_and_the_file_fits_the_budget() {
+        for (windows, admitted) in [(4, Some(RoomPolicy::Free)), (5, None)] {
+            let opened = Opened::new(4, windows * WINDOW);
+            let admit = || opened.cache.admit(&opened.file, None, 1, Access::Counted);
+            assert_eq!(admit(), None);
+            drop(opened.map());
+            (0..100).for_each(|_| opened.cache.regions.record_access(opened.slot(0)));
+            (0..100).for_each(|number| opened.cache.regions.sample_earnings(true, number));
+            assert_eq!(admit(), admitted, "{windows} windows");
+            opened.cache.regions.sample_earnings(false, 0);
+            assert_eq!(admit(), None, "the earnings were not forgotten");
+        }
     }
 
     #[test]

@@ -31,7 +31,7 @@ use crate::config::{Admission, Config, Limits, LiveLimits};
 use crate::error::{ErrorKind, Result};
 use crate::mapping::Mapping;
 use crate::os::Process;
-use crate::policy::{self, Access};
+use crate::policy::{self, Access, Earnings};
 use crate::protocol::budget::Usage;
 use crate::protocol::slot::{Phase, Slot, SlotRef};
 use crate::protocol::wake_event::WakeEvent;
@@ -209,7 +209,7 @@ impl Cache {
     /// or a copy. Otherwise returns the window's slot, if it has one, for [`acquire`](Self::acquire).
     ///
     /// Takes no lock, allocates nothing, and makes no system call. Counts a hit and, if `access` is `Counted`, an
-    /// access of the window.
+    /// access of the window, if it has a slot.
     #[inline]
     pub(crate) fn lookup<'f>(
         &self,
@@ -218,7 +218,7 @@ impl Cache {
         min_len: u64,
         access: Access,
     ) -> Result<SlotRef<Region>, Option<&'f Slot<Region>>> {
-        let slot = self.accessed_slot(file, window, access).ok_or(None)?;
+        let slot = self.slot(file, window, access).ok_or(None)?;
         let client = slot.take().map_err(|_| Some(slot))?;
         // A range that crosses into the next window is not here, nor is the new tail of a file that has grown.
         if client.mapping().len() as u64 >= min_len && !client.mapping().is_faulted() {
@@ -242,22 +242,26 @@ impl Cache {
         end: u64,
         access: Access,
     ) -> Result<(), Option<&'f Slot<Region>>> {
-        let slot = self.accessed_slot(file, window, access).ok_or(None)?;
+        let slot = self.slot(file, window, access).ok_or(None)?;
         // Under pressure most windows that come here are not mapped. The snapshot spares those the protection.
         let may_be_mapped = slot.snapshot().phase() == Phase::Mapped;
         if may_be_mapped && guard.protect(slot, window, window_start, end) { Ok(()) } else { Err(Some(slot)) }
     }
 
+    /// Returns a window's slot, and counts the access. Returns `None` if the window has none;
+    /// [`acquire`](Self::acquire) then counts it.
     #[inline]
-    fn accessed_slot<'f>(&self, file: &'f CachedFile, window: u64, access: Access) -> Option<&'f Slot<Region>> {
-        let slot = file.windows().get(window);
-        if access == Access::Counted {
-            match slot {
-                Some(slot) => self.regions.record_access(slot),
-                None => self.regions.record_slotless_access(file, window, self.windows_in_budget()),
-            }
+    fn slot<'f>(&self, file: &'f CachedFile, window: u64, access: Access) -> Option<&'f Slot<Region>> {
+        let slot = file.windows().get(window)?;
+        if access.is_counted() {
+            self.regions.record_access(slot);
         }
-        slot
+        Some(slot)
+    }
+
+    /// Keeps what the admission policy knows of a file whose last handle and last region were dropped.
+    fn keep_frequencies(&self, file: &CachedFile) {
+        self.regions.keep_frequencies(file, || self.windows_in_budget());
     }
 
     fn windows_in_budget(&self) -> usize {
@@ -331,7 +335,12 @@ impl Cache {
         when_full: WhenFull,
     ) -> Result<Acquired> {
         if self.config.geometry.is_in_one(range) {
-            match self.acquire_window(file, slot, range, RoomPolicy::Required(when_full)) {
+            let slot = slot.unwrap_or_else(|| {
+                let slot = self.regions.make_slot(file, self.config.geometry.index(range.start));
+                self.regions.record_access(slot);
+                slot
+            });
+            match self.acquire_window(file, Some(slot), range, RoomPolicy::Required(when_full)) {
                 // The budget has no room for the window. It may have room for the range.
                 Err(error) if error.kind() == ErrorKind::OverBudget && need == Need::Mapped => {}
                 acquired => return acquired,
@@ -361,24 +370,30 @@ impl Cache {
 
     /// Returns the policy by which an optional mapping of a window gets room, or `None` if the mapping does not pay
     /// off. The caller then reads the file; the miss and the copy are counted here.
-    #[inline]
+    #[inline(always)]
     fn admit(&self, file: &CachedFile, slot: Option<&Slot<Region>>, window: u64, access: Access) -> Option<RoomPolicy> {
         let is_whole_file = self.config.geometry.window_bytes().is_none();
         let admission = if is_whole_file { Admission::Always } else { self.config.admission };
         let frequency = match slot {
             Some(slot) => self.regions.frequency(slot),
+            None if access.is_counted() => {
+                self.regions.record_slotless_access(file, window, || self.windows_in_budget())
+            }
             None => self.regions.slotless_frequency(file, window),
         };
-        if policy::admits_with_room(admission, access, frequency) {
+        if policy::admits_with_room(admission, access, frequency, self.regions.earnings()) {
             let policy = self.admit_frequent(file, window, admission, access, frequency);
             if policy.is_some() {
                 return policy;
             }
         }
-        if access != Access::Counted {
+        if !access.is_counted() {
             self.stats.count(Event::ReadRepeat);
-        } else if self.stats.count(Event::ReadMiss) % TICKS == 0 {
-            self.tick();
+            return None;
+        }
+        let count = self.stats.count(Event::ReadMiss);
+        if count % TICKS == 0 {
+            self.tick(count);
         }
         None
     }
@@ -393,7 +408,9 @@ impl Cache {
         access: Access,
         frequency: u8,
     ) -> Option<RoomPolicy> {
-        if file.is_unmappable() {
+        let fits_budget = file.len() <= self.regions.budget.limit().bytes as u64;
+        let is_admitted = fits_budget || policy::admits_with_room(admission, access, frequency, Earnings::NONE);
+        if file.is_unmappable() || !is_admitted {
             return None;
         }
         let span = self.config.geometry.span(window, file.len());
@@ -406,11 +423,12 @@ impl Cache {
         policy::admits_over_victim(admission, access, frequency, threshold).map(RoomPolicy::AtMost)
     }
 
-    /// Advances the policy's clock by [`TICKS`] accesses to windows that are not mapped.
+    /// Advances the policy's clock by [`TICKS`] accesses to windows that are not mapped, `count` so far in this thread.
     #[cold]
-    fn tick(&self) {
+    fn tick(&self, count: u64) {
         let has_room = self.has_room(self.config.geometry.window_bytes().unwrap_or(0) as usize);
         self.regions.tick(TICKS as u32, self.windows_in_budget(), has_room);
+        self.regions.sample_earnings(has_room, (count / TICKS) as u32);
     }
 
     /// Unmaps each unused region, and waits for the collector to unmap those that it owns.

@@ -10,7 +10,7 @@ use super::region::Region;
 use super::slotless::SlotlessFrequencies;
 use crate::mapping::Mapping;
 use crate::os::Process;
-use crate::policy::{self, Frequency};
+use crate::policy::{self, Earnings, Frequency};
 use crate::protocol::atomics::{Clock, UserCount};
 use crate::protocol::budget::{Budget, Reservation, Usage};
 use crate::protocol::clock_ring::ClockRing;
@@ -29,7 +29,9 @@ pub(super) struct RegionPool {
     pub(super) hazards: Arc<HazardDomain<Region>>,
     clock: Clock,
     slotless: SlotlessFrequencies,
-    /// The frequency, as a word, of the last victim that was too hot for its candidate (rule 4 of `policy`).
+    /// [`Earnings`], as a word (rule 4 of `policy`).
+    earnings: AtomicU32,
+    /// The frequency, as a word, of the last victim that was too hot for its candidate (rule 5 of `policy`).
     admission_threshold: AtomicU32,
     /// A frequency, as a word, that is saturated whenever a required mapping does not fit within the admission limit.
     pressure: AtomicU32,
@@ -57,6 +59,7 @@ impl RegionPool {
             hazards: Arc::default(),
             clock: Clock::default(),
             slotless: SlotlessFrequencies::default(),
+            earnings: AtomicU32::new(Earnings::NONE.to_word()),
             admission_threshold: AtomicU32::new(0),
             pressure: AtomicU32::new(0),
             deferred: Mutex::default(),
@@ -107,14 +110,37 @@ impl RegionPool {
         }
     }
 
-    /// Counts an access to a window that has no slot.
-    pub(super) fn record_slotless_access(&self, file: &CachedFile, window: u64, windows_in_budget: usize) {
-        self.slotless.record_access(file, window, self.clock.now(), windows_in_budget);
+    /// Counts an access to a window that has no slot. Returns the window's access frequency now.
+    #[inline]
+    pub(super) fn record_slotless_access(
+        &self,
+        file: &CachedFile,
+        window: u64,
+        windows_in_budget: impl FnOnce() -> usize,
+    ) -> u8 {
+        self.count(self.slotless.record_access(file, window, self.clock.now(), windows_in_budget))
     }
 
     /// Returns the access frequency now of a window that has no slot.
     pub(super) fn slotless_frequency(&self, file: &CachedFile, window: u64) -> u8 {
         self.count(self.slotless.get(file, window))
+    }
+
+    /// Gives the slots of a file that is opened the frequencies that were kept when it was closed last. (Slots that are
+    /// made later get them in [`make_slot`](Self::make_slot).)
+    pub(super) fn restore_frequencies(&self, file: &CachedFile) {
+        file.windows().for_each_from(0, |window, slot| slot.set_frequency(self.slotless.get(file, window)));
+    }
+
+    /// Keeps the access frequencies of a file whose slots are about to be freed.
+    pub(super) fn keep_frequencies(&self, file: &CachedFile, windows_in_budget: impl Fn() -> usize) {
+        let now = self.clock.now();
+        file.windows().for_each_from(0, |window, slot| {
+            let frequency = Frequency::from_word(slot.frequency());
+            if frequency.count(now) > 0 {
+                self.slotless.keep(file, window, frequency, now, &windows_in_budget);
+            }
+        });
     }
 
     /// Makes the slot of a window, which takes over the window's access frequency.
@@ -147,6 +173,29 @@ impl RegionPool {
     /// Advances the policy's clock by `accesses` to windows that are not mapped.
     pub(super) fn tick(&self, accesses: u32, windows_in_budget: usize, has_room: bool) {
         self.clock.tick(accesses, policy::clock_period(windows_in_budget, has_room));
+    }
+
+    /// Returns what mappings have earned lately.
+    #[inline]
+    pub(super) fn earnings(&self) -> Earnings {
+        // Relaxed: a heuristic, which orders no other access.
+        Earnings::from_word(self.earnings.load(Ordering::Relaxed))
+    }
+
+    /// Adds a mapped window, which `number` selects, to the earnings. Without room, forgets them: the frequencies of
+    /// mapped windows then say nothing of windows that are mapped next.
+    pub(super) fn sample_earnings(&self, has_room: bool, number: u32) {
+        let earnings = if has_room {
+            // Fibonacci hashing, as in `slotless`: consecutive numbers are far apart in the ring, where the oldest
+            // windows come first.
+            let guard = epoch::pin();
+            let Some(slot) = self.ring.item_near(number.wrapping_mul(0x9E37_79B9), &guard) else { return };
+            self.earnings().sampled(self.frequency(slot))
+        } else {
+            Earnings::NONE
+        };
+        // Relaxed: a heuristic. A lost update loses one sample.
+        self.earnings.store(earnings.to_word(), Ordering::Relaxed);
     }
 
     /// Returns the frequency of the last victim that was too hot for its candidate. A colder candidate need not search.
@@ -389,6 +438,22 @@ mod tests {
 
     fn of(windows: usize) -> Usage {
         Usage { bytes: windows * WINDOW as usize, items: windows }
+    }
+
+    #[test]
+    fn earnings_are_the_mean_frequency_of_all_mapped_windows() {
+        let setting = Setting::new();
+        setting.pool().sample_earnings(true, 0);
+        assert_eq!(setting.pool().earnings(), Earnings::NONE, "there is no mapped window");
+        // The windows that were mapped first, and those mapped last, are not alike.
+        (0..WINDOWS).for_each(|window| drop(setting.map(window, if window < WINDOWS / 2 { 0 } else { 40 })));
+        let mut sum = 0;
+        for number in 0..1_000 {
+            setting.pool().sample_earnings(true, number);
+            sum += setting.pool().earnings().to_word();
+        }
+        let mean = sum / 1_000 / 16;
+        assert!((18..=22).contains(&mean), "{mean}");
     }
 
     #[test]

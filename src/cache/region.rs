@@ -161,19 +161,19 @@ impl RegionBytes {
         }
     }
 
-    /// Copies the bytes at `at` into `buf` without a reference to the mapped bytes, and returns their address. Panics
-    /// if they are out of range.
+    /// Copies the bytes at `at` into `buf` without a reference to the mapped bytes, and returns their address. Returns
+    /// `None` if they are out of range, or if `buf` is empty.
     #[inline]
-    pub(super) fn copy_to(&self, at: usize, buf: &mut [u8]) -> NonNull<u8> {
-        if at > self.len || buf.len() > self.len - at {
-            out_of_range(at, at.saturating_add(buf.len()), self.len);
+    pub(super) fn copy_to(&self, at: u64, buf: &mut [u8]) -> Option<NonNull<u8>> {
+        if !self.contains(at, buf.len() as u64) {
+            return None;
         }
-        // SAFETY: `at` is in range.
-        let source = unsafe { self.address.add(at) };
+        // SAFETY: `contains` says that `at` is in range.
+        let source = unsafe { self.address.add(at as usize) };
         // SAFETY: the source bytes are in range and readable (the promise made to `new`). `buf` is borrowed
         // exclusively, so it is no part of a mapping, which is only read.
         unsafe { source.as_ptr().copy_to_nonoverlapping(buf.as_mut_ptr(), buf.len()) };
-        source
+        Some(source)
     }
 }
 

@@ -141,18 +141,36 @@ impl WindowGuard {
         self.bytes.get(start.wrapping_sub(self.start), end.wrapping_sub(start))
     }
 
+    /// Copies the bytes from `start` on into `buf`, without a reference to mapped bytes, and returns their address.
+    /// Returns `None` if the region does not contain all of them, or if `buf` is empty.
+    #[inline]
+    pub(crate) fn copy_to(&self, start: u64, buf: &mut [u8]) -> Option<NonNull<u8>> {
+        self.bytes.copy_to(start.wrapping_sub(self.start), buf)
+    }
+
+    /// Returns `true` if the region contains the byte at `offset`.
+    #[inline]
+    pub(crate) fn holds(&self, offset: u64) -> bool {
+        offset.wrapping_sub(self.start) < self.bytes.len() as u64
+    }
+
+    /// Returns the bytes from `offset` to the end of the region, or an empty slice if the region does not contain them.
+    #[inline]
+    pub(crate) fn rest(&self, offset: u64) -> &[u8] {
+        let at = offset.wrapping_sub(self.start);
+        self.bytes.get(at, (self.bytes.len() as u64).wrapping_sub(at))
+    }
+
     /// Returns `true` if the guard holds the window of `offset`. A detached range is no window.
     #[inline]
     pub(crate) fn is_window_of(&self, offset: u64) -> bool {
-        self.detached.as_ref().is_none_or(|detached| detached.is_window)
-            && offset.wrapping_sub(self.start) < self.bytes.len() as u64
+        self.detached.as_ref().is_none_or(|detached| detached.is_window) && self.holds(offset)
     }
 
     /// Returns the bytes from `offset` to the end of the window, or an empty slice if the guard holds another one.
     #[inline]
     pub(crate) fn get_from(&self, offset: u64) -> &[u8] {
-        let (at, len) = (offset.wrapping_sub(self.start), self.bytes.len() as u64);
-        if self.is_window_of(offset) { self.bytes.get(at, len - at) } else { &[] }
+        if self.is_window_of(offset) { self.rest(offset) } else { &[] }
     }
 
     /// Returns the offset of the end of the region.

@@ -7,7 +7,7 @@ use std::io::{self, BufRead, BufReader};
 use std::ops::Range;
 use std::os::fd::AsRawFd;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::Path;
 use std::sync::OnceLock;
 
@@ -148,7 +148,16 @@ pub(crate) fn read_at(file: &File, buf: &mut [u8], offset: u64) -> io::Result<us
     if i64::try_from(offset).is_err() {
         return Ok(0);
     }
-    file.read_at(buf, offset)
+    #[cfg(any(target_os = "linux", target_os = "android"))]
+    {
+        // Not `File::read_at`, which is not inlined into other crates.
+        let (descriptor, at) = (file.as_raw_fd(), offset as libc::off64_t);
+        // SAFETY: the OS writes at most `buf.len()` bytes to `buf`. The descriptor is open as long as `file` is borrowed.
+        let read = unsafe { libc::pread64(descriptor, buf.as_mut_ptr().cast(), buf.len(), at) };
+        usize::try_from(read).map_err(|_| io::Error::last_os_error())
+    }
+    #[cfg(not(any(target_os = "linux", target_os = "android")))]
+    std::os::unix::fs::FileExt::read_at(file, buf, offset)
 }
 
 /// Unmaps a mapping. The OS may refuse: if it has merged the mapping with its neighbours, removing it from the middle
@@ -285,8 +294,8 @@ pub(crate) fn was_accessed(address: usize) -> bool {
     const PRESENT: u64 = 1 << 63;
     let mut entry = [0; size_of::<u64>()];
     let at = (address / page_size() * entry.len()) as u64;
-    let read = File::open("/proc/self/pagemap").and_then(|pages| pages.read_exact_at(&mut entry, at));
-    read.is_ok() && u64::from_ne_bytes(entry) & PRESENT != 0
+    let read = File::open("/proc/self/pagemap").and_then(|pages| super::read_fully_at(&pages, &mut entry, at));
+    read.is_ok_and(|read| read == entry.len()) && u64::from_ne_bytes(entry) & PRESENT != 0
 }
 
 /// Returns `true`: not implemented on this OS.

@@ -11,9 +11,13 @@ use crate::cache::region::Region;
 use crate::cache::window_guard::{Switch, WindowGuard};
 use crate::cache::{Acquired, Need};
 use crate::error::{Error, ErrorKind, Result};
+use crate::fault_guard;
 use crate::file::MappedFile;
 use crate::geometry;
 use crate::policy::{Access, AccessRun};
+
+/// The most bytes that `read_to_end` fills with zeros before it reads them: they are still in the cache then.
+const READ_TO_END_PART: usize = 128 << 10;
 
 /// A reader of a file that holds one window at a time, for use by one thread.
 ///
@@ -47,8 +51,10 @@ use crate::policy::{Access, AccessRun};
 pub struct Cursor {
     /// The protected window. It precedes `file`, so that it is dropped first: `file` owns the slots.
     held: WindowGuard,
-    /// The bytes of the last `slice` that was copied.
-    scratch: Vec<u8>,
+    /// The bytes of the last `slice` or `fill_buf` that was copied.
+    copied: Vec<u8>,
+    /// The place of `copied` in the file, if `fill_buf` has copied it.
+    copied_at: Option<CopiedAt>,
     position: u64,
     /// The position when `fill_buf` was called last.
     filled: u64,
@@ -56,6 +62,18 @@ pub struct Cursor {
     run: AccessRun,
     file: MappedFile,
 }
+
+/// The place and the age of a copy.
+#[derive(Clone, Copy, Debug)]
+struct CopiedAt {
+    start: u64,
+    /// The number of changes of the file that were noticed before the copy.
+    changes: u32,
+}
+
+/// The sizes of the smallest and the largest copy that `fill_buf` makes. A copy twice as large follows if the reader
+/// consumes all of one, so that a sequential reader makes few system calls until its window is mapped.
+const FILL: (usize, usize) = (8 << 10, 64 << 10);
 
 impl MappedFile {
     /// Returns a cursor at the start of the file. It holds no window yet.
@@ -70,7 +88,7 @@ impl MappedFile {
     /// ```
     pub fn cursor(&self) -> Cursor {
         let (held, run) = (self.cache().window_guard(), AccessRun::default());
-        Cursor { held, scratch: Vec::new(), position: 0, filled: 0, run, file: self.clone() }
+        Cursor { held, copied: Vec::new(), copied_at: None, position: 0, filled: 0, run, file: self.clone() }
     }
 }
 
@@ -256,6 +274,7 @@ impl Cursor {
         if need != Need::Window {
             self.record_scattered_read(range);
         }
+        self.run.set_mapped();
         Ok(true)
     }
 
@@ -341,8 +360,9 @@ impl Cursor {
         if self.hold_range(&range, first, access, need(&range, access))? {
             return Ok(self.held.get(range.start, range.end));
         }
-        self.file.copy_into(range, &mut self.scratch)?;
-        Ok(&self.scratch)
+        self.copied_at = None;
+        self.file.copy_into(range, &mut self.copied)?;
+        Ok(&self.copied)
     }
 
     /// Releases the window that the cursor holds, so that it may be unmapped, and frees the copy buffer. The cursor
@@ -361,7 +381,7 @@ impl Cursor {
     /// ```
     pub fn release(&mut self) {
         self.release_window();
-        self.scratch = Vec::new();
+        (self.copied, self.copied_at) = (Vec::new(), None);
     }
 
     /// Returns the position: the offset of the next byte that [`Read`] and [`BufRead`] return. It may be past the end
@@ -376,6 +396,7 @@ impl Cursor {
     /// assert_eq!(cursor.position(), 9);
     /// # Ok::<(), smmap::Error>(())
     /// ```
+    #[inline]
     pub fn position(&self) -> u64 {
         self.position
     }
@@ -391,6 +412,7 @@ impl Cursor {
     /// assert_eq!(std::io::Read::read(&mut cursor, &mut [0; 9]).unwrap(), 0);
     /// # Ok::<(), smmap::Error>(())
     /// ```
+    #[inline]
     pub fn set_position(&mut self, position: u64) {
         self.position = position;
     }
@@ -405,6 +427,7 @@ impl Cursor {
     /// assert!(cursor.file().path().is_some_and(|path| path.ends_with("Cargo.toml")));
     /// # Ok::<(), smmap::Error>(())
     /// ```
+    #[inline]
     pub fn file(&self) -> &MappedFile {
         &self.file
     }
@@ -419,10 +442,24 @@ impl Clone for Cursor {
     }
 }
 
-/// Copies bytes from mapped windows, and from windows that [`Admission`](crate::Admission) maps; reads the others from
-/// the file. Never fails for lack of room in the budget. One call copies at most up to the end of a window.
-impl Read for Cursor {
-    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+impl Cursor {
+    /// Fills `buf`, moves the position and returns `true` if the held region and the file contain all of its bytes: the
+    /// hit of [`Read`].
+    #[inline]
+    fn copy_held(&mut self, buf: &mut [u8]) -> Result<bool> {
+        // A sum that overflows is past the end of each region.
+        let end = self.position.wrapping_add(buf.len() as u64);
+        if self.held.is_faulted() || end > self.file.len() {
+            return Ok(false);
+        }
+        let Some(source) = self.held.copy_to(self.position, buf) else { return Ok(false) };
+        self.file.replace_suspect(self.held.region(), source, self.position, buf)?;
+        self.position = end;
+        Ok(true)
+    }
+
+    #[inline(never)]
+    fn read_elsewhere(&mut self, buf: &mut [u8]) -> Result<usize> {
         let len = self.file.len();
         if self.position >= len || buf.is_empty() {
             return Ok(0);
@@ -431,37 +468,170 @@ impl Read for Cursor {
         let span = self.file.geometry().span(window, len);
         let end = self.position.saturating_add(buf.len() as u64).min(span.end);
         let buf = &mut buf[..(end - self.position) as usize];
+        let copied = self.copied_rest(len);
+        if !copied.is_empty() {
+            let count = copied.len().min(buf.len());
+            buf[..count].copy_from_slice(&self.copied[copied][..count]);
+            self.position += count as u64;
+            return Ok(count);
+        }
         let is_held = !self.held.is_faulted() && self.held.contains(self.position, end);
         if !is_held && self.switch_window(self.position, end, self.position..end).is_none() {
             let access = self.next_access(window, start, self.position, end);
             self.hold_range(&(self.position..end), start, access, Need::Optional(access))?;
         }
-        match self.held.region() {
-            Some(region) => {
-                let at = (self.position - self.held.start()) as usize;
-                self.file.copy_from(Some(region), self.held.bytes(), at, self.position, buf)?;
-            }
+        match self.held.copy_to(self.position, buf) {
+            Some(source) => self.file.replace_suspect(self.held.region(), source, self.position, buf)?,
             None => self.file.read(self.position, buf)?,
         }
         self.position = end;
         Ok(buf.len())
     }
-}
 
-/// Returns the rest of the window as the buffer, without a copy. Always maps the window, as
-/// [`window_at`](Cursor::window_at) does.
-///
-/// `fill_buf` also [checks](Cursor::check) the bytes consumed since its last call, and fails if the file did not have
-/// them. To check the last bytes of the file, call it again at the end.
-impl BufRead for Cursor {
-    fn fill_buf(&mut self) -> io::Result<&[u8]> {
+    #[inline(never)]
+    fn read_exact_elsewhere(&mut self, mut buf: &mut [u8]) -> io::Result<()> {
+        while !buf.is_empty() {
+            match self.read_elsewhere(buf)? {
+                0 => return Err(io::ErrorKind::UnexpectedEof.into()),
+                read => buf = &mut buf[read..],
+            }
+        }
+        Ok(())
+    }
+
+    /// Returns the bytes of [`BufRead::fill_buf`] if they are not held, or if the fault guard is installed.
+    #[inline(never)]
+    fn fill_elsewhere(&mut self) -> Result<&[u8]> {
         let consumed = mem::replace(&mut self.filled, self.position)..self.position;
         if consumed.start < consumed.end {
             self.validate(consumed)?;
         }
-        Ok(self.window_at(self.position)?)
+        if !self.held.is_faulted() && self.held.holds(self.position) {
+            return Ok(self.held.rest(self.position));
+        }
+        let copied = loop {
+            let len = self.file.len();
+            if self.position >= len {
+                self.release_window();
+                return Ok(&[]);
+            }
+            let copied = self.copied_rest(len);
+            if !copied.is_empty() {
+                break copied;
+            }
+            match self.hold_or_copy(len) {
+                // Another thread noticed that the file is shorter. The position may still be inside.
+                Err(error) if error.kind() == ErrorKind::Truncated && self.file.len() < len => {}
+                Err(error) => return Err(error),
+                Ok(true) => return Ok(self.held.rest(self.position)),
+                Ok(false) => break 0..self.copied.len(),
+            }
+        };
+        Ok(&self.copied[copied])
     }
 
+    /// Holds the region at the position, which is inside the file of `len` bytes, and returns `true`. If the window is
+    /// not worth mapping, copies a part of it and returns `false`.
+    fn hold_or_copy(&mut self, len: u64) -> Result<bool> {
+        let first = self.position..self.position + 1;
+        if self.switch_window(first.start, first.end, first.clone()).is_some() {
+            return Ok(true);
+        }
+        let (window, start) = self.file.geometry().locate(self.position);
+        let is_continued =
+            self.copied_at.is_some_and(|copied| copied.start + self.copied.len() as u64 == self.position);
+        let fill = if is_continued { (2 * self.copied.len()).clamp(FILL.0, FILL.1) } else { FILL.0 };
+        let end = self.position.saturating_add(fill as u64).min(self.file.geometry().span(window, len).end);
+        let access = self.next_access(window, start, self.position, end);
+        if self.hold_range(&(self.position..end), start, access, Need::Optional(access))? {
+            return Ok(true);
+        }
+        // Before the read, so that a change that is noticed meanwhile makes the copy out of date.
+        let changes = self.file.cached().changes();
+        self.copied_at = None;
+        self.file.copy_into(self.position..end, &mut self.copied)?;
+        self.copied_at = Some(CopiedAt { start: self.position, changes });
+        Ok(false)
+    }
+
+    /// Returns the part of `copied` from the position on, as far as `fill_buf` has copied it and the file of `len` bytes
+    /// reaches. Returns an empty range if a change of the file was noticed since.
+    fn copied_rest(&self, len: u64) -> Range<usize> {
+        match self.copied_at {
+            Some(CopiedAt { start, changes }) if changes == self.file.cached().changes() => {
+                let end = (start + self.copied.len() as u64).min(len);
+                // Lossless, both: inside the copy.
+                if (start..end).contains(&self.position) {
+                    (self.position - start) as usize..(end - start) as usize
+                } else {
+                    0..0
+                }
+            }
+            _ => 0..0,
+        }
+    }
+}
+
+/// Copies bytes from mapped windows, and from windows that [`Admission`](crate::Admission) maps; reads the others from
+/// the file. Never fails for lack of room in the budget. One `read` copies at most up to the end of a window.
+impl Read for Cursor {
+    #[inline]
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        if self.copy_held(buf)? {
+            return Ok(buf.len());
+        }
+        Ok(self.read_elsewhere(buf)?)
+    }
+
+    #[inline]
+    fn read_exact(&mut self, buf: &mut [u8]) -> io::Result<()> {
+        if self.copy_held(buf)? {
+            return Ok(());
+        }
+        self.read_exact_elsewhere(buf)
+    }
+
+    /// Reads up to the end of the file. Allocates all at once, so it fails at once if the rest does not fit in memory.
+    fn read_to_end(&mut self, buf: &mut Vec<u8>) -> io::Result<usize> {
+        let before = buf.len();
+        loop {
+            let left = usize::try_from(self.file.len().saturating_sub(self.position)).unwrap_or(usize::MAX);
+            let (at, part) = (buf.len(), left.min(READ_TO_END_PART));
+            if part == 0 {
+                return Ok(at - before);
+            }
+            buf.try_reserve(left)?;
+            buf.resize(at + part, 0);
+            let read = self.read(&mut buf[at..]);
+            buf.truncate(at + read.as_ref().copied().unwrap_or(0));
+            read?;
+        }
+    }
+}
+
+/// Returns the rest of the window as the buffer, without a copy, if the window is mapped or if
+/// [`Admission`](crate::Admission) maps it, as it does for a sequential reader. Of another window, reads 8 to 64 KiB
+/// into a buffer of the cursor; [`window_at`](Cursor::window_at) always maps. Never fails for lack of room in the
+/// budget.
+///
+/// [`Read`] takes bytes from that buffer too. Its bytes are those that the file had when they were read. The cursor
+/// reads them again after [`refresh`](MappedFile::refresh) noticed a change, and after a
+/// [`release`](Cursor::release).
+///
+/// `fill_buf` also [checks](Cursor::check) the bytes consumed since its last call, and fails if the file did not have
+/// them. To check the last bytes of the file, call it again at the end.
+impl BufRead for Cursor {
+    #[inline]
+    fn fill_buf(&mut self) -> io::Result<&[u8]> {
+        // Bytes that the cursor holds are inside the file: its length is left to the slow path. So is the check of the
+        // consumed bytes.
+        if !fault_guard::is_installed() && self.held.holds(self.position) {
+            return Ok(self.held.rest(self.position));
+        }
+        Ok(self.fill_elsewhere()?)
+    }
+
+    #[inline]
     fn consume(&mut self, amount: usize) {
         self.position = self.position.saturating_add(amount as u64);
     }
@@ -469,17 +639,32 @@ impl BufRead for Cursor {
 
 /// Sets the position. A position past the end of the file is allowed; one before the start is an error.
 impl Seek for Cursor {
+    #[inline]
     fn seek(&mut self, to: SeekFrom) -> io::Result<u64> {
         let position = match to {
             SeekFrom::Start(offset) => Some(offset),
             SeekFrom::End(offset) => self.file.len().checked_add_signed(offset),
             SeekFrom::Current(offset) => self.position.checked_add_signed(offset),
         };
-        self.position = position.ok_or_else(|| {
-            io::Error::new(io::ErrorKind::InvalidInput, "a seek to before the start of the file, or beyond all offsets")
-        })?;
+        self.position = position.ok_or_else(no_such_position)?;
         Ok(self.position)
     }
+
+    #[inline]
+    fn stream_position(&mut self) -> io::Result<u64> {
+        Ok(self.position)
+    }
+
+    #[inline]
+    fn seek_relative(&mut self, offset: i64) -> io::Result<()> {
+        self.position = self.position.checked_add_signed(offset).ok_or_else(no_such_position)?;
+        Ok(())
+    }
+}
+
+#[cold]
+fn no_such_position() -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidInput, "a seek to before the start of the file, or beyond all offsets")
 }
 
 impl Drop for Cursor {

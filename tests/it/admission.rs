@@ -63,3 +63,40 @@ fn optional_mappings_after_an_eviction_leave_headroom() {
         assert!(settles(|| maps.stats().regions == 15), "{:?}", maps.stats());
     }
 }
+
+/// Opens a file anew for each read. What its reads told about it outlives its handles, so its window is mapped soon.
+#[test]
+fn file_that_is_opened_for_each_read_is_mapped_after_some_reads() {
+    let dir = Dir::new();
+    let (one, other) = (dir.file("one", 5 * WINDOW, 1), dir.file("other", 5 * WINDOW, 2));
+    let maps = manager(MapManager::builder().window(Window::Sliding { bytes: WINDOW }).max_mapped_bytes(64 * WINDOW));
+    for (window, first) in [0, 3 * WINDOW].into_iter().enumerate() {
+        for read in 0..1_000 {
+            let lease = maps.open(&one.path).unwrap().lease(first..first + 4096).unwrap();
+            assert_same(&lease, &one[first as usize..][..4096], format!("read {read} at {first}"));
+            drop(lease);
+        }
+        let stats = maps.stats();
+        assert_eq!((stats.maps, stats.regions, stats.files), (window as u64 + 1, window + 1, 1), "{stats:?}");
+        assert!(stats.copies <= 8 * (window as u64 + 1), "{stats:?}");
+    }
+    // Another file does not profit.
+    let lease = maps.open(&other.path).unwrap().lease(..4096).unwrap();
+    assert!(!lease.is_mapped());
+    assert_same(&lease, &other[..4096], "the other file");
+}
+
+/// Evicts a file's windows and opens it again. Its windows are as frequent as before.
+#[test]
+fn file_that_was_unmapped_keeps_its_access_frequencies() {
+    let dir = Dir::new();
+    let file = dir.file("one", 5 * WINDOW, 1);
+    let maps = manager(MapManager::builder().window(Window::Sliding { bytes: WINDOW }).max_mapped_bytes(64 * WINDOW));
+    let is_mapped = |at: u64| maps.open(&file.path).unwrap().lease(at..at + 64).unwrap().is_mapped();
+    for window in [0, 3] {
+        assert_eq!((0..20).position(|_| is_mapped(window * WINDOW)), Some(7));
+    }
+    assert_eq!(maps.collect().regions, 2);
+    assert_eq!(maps.stats().files, 0, "the entry of the file is gone");
+    assert!(is_mapped(0) && is_mapped(3 * WINDOW) && !is_mapped(WINDOW));
+}

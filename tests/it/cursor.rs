@@ -1,13 +1,16 @@
 //! Cursors: slices, windows, and `Read`, `BufRead` and `Seek`.
 
-use std::io::{self, BufRead, Read, Seek, SeekFrom};
+use std::fs::{self, OpenOptions};
+use std::io::{self, BufRead, Read, Seek, SeekFrom, Write as _};
 use std::ops::Bound;
+use std::thread;
 
-use smmap::{Cursor, Window};
+use smmap::{Admission, Change, Cursor, ErrorKind, MapManager, Overcommit, Window};
 
 use crate::fixture::opened::{Opened, WINDOW, corners};
+use crate::fixture::seeded::TICK;
 use crate::fixture::three_windows::{LEN, content, with_file};
-use crate::support::{Rng, assert_same, bytes, letters};
+use crate::support::{Dir, Rng, assert_same, bytes, letters, manager};
 
 /// Slices ranges at every window border. Each slice is exact, as if the whole file were mapped, as the README promises.
 #[test]
@@ -110,6 +113,13 @@ fn read_and_seek_match_the_standard_cursor() {
             4 => SeekFrom::End(rng.below(10) as i64),
             _ => SeekFrom::Current(0),
         };
+        if let SeekFrom::Current(offset) = seek {
+            let (mut relative, from) = (opened.handle.cursor(), found.position());
+            relative.set_position(from);
+            let moved = relative.seek_relative(offset).is_ok();
+            assert_eq!((moved, relative.position()), (expected.seek(seek).is_ok(), expected.position()), "{seek:?}");
+            expected.set_position(from);
+        }
         match (found.seek(seek), expected.seek(seek)) {
             (Ok(found), Ok(expected)) => assert_eq!(found, expected, "step {step}, {seek:?}"),
             (Err(found), Err(expected)) => {
@@ -166,21 +176,144 @@ fn read_of_the_whole_file_gives_every_byte() {
 }
 
 #[test]
+fn read_to_end_appends_and_moves_the_position() {
+    let opened = Opened::long();
+    let len = opened.file.len();
+    let mut cursor = opened.handle.cursor();
+    cursor.set_position(3);
+    let mut all = opened.at(0, 3).to_vec();
+    assert_eq!(cursor.read_to_end(&mut all).unwrap() as u64, len - 3);
+    assert_same(&all, &opened.file, "read_to_end");
+    assert_eq!((cursor.position(), cursor.read_to_end(&mut all).unwrap()), (len, 0));
+    assert_eq!(all.len() as u64, len);
+}
+
+/// A file of half a window, which a cursor holds when the file changes.
+#[test]
+fn reads_in_the_held_window_follow_the_noticed_length() {
+    let half = WINDOW / 2;
+    let opened = Opened::new(bytes(6, half));
+    let mut on_disk = OpenOptions::new().append(true).open(&opened.file.path).unwrap();
+    let mut cursor = opened.handle.cursor();
+    let mut part = [0; 10];
+    assert_eq!(cursor.window_at(0).unwrap().len() as u64, half);
+
+    on_disk.write_all(b"appended").unwrap();
+    assert_eq!(opened.handle.refresh().unwrap(), Change::Grown);
+    cursor.set_position(half - 2);
+    cursor.read_exact(&mut part).unwrap();
+    assert_same(&part, &[opened.at(half - 2, half), b"appended"].concat(), "read_exact");
+    cursor.set_position(half - 2);
+    let mut rest = Vec::new();
+    cursor.read_until(b'\n', &mut rest).unwrap();
+    assert_same(&rest, &part, "read_until");
+
+    cursor.window_at(0).unwrap();
+    on_disk.set_len(100).unwrap();
+    assert_eq!(opened.handle.refresh().unwrap(), Change::Truncated);
+    cursor.set_position(95);
+    assert_eq!(cursor.read(&mut part).unwrap(), 5);
+    assert_same(&part[..5], opened.at(95, 100), "read");
+    cursor.set_position(half - 10);
+    assert_eq!(cursor.read_exact(&mut part).unwrap_err().kind(), io::ErrorKind::UnexpectedEof);
+}
+
+#[test]
 fn fill_buf_without_consume_returns_the_same_bytes() {
     let opened = Opened::long();
     let len = opened.file.len();
     let mut cursor = opened.handle.cursor();
     let (mut at, mut rng) = (0, Rng::new(3));
     while at < len {
-        let border = (at / WINDOW * WINDOW + WINDOW).min(len);
-        assert_same(cursor.fill_buf().unwrap(), opened.at(at, border), format!("from {at}"));
-        assert_same(cursor.fill_buf().unwrap(), opened.at(at, border), format!("from {at}, second call"));
-        let step = if rng.below(2) == 0 { border - at } else { rng.below(border - at + 1) };
+        let filled = cursor.fill_buf().unwrap().len() as u64;
+        assert!(filled > 0 && at / WINDOW == (at + filled - 1) / WINDOW, "{filled} bytes from {at}");
+        assert_same(cursor.fill_buf().unwrap(), opened.at(at, at + filled), format!("from {at}, second call"));
+        let step = if rng.below(2) == 0 { filled } else { rng.below(filled + 1) };
         cursor.consume(step as usize);
         at += step;
         assert_eq!(cursor.position(), at);
     }
     assert!(cursor.fill_buf().unwrap().is_empty());
+}
+
+/// Fills the buffer at random places, which are worth no mapping, and then in sequence, which is.
+#[test]
+fn fill_buf_maps_for_a_sequential_reader_only() {
+    let opened = Opened::with(bytes(8, 40 * WINDOW), Window::Sliding { bytes: WINDOW }, 80 * WINDOW);
+    let mut cursor = opened.handle.cursor();
+    for at in (0..40).map(|window| (window * 17 % 40) * WINDOW + 100 * window) {
+        cursor.set_position(at);
+        let filled = cursor.fill_buf().unwrap();
+        assert_same(filled, opened.at(at, at + filled.len() as u64), format!("filled at {at}"));
+        // `Read` and `fill_buf` take their bytes from the same buffer.
+        cursor.consume(10);
+        let mut part = [0; 20];
+        cursor.read_exact(&mut part).unwrap();
+        assert_same(&part, opened.at(at + 10, at + 30), format!("read at {at}"));
+        let filled = cursor.fill_buf().unwrap();
+        assert_same(filled, opened.at(at + 30, at + 30 + filled.len() as u64), format!("filled after {at}"));
+    }
+    assert_eq!((opened.maps.stats().maps, opened.maps.stats().copies), (0, 40));
+
+    let (mut reader, mut read) = (opened.handle.cursor(), Vec::new());
+    while let filled @ [_, ..] = reader.fill_buf().unwrap() {
+        read.extend_from_slice(filled);
+        let count = filled.len();
+        reader.consume(count);
+    }
+    assert_same(&read, &opened.file, "in sequence");
+    let copies = opened.maps.stats().copies - 40;
+    assert!(opened.maps.stats().maps >= 37 && copies < 10, "{:?}", opened.maps.stats());
+}
+
+/// The buffer of `fill_buf` serves only bytes that the file still has, as far as the cache knows.
+#[test]
+fn buffer_of_fill_buf_is_read_again_after_a_noticed_change() {
+    let opened = Opened::new(b"old old old".to_vec());
+    let mut cursor = opened.handle.cursor();
+    let now = |cursor: &mut Cursor| {
+        cursor.set_position(4);
+        let (filled, mut read) = (cursor.fill_buf().unwrap().to_vec(), Vec::new());
+        cursor.read_to_end(&mut read).unwrap();
+        assert_same(&filled, &read, "both read from the buffer");
+        String::from_utf8(read).unwrap()
+    };
+    assert_eq!(now(&mut cursor), "old old");
+    thread::sleep(TICK);
+    fs::write(&opened.file.path, "new new new").unwrap();
+    assert_eq!(opened.maps.stats().maps, 0, "the file is copied");
+    assert_eq!(opened.handle.refresh().unwrap(), Change::Modified);
+    assert_eq!(now(&mut cursor), "new new");
+    fs::write(&opened.file.path, "new s").unwrap();
+    assert_eq!(opened.handle.refresh().unwrap(), Change::Truncated);
+    assert_eq!(now(&mut cursor), "s");
+    fs::write(&opened.file.path, "new size").unwrap();
+    assert_eq!(opened.handle.refresh().unwrap(), Change::Grown);
+    assert_eq!(now(&mut cursor), "size");
+    fs::write(&opened.file.path, "old size").unwrap();
+    cursor.release();
+    assert_eq!(now(&mut cursor), "size");
+}
+
+/// With a budget of one window, which a lease holds, and `Overcommit::Fail`.
+#[test]
+fn fill_buf_never_fails_for_the_budget() {
+    let dir = Dir::new();
+    let file = dir.file("read", 5 * WINDOW, 3);
+    let builder = MapManager::builder().window(Window::Sliding { bytes: WINDOW }).max_mapped_bytes(WINDOW);
+    for admission in [Admission::Adaptive, Admission::Always] {
+        let maps = manager(builder.clone().overcommit(Overcommit::Fail).admission(admission));
+        let handle = maps.open(&file.path).unwrap();
+        let lease = handle.windows().next().unwrap().unwrap();
+        let mut cursor = handle.cursor();
+        assert_eq!(cursor.window_at(WINDOW).unwrap_err().kind(), ErrorKind::OverBudget);
+        let mut read = Vec::new();
+        cursor.read_until(0, &mut read).unwrap();
+        while cursor.read_until(0, &mut read).unwrap() > 0 {}
+        assert_same(&read, &file, "pieces between zeros");
+        assert_same(&lease, &file[..WINDOW as usize], "the lease");
+        assert_eq!(maps.stats().maps, 1);
+    }
 }
 
 #[test]
@@ -235,7 +368,9 @@ fn seek_before_the_start_fails_and_keeps_the_position() {
     );
     assert_eq!(cursor.position(), u64::MAX);
     cursor.rewind().unwrap();
-    assert_same(cursor.fill_buf().unwrap(), opened.at(0, WINDOW), "the first window");
+    let filled = cursor.fill_buf().unwrap();
+    assert_same(filled, opened.at(0, filled.len() as u64), "the start of the first window");
+    assert!(!filled.is_empty());
 }
 
 #[test]
@@ -333,6 +468,6 @@ fn cursor_on_a_small_stack_moves_through_windows() {
         }
         sum
     };
-    let small = std::thread::Builder::new().stack_size(STACK);
-    std::thread::scope(|scope| small.spawn_scoped(scope, work).unwrap().join().unwrap());
+    let small = thread::Builder::new().stack_size(STACK);
+    thread::scope(|scope| small.spawn_scoped(scope, work).unwrap().join().unwrap());
 }

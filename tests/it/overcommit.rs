@@ -321,3 +321,61 @@ fn threads_that_wait_for_descriptors_and_windows_do_not_wait_for_each_other() {
     let stats = maps.stats();
     assert!(stats.peak_regions <= 2 && stats.peak_open_files <= 2 && stats.overcommits == 0, "{stats:?}");
 }
+
+/// Leases a range larger than the whole budget. `Allow` maps it, after evicting everything unused. The other modes
+/// refuse it at once, although nothing is pinned.
+#[test]
+fn range_above_the_whole_budget_is_mapped_under_allow_and_refused_at_once_otherwise() {
+    const BUDGET: u64 = 2 * WINDOW;
+    for overcommit in [Overcommit::Allow, Overcommit::Fail, Overcommit::Wait(Duration::MAX)] {
+        let dir = Dir::new();
+        let maps = manager(limited().max_mapped_bytes(BUDGET).overcommit(overcommit));
+        let path = content_file(&dir, "file", LEN);
+        let file = maps.open(&path).unwrap();
+        drop(file.lease(0..WINDOW).unwrap());
+        let range = 10..10 + BUDGET + 1;
+        let mapped = file.lease(range.clone());
+        if overcommit == Overcommit::Allow {
+            let lease = mapped.unwrap();
+            assert!(lease.is_mapped() && *lease == content(range)[..]);
+            let stats = maps.stats();
+            assert_eq!((stats.regions, stats.overcommits, stats.evictions), (1, 1, 1), "{stats:?}");
+            assert!(stats.mapped_bytes > BUDGET && stats.peak_mapped_bytes == stats.mapped_bytes, "{stats:?}");
+            drop(lease);
+            assert_eq!(maps.stats().mapped_bytes, 0);
+        } else {
+            let error = mapped.unwrap_err();
+            assert_eq!((error.kind(), error.range()), (ErrorKind::OverBudget, Some(range.clone())), "{error:?}");
+            let message = error.to_string();
+            let pages = BUDGET + (64 << 10);
+            for part in [range.start, range.end, BUDGET].map(|number| number.to_string()) {
+                assert!(message.contains(&part), "{part} is not in {message:?}");
+            }
+            let lengths = BUDGET + 1..=pages + 1;
+            assert!(lengths.into_iter().any(|len| message.contains(&format!(" {len} bytes"))), "{message}");
+            let stats = maps.stats();
+            assert_eq!((stats.overcommits, stats.peak_mapped_bytes), (0, WINDOW), "{stats:?}");
+        }
+    }
+}
+
+/// Lets four threads per core hold default windows, with a budget far below 16 MiB per thread.
+#[test]
+fn default_windows_of_four_threads_per_core_fit_the_budget() {
+    let dir = Dir::new();
+    let maps = manager(MapManager::builder().max_mapped_bytes(4 << 20));
+    let threads = 4 * thread::available_parallelism().unwrap().get() as u64;
+    let window = maps.window_bytes().unwrap();
+    assert!(window.is_power_of_two() && (64 << 10..=16 << 20).contains(&window), "{window}");
+    if threads * (64 << 10) > 4 << 20 {
+        return; // The smallest window is too large for so many cores.
+    }
+    let file = maps.open(dir.file("file", threads * window, 3).path).unwrap();
+    let mut cursors: Vec<_> = (0..threads).map(|_| file.cursor()).collect();
+    for (cursor, index) in cursors.iter_mut().zip(0..) {
+        assert_eq!(cursor.window_at(index * window).unwrap().len() as u64, window);
+    }
+    let stats = maps.stats();
+    assert_eq!((stats.regions as u64, stats.overcommits), (threads, 0), "{stats:?}");
+    assert!(stats.peak_mapped_bytes <= 4 << 20, "{stats:?}");
+}

@@ -283,9 +283,10 @@ impl<'a> Worker<'a> {
         let start = self.rng.below(self.len());
         self.cursor.set_position(start);
         let expected = self.expected(start, (WINDOW - start % WINDOW).min(self.len() - start));
-        let what = self.what("fill_buf", start, expected.len() as u64);
-        let result = self.cursor.fill_buf().map(|found| assert_same(found, expected, what));
-        self.judge(result.map_err(|error| error.downcast().expect("an error of this library")), true);
+        let filled = self.cursor.fill_buf().unwrap().len();
+        assert!(filled > 0);
+        let what = self.what("fill_buf", start, filled as u64);
+        assert_same(self.cursor.fill_buf().unwrap(), &expected[..filled], what);
     }
 
     fn long_lease(&mut self) {

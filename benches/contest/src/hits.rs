@@ -232,8 +232,8 @@ impl<'a> Readers<'a> {
 
     /// Measures one and several threads on the same windows.
     fn threads(&self, run: &Run, chapter: &mut Chapter) {
-        let cores = std::thread::available_parallelism().map_or(1, usize::from);
-        let most = (2 * cores).clamp(4, 16);
+        // Also more threads than cores.
+        let most = (2 * run.threads).clamp(4, 256);
         let counts: Vec<usize> = (0..).map(|power| 1 << power).take_while(|&threads| threads <= most).collect();
         let hot_pass = &Pass::new(Way::Follow, offsets(HOT, OFFSETS), &self.raw);
         let mut race = Race::new("threads on the same windows, hot data", self.data);

@@ -197,19 +197,19 @@ impl Histogram {
     }
 
     /// Computes the length of a tick. Call it after the last measurement.
-    fn calibrate(&mut self) {
+    pub(crate) fn calibrate(&mut self) {
         let (instant, tick) = self.begun;
         self.tick = instant.elapsed().as_nanos() as f64 / ticks().wrapping_sub(tick).max(1) as f64;
     }
 
-    fn add(&mut self, other: &Histogram) {
+    pub(crate) fn add(&mut self, other: &Histogram) {
         self.tick = other.tick;
         self.count += other.count;
         self.buckets.iter_mut().zip(&other.buckets).for_each(|(sum, more)| *sum += more);
     }
 
     /// Returns the quantile in nanoseconds.
-    fn quantile(&self, quantile: f64) -> f64 {
+    pub(crate) fn quantile(&self, quantile: f64) -> f64 {
         let rank = ((self.count as f64 * quantile).ceil() as u64).clamp(1, self.count);
         let mut seen = 0;
         let found = self.buckets.iter().position(|&count| {

@@ -10,15 +10,20 @@
 //! smmap's. A missed target is only reported.
 //!
 //! A full run ends by writing `REPORT.md` and its plots beside the package. `-- --quick` is a smoke run of at most a
-//! minute. `-- NAME` runs the rows whose names contain NAME. Both only print, and write no report.
+//! minute. `-- NAME` runs the rows whose names contain NAME. Both only print, and write no report. `-- --threads N`
+//! sets the number of threads of the rows with several threads: one per core by default.
 //!
 //! | file | rows |
 //! |---|---|
 //! | `hits`, `latency` | everything mapped: the cost between a reader and its bytes |
 //! | `pressure`, `traces` | a budget smaller than the data: the choice of windows to map |
 //! | `scans` | all of a file, warm and cold |
+//! | `requests` | a file that is opened for each request |
 //! | `scale` | many files, many windows |
 //! | `python` | Python's smmap |
+//!
+//! A chapter is a module with a function `run` that returns `None` if no row of it is wanted. Its only other trace is a
+//! line in [`CHAPTERS`].
 
 mod hits;
 mod latency;
@@ -28,6 +33,7 @@ mod plots;
 mod pressure;
 mod python;
 mod report;
+mod requests;
 mod scale;
 mod scans;
 mod support;
@@ -43,18 +49,45 @@ use support::{Data, GIB, MIB};
 /// The length of a window in bytes, unless a row says otherwise.
 const WINDOW: u64 = 4 * MIB;
 
+/// Makes a chapter of the report, if a row of it is wanted.
+type MakeChapter = fn(&Run, &Data) -> Option<report::Chapter>;
+
+/// The chapters, in the order of the report.
+const CHAPTERS: &[MakeChapter] = &[
+    hits::run,
+    latency::run,
+    pressure::run,
+    traces::run,
+    |run, _| scans::run(run),
+    |run, _| requests::run(run),
+    |run, _| scale::run(run),
+    python::run,
+];
+
+const USAGE: &str =
+    "usage: cargo run --release --manifest-path benches/contest/Cargo.toml -- [--quick] [--threads N] [NAME]";
+
 /// The options of the command line.
 pub(crate) struct Run {
     quick: bool,
     filter: String,
+    /// The number of threads of the rows with several threads.
+    pub(crate) threads: usize,
 }
 
 impl Run {
     fn from_args() -> Result<Run, String> {
-        let mut run = Run { quick: false, filter: String::new() };
-        for argument in std::env::args().skip(1) {
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        let mut run = Run { quick: false, filter: String::new(), threads: cores };
+        let mut arguments = std::env::args().skip(1);
+        while let Some(argument) = arguments.next() {
             match argument.as_str() {
                 "--quick" => run.quick = true,
+                "--threads" => {
+                    let threads =
+                        arguments.next().and_then(|number| number.parse().ok()).filter(|&threads| threads > 0);
+                    run.threads = threads.ok_or("--threads needs a number of at least 1")?;
+                }
                 _ if argument.starts_with('-') => return Err(format!("unknown option: {argument}")),
                 _ if run.filter.is_empty() => run.filter = argument,
                 _ => return Err(format!("more than one NAME: {argument}")),
@@ -92,9 +125,7 @@ fn main() -> ExitCode {
     let run = match Run::from_args() {
         Ok(run) => run,
         Err(error) => {
-            eprintln!(
-                "{error}\nusage: cargo run --release --manifest-path benches/contest/Cargo.toml -- [--quick] [NAME]"
-            );
+            eprintln!("{error}\n{USAGE}");
             return ExitCode::FAILURE;
         }
     };
@@ -102,21 +133,14 @@ fn main() -> ExitCode {
     let machine = machine::Machine::query();
     println!("{machine}");
     let mut chapters = Vec::new();
-    let mut close = |chapter: Option<report::Chapter>| {
-        if let Some(chapter) = chapter {
+    // Created first: the long read must fill the page cache before any other access.
+    let data = Data::of_len(run.size(2 * GIB, 256 * MIB));
+    for make in CHAPTERS {
+        if let Some(chapter) = make(&run, &data) {
             println!("\n{}", chapter.text());
             chapters.push(chapter);
         }
-    };
-    // Created first: the long read must fill the page cache before any other access.
-    let data = Data::of_len(run.size(2 * GIB, 256 * MIB));
-    close(hits::run(&run, &data));
-    close(latency::run(&run, &data));
-    close(pressure::run(&run, &data));
-    close(traces::run(&run, &data));
-    close(scans::run(&run));
-    close(scale::run(&run));
-    close(python::run(&run, &data));
+    }
     println!("\n{}", report::summary(&chapters));
     if chapters.is_empty() {
         eprintln!("no row's name contains {:?}", run.filter);

@@ -3,12 +3,13 @@
 use std::time::Duration;
 
 use crate::hits::best_peer;
+use crate::latency::Histogram;
 use crate::peers::plain::{Oracle, Pread};
 use crate::peers::smmap::Smmap;
 use crate::peers::{Grid, PEERS, Read, Reader, Session};
 use crate::plots::{self, Series};
 use crate::report::{Chapter, Finding, Times};
-use crate::support::{Data, KIB, Outcome, Race, Target, timed, timed_together};
+use crate::support::{Data, KIB, Outcome, Race, Target, time, timed, timed_together};
 use crate::workloads::{Lap, PageHeads, Skewed};
 use crate::{MOST_ROUNDS, Run, WINDOW};
 
@@ -71,16 +72,17 @@ pub(crate) fn run(run: &Run, data: &Data) -> Option<Chapter> {
     chapter.note(format!(
         "Reads of {} MiB of data in windows of {} MiB; the budget is a part of the data. Windows follow Zipf's law in \
          shuffled order, offsets within them are uniform, and all words of a read are summed. Reads have 64 bytes, and \
-         there is one thread, unless the row says otherwise. Results are the throughput of smmap relative to that of \
+         there is one thread, unless the row says otherwise; several threads are {} of them. Results are the throughput of smmap relative to that of \
          others. The best peer is the quickest cache of the row. The oracle maps the hottest windows beforehand and \
          reads the rest.",
         data.len() >> 20,
-        WINDOW >> 20
+        WINDOW >> 20,
+        run.threads
     ));
-    let (mut outcomes, mut work) = (Vec::new(), work());
-    for (row, workload) in rows(grid, run.size(READS as u64, FEW_READS as u64) as usize) {
+    let (mut outcomes, mut tables) = (Vec::new(), Tables::new());
+    for (row, workload) in rows(grid, run.size(READS as u64, FEW_READS as u64) as usize, run.threads) {
         if run.wants(row.name) {
-            let outcome = measure(run, data, grid, &row, workload, 9, &mut chapter, &mut work);
+            let outcome = measure(run, data, grid, &row, workload, 9, &mut chapter, &mut tables);
             outcomes.push((row, outcome));
         }
     }
@@ -89,7 +91,7 @@ pub(crate) fn run(run: &Run, data: &Data) -> Option<Chapter> {
     }
     let races: Vec<_> = outcomes.iter().map(|(row, outcome)| (row.title().to_owned(), outcome)).collect();
     chapter.times(Times::of_races("Time of a read (× smmap)", &races, "smmap"));
-    chapter.times(work);
+    tables.add_to(&mut chapter);
     let curve: Vec<_> = outcomes.iter().filter(|(row, _)| row.name.ends_with("% of it")).collect();
     if let Some((_, first)) = curve.first() {
         let series = first.names().map(|name| {
@@ -102,7 +104,7 @@ pub(crate) fn run(run: &Run, data: &Data) -> Option<Chapter> {
     Some(chapter)
 }
 
-fn rows(grid: Grid, count: usize) -> Vec<(Row, Workload)> {
+fn rows(grid: Grid, count: usize, threads: usize) -> Vec<(Row, Workload)> {
     let row = |name, percent, targets, trial| Row { name, percent, mode: Mode::Steady, targets, trial };
     let skewed = |len: u64, exponent: Option<f64>, reads: usize| -> Workload {
         let mut skewed = Skewed::new(grid, len, exponent);
@@ -135,9 +137,9 @@ fn rows(grid: Grid, count: usize) -> Vec<(Row, Workload)> {
                 vec![skewed.take(count)]
             })
         }),
-        (Row { mode: Mode::Threads, ..row("pressure/25 %, two threads", 25, ANY, ["2.14", "26", "0.93"]) }, {
+        (Row { mode: Mode::Threads, ..row("pressure/25 %, several threads", 25, ANY, ["2.14", "26", "0.93"]) }, {
             let mut skewed = Skewed::new(grid, 64, Some(0.99));
-            Box::new(move || vec![skewed.take(count / 2), skewed.take(count / 2)])
+            Box::new(move || (0..threads).map(|_| skewed.take(count / threads)).collect())
         }),
         (Row { mode: Mode::Cold, ..row("pressure/25 %, cold start", 25, SHIFTS, none) }, zipf()),
         (Row { mode: Mode::Cold, ..row("pressure/100 %, cold start", 100, SHIFTS, none) }, zipf()),
@@ -145,15 +147,35 @@ fn rows(grid: Grid, count: usize) -> Vec<(Row, Workload)> {
 }
 
 /// A variant of a row: its name, and a function that creates its reader.
-type Entry<'a> = (&'static str, Box<dyn Fn() -> Box<dyn Reader + 'a> + 'a>);
+type Entry<'a> = (&'static str, Make<'a>);
 
-/// Returns the empty table of smmap's work in each row.
-pub(crate) fn work() -> Times {
-    let columns = ["hit ratio", "maps", "copies", "evictions", "overcommits"];
-    Times::new("The work of smmap, from the first lap on", columns.map(str::to_owned))
+/// Creates a reader.
+type Make<'a> = Box<dyn Fn() -> Box<dyn Reader + 'a> + 'a>;
+
+/// The tables that have a line for each row.
+pub(crate) struct Tables {
+    work: Times,
+    tails: Times,
 }
 
-/// Races all readers over a workload. Adds the findings to the chapter, and the counts of smmap to `work`.
+impl Tables {
+    pub(crate) fn new() -> Tables {
+        let work = ["hit ratio", "maps", "copies", "evictions", "overcommits"];
+        let tails =
+            ["p99", "p99.9", "longest"].iter().flat_map(|tail| ["smmap", "pread"].map(|of| format!("{tail}, {of}")));
+        Tables {
+            work: Times::new("The work of smmap, from the first lap on", work.map(str::to_owned)),
+            tails: Times::new("The slowest reads, each timed by itself, after the race", tails),
+        }
+    }
+
+    pub(crate) fn add_to(self, chapter: &mut Chapter) {
+        chapter.times(self.work);
+        chapter.times(self.tails);
+    }
+}
+
+/// Races all readers over a workload. Adds the findings to the chapter, and smmap's counts and the tails to `tables`.
 #[expect(clippy::too_many_arguments, reason = "the parts of a row")]
 pub(crate) fn measure(
     run: &Run,
@@ -163,7 +185,7 @@ pub(crate) fn measure(
     mut workload: Workload,
     seconds: u64,
     chapter: &mut Chapter,
-    work: &mut Times,
+    tables: &mut Tables,
 ) -> Outcome {
     let capacity = (grid.count() * row.percent / 100) as usize;
     let most = run.size(MOST_ROUNDS as u64, 2) as usize;
@@ -264,9 +286,43 @@ pub(crate) fn measure(
     if row.mode != Mode::Cold {
         let hit_ratio = format!("{:.1} %", 100.0 * stats.hit_ratio());
         let counts = [stats.maps, stats.copies, stats.evictions, stats.overcommits].map(|count| count.to_string());
-        work.row(row.title(), [hit_ratio].into_iter().chain(counts).collect());
+        tables.work.row(row.title(), [hit_ratio].into_iter().chain(counts).collect());
     }
+    let timed = &laps[1..=(run.size(TIMED_LAPS as u64, 1) as usize).min(most)];
+    // The first two variants are smmap and pread.
+    let readers = [0, 1].map(|index| (kept.get(index).map(|(_, reader)| &**reader), &entries[index].1));
+    tables.tails.row(row.title(), tails(row.mode, readers, timed));
     outcome
+}
+
+/// The number of laps in which each read is timed.
+const TIMED_LAPS: usize = 7;
+
+/// Returns the p99, the p99.9 and the longest time of a read, each of both readers. They take turns, lap by lap. A reader
+/// that is not kept is created anew in each lap.
+fn tails<'a>(mode: Mode, readers: [(Option<&dyn Reader>, &Make<'a>); 2], laps: &[Lap]) -> Vec<String> {
+    let mut all = [Histogram::default(), Histogram::default()];
+    for lap in laps {
+        for ((kept, make), all) in readers.iter().zip(&mut all) {
+            let fresh = if kept.is_none() { Some(make()) } else { None };
+            let reader = kept.or(fresh.as_deref()).expect("a reader that is not kept is fresh");
+            let time = |reads: &Vec<Read>| {
+                let mut times = Histogram::default();
+                std::hint::black_box(reader.session().sum_timed(reads, &mut times));
+                times.calibrate();
+                times
+            };
+            let times: Vec<Histogram> = match mode {
+                Mode::Steady | Mode::Cold => lap.iter().map(time).collect(),
+                Mode::Threads => std::thread::scope(|scope| {
+                    let threads: Vec<_> = lap.iter().map(|reads| scope.spawn(move || time(reads))).collect();
+                    threads.into_iter().map(|thread| thread.join().expect("a measured thread panicked")).collect()
+                }),
+            };
+            times.iter().for_each(|times| all.add(times));
+        }
+    }
+    [0.99, 0.999, 1.0].iter().flat_map(|&quantile| all.each_ref().map(|times| time(times.quantile(quantile)))).collect()
 }
 
 fn findings(row: &Row, outcome: &Outcome, chapter: &mut Chapter) {

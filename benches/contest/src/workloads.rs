@@ -292,6 +292,121 @@ impl Genome {
     }
 }
 
+/// Look-ups in a log-structured store of four levels, each ten times as long as the one above.
+///
+/// A level is a row of tables of 2 MiB, each with an index of 64 KiB at its end. A look-up descends: in each level it
+/// reads 4 KiB of one table's index. It ends in that level with a probability of a third, at the latest in the last
+/// one, with a read of a block of 4 KiB. Keys follow Zipf's law (0.9) in shuffled order. Every 50th operation is a scan
+/// of 64 blocks. Every 2000th is a compaction, which reads two tables from start to end in pieces of 64 KiB.
+pub(crate) struct Levels {
+    rng: Rng,
+    zipf: Zipf,
+    /// The key of each rank, from 0 to 1.
+    keys: Vec<f64>,
+    /// The first table of each level and, at the end, the number of tables.
+    levels: Vec<u64>,
+}
+
+const TABLE: u64 = 2 * MIB;
+const TABLE_INDEX: u64 = 64 * KIB;
+
+impl Levels {
+    pub(crate) fn new(grid: Grid) -> Levels {
+        let mut rng = Rng::new(15);
+        let tables = grid.count() * grid.window_bytes() / TABLE;
+        let levels = [0, 1, 11, 111, 1111].map(|part| (tables * part / 1111).max(part.min(4))).to_vec();
+        let keys = (0..100_000).map(|_| rng.unit()).collect();
+        Levels { rng, zipf: Zipf::new(100_000, 0.9), keys, levels }
+    }
+
+    pub(crate) fn take(&mut self, count: usize) -> Vec<Read> {
+        let mut reads = Vec::with_capacity(count + 128);
+        while reads.len() < count {
+            match self.rng.below(2000) {
+                0 => {
+                    let table = self.rng.below(self.levels[4] - 1);
+                    let pieces = (0..2 * TABLE / (64 * KIB)).map(|piece| table * TABLE + piece * 64 * KIB);
+                    reads.extend(pieces.map(|offset| Read { offset, len: 64 * KIB as u32 }));
+                }
+                1..40 => {
+                    let start = self.rng.below(self.levels[4] * TABLE / PAGE - 64);
+                    reads.extend((start..start + 64).map(|page| Read { offset: page * PAGE, len: PAGE as u32 }));
+                }
+                _ => self.look_up(&mut reads),
+            }
+        }
+        reads.truncate(count);
+        reads
+    }
+
+    fn look_up(&mut self, reads: &mut Vec<Read>) {
+        let key = self.keys[self.zipf.sample(&mut self.rng)];
+        for level in 0..4 {
+            let (first, end) = (self.levels[level], self.levels[level + 1]);
+            let place = key * (end - first) as f64;
+            let table = (first + place as u64) * TABLE;
+            let page = |start: u64, len: u64| start + (place.fract() * (len / PAGE) as f64) as u64 * PAGE;
+            reads.push(Read { offset: page(table + TABLE - TABLE_INDEX, TABLE_INDEX), len: PAGE as u32 });
+            if level == 3 || self.rng.below(3) == 0 {
+                reads.push(Read { offset: page(table, TABLE - TABLE_INDEX), len: PAGE as u32 });
+                return;
+            }
+        }
+    }
+}
+
+/// Tiles of a map: squares of 16 KiB in the order of a Z-curve, for the most detailed zoom level only.
+///
+/// A user looks at 4 × 3 tiles, of which each read needs 1 to 16 KiB. The next view is one to three tiles away, eight
+/// times of ten; otherwise it is in a city, of 200 that follow Zipf's law (1.0), or, once in a hundred, anywhere.
+pub(crate) struct Tiles {
+    rng: Rng,
+    zipf: Zipf,
+    grid: Grid,
+    /// The number of tiles along each side.
+    side: u64,
+    /// The corner of the current view.
+    view: (u64, u64),
+}
+
+impl Tiles {
+    pub(crate) fn new(grid: Grid) -> Tiles {
+        let tiles = grid.count() * grid.window_bytes() / (16 * KIB);
+        let side = 1 << (tiles.ilog2() / 2);
+        Tiles { rng: Rng::new(16), zipf: Zipf::new(200, 1.0), grid, side, view: (0, 0) }
+    }
+
+    pub(crate) fn take(&mut self, count: usize) -> Vec<Read> {
+        let mut reads = Vec::with_capacity(count + 12);
+        while reads.len() < count {
+            let most = self.side - 4;
+            let (x, y) = self.view;
+            self.view = match self.rng.below(100) {
+                0..80 => ((x + self.rng.below(7)).saturating_sub(3), (y + self.rng.below(7)).saturating_sub(3)),
+                80..99 => {
+                    // A city of each rank is anywhere, but always at the same place.
+                    let mut city = Rng::new(self.zipf.sample(&mut self.rng) as u64);
+                    (city.below(most) + self.rng.below(8), city.below(most) + self.rng.below(8))
+                }
+                _ => (self.rng.below(most), self.rng.below(most)),
+            };
+            self.view = (self.view.0.min(most), self.view.1.min(most));
+            for (dx, dy) in (0..12).map(|tile| (tile % 4, tile / 4)) {
+                let offset = interleaved(self.view.0 + dx, self.view.1 + dy) * (16 * KIB);
+                let size = KIB + self.rng.below(15 * KIB);
+                reads.push(within_window(self.grid, offset, size));
+            }
+        }
+        reads.truncate(count);
+        reads
+    }
+}
+
+/// Returns the place of a tile on the Z-curve: the bits of `x` and `y` by turns.
+fn interleaved(x: u64, y: u64) -> u64 {
+    (0..32).fold(0, |place, bit| place | (x >> bit & 1) << (2 * bit) | (y >> bit & 1) << (2 * bit + 1))
+}
+
 /// Returns a read of `size` bytes, rounded up to whole words, at `at`; moved back if it would cross the window's end.
 fn within_window(grid: Grid, at: u64, size: u64) -> Read {
     let size = size.next_multiple_of(8);
@@ -309,9 +424,11 @@ mod tests {
         let grid = Grid::new(4 * MIB, GIB / 4);
         let mut tree = BTree::new(grid);
         let (mut pack, mut store, mut genome) = (GitPack::new(grid), ColumnStore::new(grid), Genome::new(grid));
+        let (mut levels, mut tiles) = (Levels::new(grid), Tiles::new(grid));
         let mut skewed = Skewed::new(grid, 64 * KIB, Some(0.99));
         let laps = [tree.take(20_000), pack.take(20_000), store.take(5000), genome.take(20_000), skewed.take(20_000)];
-        for Read { offset, len } in laps.into_iter().chain([PageHeads::new(grid).take(100_000)]).flatten() {
+        let more = [PageHeads::new(grid).take(100_000), levels.take(20_000), tiles.take(20_000)];
+        for Read { offset, len } in laps.into_iter().chain(more).flatten() {
             let end = offset + u64::from(len);
             assert!(len > 0 && len % 8 == 0 && end <= GIB / 4, "{offset}, {len}");
             assert_eq!(grid.locate(offset).0, grid.locate(end - 1).0, "{offset}, {len}");

@@ -92,6 +92,9 @@ pub(crate) trait Session {
 
     /// Returns the sum of all words of all `reads`.
     fn sum(&mut self, reads: &[Read]) -> u64;
+
+    /// As [`sum`](Self::sum), and adds the time of each read to `times`.
+    fn sum_timed(&mut self, reads: &[Read], times: &mut Histogram) -> u64;
 }
 
 /// A single read. The loops of [`Session`] are built from it.
@@ -123,6 +126,15 @@ impl<A: Access> Session for A {
 
     fn sum(&mut self, reads: &[Read]) -> u64 {
         reads.iter().fold(0, |sum, read| self.read(read.offset, read.len as usize, sum_words).wrapping_add(sum))
+    }
+
+    fn sum_timed(&mut self, reads: &[Read], times: &mut Histogram) -> u64 {
+        reads.iter().fold(0, |sum, read| {
+            let start = times.start();
+            let words = self.read(read.offset, read.len as usize, sum_words);
+            times.stop(start);
+            words.wrapping_add(sum)
+        })
     }
 }
 
