@@ -17,6 +17,7 @@
 //! | `hits`, `latency` | everything mapped: the cost between a reader and its bytes |
 //! | `pressure`, `traces` | a budget smaller than the data: the choice of windows to map |
 //! | `scans` | all of a file, warm and cold |
+//! | `steps` | small steps through `Read`, `BufRead` and `Seek` |
 //! | `scale` | many files, many windows |
 //! | `python` | Python's smmap |
 
@@ -30,6 +31,7 @@ mod python;
 mod report;
 mod scale;
 mod scans;
+mod steps;
 mod support;
 mod traces;
 mod workloads;
@@ -115,6 +117,7 @@ fn main() -> ExitCode {
     close(pressure::run(&run, &data));
     close(traces::run(&run, &data));
     close(scans::run(&run));
+    close(steps::run(&run));
     close(scale::run(&run));
     close(python::run(&run, &data));
     println!("\n{}", report::summary(&chapters));
