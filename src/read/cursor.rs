@@ -73,7 +73,7 @@ struct CopiedAt {
 
 /// The sizes of the smallest and the largest copy that `fill_buf` makes. A copy twice as large follows if the reader
 /// consumes all of one, so that a sequential reader makes few system calls until its window is mapped.
-const FILL: (usize, usize) = (8 << 10, 64 << 10);
+const FILL: (usize, usize) = (4 << 10, 64 << 10);
 
 impl MappedFile {
     /// Returns a cursor at the start of the file. It holds no window yet.
@@ -610,7 +610,7 @@ impl Read for Cursor {
 }
 
 /// Returns the rest of the window as the buffer, without a copy, if the window is mapped or if
-/// [`Admission`](crate::Admission) maps it, as it does for a sequential reader. Of another window, reads 8 to 64 KiB
+/// [`Admission`](crate::Admission) maps it, as it does for a sequential reader. Of another window, reads 4 to 64 KiB
 /// into a buffer of the cursor; [`window_at`](Cursor::window_at) always maps. Never fails for lack of room in the
 /// budget.
 ///

@@ -20,6 +20,7 @@
 //! | `scans` | all of a file, warm and cold |
 //! | `cold` | data that is not in memory: bytes from the disk, and time; hits at the starts of windows |
 //! | `requests` | a file that is opened for each request |
+//! | `steps` | small steps through `Read`, `BufRead` and `Seek` |
 //! | `scale` | many files, many windows |
 //! | `python` | Python's smmap |
 //!
@@ -38,6 +39,7 @@ mod report;
 mod requests;
 mod scale;
 mod scans;
+mod steps;
 mod support;
 mod traces;
 mod workloads;
@@ -61,6 +63,7 @@ const CHAPTERS: &[MakeChapter] = &[
     pressure::run,
     traces::run,
     |run, _| scans::run(run),
+    |run, _| steps::run(run),
     |run, _| cold::run(run),
     |run, _| requests::run(run),
     |run, _| scale::run(run),
