@@ -14,6 +14,8 @@ use crate::{KIB, LINE, MIB, OWN_BUDGET, PATIENCE};
 pub(crate) struct Watched {
     /// Samples: seconds since the start, and KiB of RssAnon.
     memory: Vec<(f64, f64)>,
+    /// Samples: seconds since the start, and KiB that the program has allocated and not freed.
+    heap: Vec<(f64, f64)>,
     /// The most bytes of the files that the kernel had mapped.
     most_mapped: u64,
 }
@@ -36,7 +38,9 @@ impl World<'_> {
                     self.fail(Failed(format!("{mapped} bytes are mapped; the limit is {allowed}")));
                 }
             }
-            watched.memory.extend(resident_kib().map(|kib| (began.elapsed().as_secs_f64(), kib)));
+            let at = began.elapsed().as_secs_f64();
+            watched.memory.extend(resident_kib().map(|kib| (at, kib)));
+            watched.heap.extend(heap_kib().map(|kib| (at, kib)));
             let steps = self.tally.steps();
             if steps > last_steps {
                 (last_steps, last_step) = (steps, Instant::now());
@@ -102,21 +106,27 @@ impl World<'_> {
         for (name, count) in tally.errors() {
             println!("  {name:<28} {count:>9}");
         }
-        let trend = Trend::of(&watched.memory);
+        // The heap in use has no fragmentation, so it shows a leak of a few KiB a minute.
+        let trends = [
+            ("memory", "RssAnon", Trend::of(&watched.memory, 64.0)),
+            ("heap", "bytes in use", Trend::of(&watched.heap, 4.0)),
+        ];
         println!("\n  bytes checked     {}", tally.bytes.load(Relaxed));
         println!("  peak mapped       {} of {} bytes, by smmap's count", stats.peak_mapped_bytes, plan.budget);
         println!("  peak mapped       {} bytes, by the kernel's lists, with short-lived managers", watched.most_mapped);
         println!("  maps, evictions   {}, {}; copies {}", stats.maps, stats.evictions, stats.copies);
-        match &trend {
-            Some(trend) => println!("  memory            {trend}"),
-            None => println!("  memory            not checked: too few samples after the warm-up"),
+        for (name, what, trend) in &trends {
+            match trend {
+                Some(trend) => println!("  {name:<17} {trend}, {what}"),
+                None => println!("  {name:<17} not checked: too few samples after the warm-up"),
+            }
         }
         if before.is_unknown() {
             println!(
                 "  NOT CHECKED: mappings, descriptors, threads and memory of the process, because there is no /proc"
             );
         }
-        failures.extend(trend.and_then(|trend| trend.judge().err()));
+        failures.extend(trends.into_iter().filter_map(|(name, _, trend)| trend?.judge(name).err()));
         if failures.is_empty() {
             let (steps, bytes) = (tally.steps(), tally.bytes.load(Relaxed));
             return Ok(format!("{steps} steps, {bytes} bytes checked, no resource left"));
@@ -139,8 +149,21 @@ pub(crate) fn configure_allocator() {
     }
 }
 
+/// Returns the KiB that are allocated and not freed. A block larger than `M_MMAP_THRESHOLD` is not among them.
+#[cfg(all(target_os = "linux", target_env = "gnu"))]
+fn heap_kib() -> Option<f64> {
+    // SAFETY: the call locks the heap and counts its blocks.
+    let heap = unsafe { libc::mallinfo2() };
+    Some(heap.uordblks as f64 / 1024.0)
+}
+
 #[cfg(not(all(target_os = "linux", target_env = "gnu")))]
 pub(crate) fn configure_allocator() {}
+
+#[cfg(not(all(target_os = "linux", target_env = "gnu")))]
+fn heap_kib() -> Option<f64> {
+    None
+}
 
 /// Waits until `done` returns `true`, but at most ten seconds. Other threads work on it.
 fn settles(done: impl Fn() -> bool) {
@@ -153,10 +176,12 @@ fn settles(done: impl Fn() -> bool) {
 /// The trend of memory after the warm-up: a straight line through the samples.
 ///
 /// The first third of the run, but at most five minutes, is warm-up, in which caches of the allocator and of the
-/// threads fill. After that, a growth of 64 KiB a minute (in runs shorter than two minutes, 4 MiB) plus four standard
+/// threads fill. After that, a growth of some KiB a minute (in runs shorter than two minutes, 4 MiB) plus four standard
 /// errors of the slope is accepted as noise.
 struct Trend {
     minutes: f64,
+    /// The growth that is accepted in a long run, in KiB per minute.
+    noise: f64,
     /// The slope in KiB per minute, and its standard error.
     slope: f64,
     error: f64,
@@ -164,7 +189,7 @@ struct Trend {
 }
 
 impl Trend {
-    fn of(samples: &[(f64, f64)]) -> Option<Self> {
+    fn of(samples: &[(f64, f64)], noise: f64) -> Option<Self> {
         let last = samples.last()?.0;
         let warm = (last / 3.0).min(300.0);
         let samples: Vec<_> = samples.iter().filter(|(at, _)| *at >= warm).map(|(at, kib)| (at / 60.0, *kib)).collect();
@@ -178,24 +203,24 @@ impl Trend {
         let slope = samples.iter().map(|(at, kib)| (at - mean_at) * (kib - mean)).sum::<f64>() / spread;
         let residuals = samples.iter().map(|(at, kib)| (kib - mean - slope * (at - mean_at)).powi(2)).sum::<f64>();
         let error = (residuals / (count - 2.0) / spread).sqrt();
-        Some(Self { minutes: (last - warm) / 60.0, slope, error, mean })
+        Some(Self { minutes: (last - warm) / 60.0, noise, slope, error, mean })
     }
 
     fn allowed(&self) -> f64 {
         // Of a run of two minutes, 80 seconds remain after the warm-up.
-        let noise = if self.minutes < 80.0 / 60.0 { 4096.0 } else { 64.0 };
+        let noise = if self.minutes < 80.0 / 60.0 { 4096.0 } else { self.noise };
         noise + 4.0 * self.error
     }
 
-    fn judge(&self) -> Result<(), Failed> {
-        if self.slope > self.allowed() { Err(Failed(format!("memory grows: {self}"))) } else { Ok(()) }
+    fn judge(&self, name: &str) -> Result<(), Failed> {
+        if self.slope > self.allowed() { Err(Failed(format!("{name} grows: {self}"))) } else { Ok(()) }
     }
 }
 
 impl fmt::Display for Trend {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { minutes, slope, error, mean } = self;
+        let Self { minutes, slope, error, mean, .. } = self;
         write!(f, "{slope:+.1} KiB a minute (± {error:.1}; limit {:.0}) ", self.allowed())?;
-        write!(f, "over {minutes:.1} minutes, around {:.1} MiB", mean / 1024.0)
+        write!(f, "over {minutes:.1} minutes, around {:.2} MiB", mean / 1024.0)
     }
 }
