@@ -91,6 +91,7 @@ pub(crate) fn run(run: &Run, data: &Data) -> Option<Chapter> {
     }
     let races: Vec<_> = outcomes.iter().map(|(row, outcome)| (row.title().to_owned(), outcome)).collect();
     chapter.times(Times::of_races("Time of a read (× smmap)", &races, "smmap"));
+    chapter.times(Times::of_work("Processor time, user and kernel, relative to smmap's", &races, "smmap"));
     tables.add_to(&mut chapter);
     let curve: Vec<_> = outcomes.iter().filter(|(row, _)| row.name.ends_with("% of it")).collect();
     if let Some((_, first)) = curve.first() {

@@ -57,6 +57,7 @@ pub(crate) fn run(run: &Run, data: &Data) -> Option<Chapter> {
     }
     let races: Vec<_> = outcomes.iter().map(|(title, outcome)| ((*title).to_owned(), outcome)).collect();
     chapter.times(Times::of_races("Time of a read (× smmap)", &races, "smmap"));
+    chapter.times(Times::of_work("Processor time, user and kernel, relative to smmap's", &races, "smmap"));
     tables.add_to(&mut chapter);
     Some(chapter)
 }
