@@ -49,8 +49,8 @@ impl Cache {
     #[inline]
     fn copy_piece(&self, file: &Arc<CachedFile>, piece: Range<u64>, buf: &mut [u8]) -> Result<()> {
         let (window, start) = self.config.geometry.locate(piece.start);
-        let slot = match self.lookup(file, window, piece.end - start, Access::Counted) {
-            Ok(client) => return self.copy_region(file, &RegionRef::new(client), start, piece.start, buf),
+        let slot = match self.lookup(file, window, piece.start - start, buf.len() as u64, Access::Counted) {
+            Ok(part) => return self.copy_region(file, &part, piece.start, piece.start, buf),
             Err(slot) => slot,
         };
         match self.admit(file, slot, window, Access::Counted) {
