@@ -1190,4 +1190,37 @@ pub const TWINS: &[Twin] = &[
         "address_table::fault_note_is_removed_with_its_range",
         "faulted range still counted",
     ),
+    // The table of slots.
+    twin(
+        "leaf_published_without_release",
+        "protocol/sparse_table.rs",
+        "entry.number.store(number, Ordering::Release);",
+        "entry.number.store(number, Ordering::Relaxed);",
+        "sparse_table::added_leaf_against_look_up",
+        RACE,
+    ),
+    twin(
+        "leaf_found_without_acquire",
+        "protocol/sparse_table.rs",
+        "let found = self.number.load(Ordering::Acquire);",
+        "let found = self.number.load(Ordering::Relaxed);",
+        "sparse_table::added_leaf_against_look_up",
+        RACE,
+    ),
+    twin(
+        "leaf_made_without_a_second_look",
+        "protocol/sparse_table.rs",
+        "if self.get(index).is_none() {",
+        "if index != 0 {",
+        "sparse_table::two_threads_make_one_leaf",
+        "a leaf was made twice",
+    ),
+    twin(
+        "larger_directory_lacks_a_leaf",
+        "protocol/sparse_table.rs",
+        "flat_map(Directory::leaves).chain(",
+        "flat_map(Directory::leaves).skip(1).chain(",
+        "sparse_table::replaced_directory_against_look_up",
+        "an element was lost",
+    ),
 ];

@@ -344,8 +344,8 @@ impl MappedFile {
     /// Returns the region of a window, mapped at least up to `end`, an offset in the file.
     pub(crate) fn window(&self, window: u64, end: u64, when_full: WhenFull) -> Result<RegionRef> {
         let start = self.geometry().start(window);
-        let slot = match self.cache().lookup(self.cached(), window, end - start, Access::Counted) {
-            Ok(client) => return Ok(RegionRef::new(client)),
+        let slot = match self.cache().lookup(self.cached(), window, 0, end - start, Access::Counted) {
+            Ok(part) => return Ok(part.whole()),
             Err(slot) => slot,
         };
         let acquired = self.cache().acquire_mapped(self.cached(), slot, &(start..end), Need::Window, when_full);

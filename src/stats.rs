@@ -130,18 +130,20 @@ impl Counters {
     /// Counts an event. Returns the count of this thread's shard before it.
     #[inline]
     pub(crate) fn count(&self, event: Event) -> u64 {
+        self.counter(event).count()
+    }
+
+    /// Returns this thread's counter of an event. A caller that then holds a guard counts without a call that could
+    /// unwind, so the guard can stay in a register.
+    #[inline]
+    pub(crate) fn counter(&self, event: Event) -> Counter<'_> {
         let number = this_thread();
-        if let Some(shard) = self.own.get(number) {
-            // Relaxed, without a read-modify-write: no other thread writes to this shard.
-            let counter = &shard[event as usize];
-            let before = counter.load(Ordering::Relaxed);
-            counter.store(before + 1, Ordering::Relaxed);
-            return before;
-        }
-        // `get`, not an index: a path that could panic would make callers that hold guards emit cleanup code.
-        match self.shared.get(number & (self.shared.len() - 1)) {
-            Some(shard) => shard[event as usize].fetch_add(1, Ordering::Relaxed),
-            None => 0,
+        match self.own.get(number) {
+            Some(shard) => Counter { count: &shard[event as usize], is_own: true },
+            None => {
+                let shard = &self.shared[number & (self.shared.len() - 1)];
+                Counter { count: &shard[event as usize], is_own: false }
+            }
         }
     }
 
@@ -149,6 +151,27 @@ impl Counters {
     pub(crate) fn total(&self, event: Event) -> u64 {
         let shards = self.own.iter().chain(&self.shared);
         shards.map(|shard| shard[event as usize].load(Ordering::Relaxed)).sum()
+    }
+}
+
+/// The counter of one event in one shard.
+pub(crate) struct Counter<'c> {
+    count: &'c AtomicU64,
+    is_own: bool,
+}
+
+impl Counter<'_> {
+    /// Counts an event. Returns the count before it.
+    #[inline]
+    pub(crate) fn count(self) -> u64 {
+        if self.is_own {
+            // Relaxed, without a read-modify-write: no other thread writes to this shard.
+            let before = self.count.load(Ordering::Relaxed);
+            self.count.store(before + 1, Ordering::Relaxed);
+            before
+        } else {
+            self.count.fetch_add(1, Ordering::Relaxed)
+        }
     }
 }
 

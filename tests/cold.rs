@@ -25,15 +25,15 @@ const DONE: &str = "smmap-cold-child-done";
 const KIB: u64 = 1 << 10;
 const MIB: u64 = 1 << 20;
 
-/// Ends the process at any system call of this thread but those that print and exit. Returns `false` if the OS installs
-/// no filter.
-fn forbid_system_calls() -> bool {
-    const ALLOWED: [libc::c_long; 3] = [libc::SYS_write, libc::SYS_exit_group, libc::SYS_exit];
+/// Ends the process at any system call of this thread but those that print and exit, and but `other`. Returns `false` if
+/// the OS installs no filter.
+fn forbid_system_calls(other: libc::c_long) -> bool {
+    let allowed = [libc::SYS_write, libc::SYS_exit_group, libc::SYS_exit, other];
     let statement = |code, value| libc::sock_filter { code, jt: 0, jf: 0, k: value };
     // Load the number of the call; for each allowed one, jump to the last statement.
     let mut program = vec![statement(0x20, 0)];
-    for (at, number) in ALLOWED.iter().enumerate() {
-        let jt = (ALLOWED.len() - at) as u8;
+    for (at, number) in allowed.iter().enumerate() {
+        let jt = (allowed.len() - at) as u8;
         program.push(libc::sock_filter { code: 0x15, jt, jf: 0, k: *number as u32 });
     }
     program.push(statement(0x06, libc::SECCOMP_RET_KILL_PROCESS));
@@ -117,7 +117,7 @@ fn child_mapped_hits() {
     for read in &mut readers {
         (0..WINDOWS).rev().for_each(|window| read(window * MIB + 500_000));
     }
-    if !forbid_system_calls() {
+    if !forbid_system_calls(libc::SYS_write) {
         finish("SKIPPED");
     }
     // The windows were checked by an earlier iterator.
@@ -314,4 +314,31 @@ fn prefetch_reads_the_pages_of_the_range_and_maps_large_parts() {
         });
         assert!(again.is_some_and(|again| again <= WINDOWS * len / 8), "{len}: {again:?} bytes");
     }
+}
+
+#[test]
+fn open_of_an_unchanged_file_makes_one_system_call() {
+    run("child_open_of_an_unchanged_file_only_examines_its_path");
+}
+
+#[test]
+#[ignore = "a child of open_of_an_unchanged_file_makes_one_system_call"]
+fn child_open_of_an_unchanged_file_only_examines_its_path() {
+    if std::env::var_os(CHILD).is_none() {
+        return;
+    }
+    let dir = Dir::new();
+    let path = dir.file("known", 10, 1).path;
+    let maps = manager(MapManager::builder().collector(false));
+    let file = maps.open(&path).unwrap();
+    // The first calls of a kind may allocate.
+    drop((maps.open(&path).unwrap(), fs::metadata(&path).unwrap()));
+    if !forbid_system_calls(libc::SYS_statx) {
+        finish("SKIPPED");
+    }
+    for _ in 0..100 {
+        let again = maps.open(&path).unwrap();
+        assert_eq!(again.len(), file.len());
+    }
+    finish(DONE);
 }

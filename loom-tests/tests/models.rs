@@ -92,6 +92,10 @@ models! {
         lowered_limit_is_kept,
         lowered_limit_against_readers,
         in_transit_thread_is_counted;
+    sparse_table:
+        added_leaf_against_look_up,
+        replaced_directory_against_look_up,
+        two_threads_make_one_leaf;
     wake_event:
         wake_is_never_lost,
         wake_publishes_earlier_writes,

@@ -528,6 +528,8 @@ pub(super) mod tests {
         let setting = Setting::new(10);
         let file = setting.open(0);
         file.descriptor.open.store(Some(without_reopening(&setting, &file)));
+        // An unchanged file is opened without its descriptor.
+        fs::write(setting.path(0), "more bytes").unwrap();
         let error = setting.cache.open(&setting.path(0)).err().expect("a socket cannot be opened again");
         assert!(error.to_string().contains("cannot be opened again"), "{error}");
         assert_eq!(file.handles.count(), 1);

@@ -15,8 +15,8 @@ use super::{Cache, Change};
 use crate::config::Advice;
 use crate::os::{self, FileSystem, Stat};
 use crate::protocol::atomics::{FencedU64, UserCount};
-use crate::protocol::radix_table::RadixTable;
 use crate::protocol::slot::{Drain, Slot};
+use crate::protocol::sparse_table::SparseTable;
 use crate::sync::epoch::EpochBox;
 use crate::sync::{AtomicU32, Mutex, MutexGuard, Ordering as MemoryOrdering};
 
@@ -36,7 +36,14 @@ pub(crate) struct FileKey {
     generation: Option<u64>,
 }
 
+/// The device and the number of an inode.
+pub(super) type Inode = (u64, u128);
+
 impl FileKey {
+    pub(super) fn inode(&self) -> Inode {
+        (self.device, self.inode)
+    }
+
     /// Returns the identity of an open file.
     pub(super) fn of(file: &File, stat: &Stat) -> Self {
         Self::new(stat, || os::generation(file))
@@ -120,7 +127,7 @@ pub(crate) struct CachedFile {
     /// Detached regions of the file.
     pub(super) detached: UserCount,
     /// An evicting thread looks at slots without holding the file, so the table is freed through the epoch.
-    windows: EpochBox<RadixTable<Slot<Region>>>,
+    windows: EpochBox<SparseTable<Slot<Region>>>,
     pub(super) descriptor: DescriptorCell,
     pub(super) cache: Weak<Cache>,
 }
@@ -154,7 +161,7 @@ impl CachedFile {
             names: Mutex::default(),
             handles: UserCount::default(),
             detached: UserCount::default(),
-            windows: EpochBox::new(RadixTable::default()),
+            windows: EpochBox::new(SparseTable::default()),
             descriptor: DescriptorCell::default(),
             cache: Arc::downgrade(cache),
         };
@@ -194,7 +201,7 @@ impl CachedFile {
 
     /// Returns the slots of the file's windows.
     #[inline]
-    pub(super) fn windows(&self) -> &RadixTable<Slot<Region>> {
+    pub(super) fn windows(&self) -> &SparseTable<Slot<Region>> {
         &self.windows
     }
 
@@ -266,8 +273,21 @@ impl CachedFile {
         unpoisoned(&self.noticed).stat.clone()
     }
 
+    /// Returns `true` if `stat`, the metadata of the file at some path, are those of this file, and the newest look found
+    /// the same. A descriptor of this file is open, so no other file has its inode number.
+    ///
+    /// Returns `false` on file systems on which that does not hold, or on which a descriptor may report other metadata
+    /// than a path.
+    pub(super) fn is_unchanged(&self, stat: &Stat) -> bool {
+        let is_local = matches!(self.system, FileSystem::Local | FileSystem::Memory { .. });
+        is_local && self.key.is_unique() && !stat.is_block_device() && unpoisoned(&self.noticed).stat == *stat
+    }
+
     /// Adds a name that led to the file, made absolute, in front of the others.
     pub(super) fn add_name(&self, name: &Path) {
+        if unpoisoned(&self.names).first().is_some_and(|first| first == name) {
+            return;
+        }
         let name = std::path::absolute(name).unwrap_or_else(|_| name.to_path_buf());
         let mut names = unpoisoned(&self.names);
         names.retain(|known| *known != name);

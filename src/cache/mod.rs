@@ -33,7 +33,7 @@ use crate::mapping::Mapping;
 use crate::os::Process;
 use crate::policy::{self, Access, Earnings};
 use crate::protocol::budget::Usage;
-use crate::protocol::slot::{Phase, Slot, SlotRef};
+use crate::protocol::slot::{Phase, Slot};
 use crate::protocol::wake_event::WakeEvent;
 use crate::stats::{Counters, Event, Stats};
 use crate::sync::epoch;
@@ -205,32 +205,38 @@ impl Cache {
         Ok(())
     }
 
-    /// Returns a client of a window's region if at least `min_len` bytes of the window are mapped: the hit of a lease
-    /// or a copy. Otherwise returns the window's slot, if it has one, for [`acquire`](Self::acquire).
+    /// Returns a client of a window's region, with the `len` bytes at `at` in the window, if all of them are mapped: the
+    /// hit of a lease or a copy. Otherwise returns the window's slot, if it has one, for [`acquire`](Self::acquire).
     ///
-    /// Takes no lock, allocates nothing, and makes no system call. Counts a hit and, if `access` is `Counted`, an
-    /// access of the window, if it has a slot.
-    #[inline]
+    /// Takes no lock, allocates nothing, and makes no system call. Counts a hit. If `access` is `Counted`, counts an
+    /// access of the window, if it has a slot: each one that is no hit, and [sampled](policy::is_sampled) hits.
+    #[inline(always)]
     pub(crate) fn lookup<'f>(
         &self,
         file: &'f CachedFile,
         window: u64,
-        min_len: u64,
+        at: u64,
+        len: u64,
         access: Access,
-    ) -> Result<SlotRef<Region>, Option<&'f Slot<Region>>> {
-        let slot = self.slot(file, window, access).ok_or(None)?;
-        let client = slot.take().map_err(|_| Some(slot))?;
+    ) -> Result<RegionRef, Option<&'f Slot<Region>>> {
+        let slot = file.windows().get(window).ok_or(None)?;
+        let counter = self.stats.counter(Event::Hit);
         // A range that crosses into the next window is not here, nor is the new tail of a file that has grown.
-        if client.mapping().len() as u64 >= min_len && !client.mapping().is_faulted() {
-            self.stats.count(Event::Hit);
-            Ok(client)
-        } else {
-            Err(Some(slot))
+        let part = slot.take().ok().filter(|client| !client.mapping().is_faulted());
+        let Some(part) = part.and_then(|client| RegionRef::part(client, at, len)) else {
+            if access == Access::Counted {
+                self.regions.record_access(slot);
+            }
+            return Err(Some(slot));
+        };
+        if policy::is_sampled(counter.count()) && access == Access::Counted {
+            self.record_sample(slot);
         }
+        Ok(part)
     }
 
-    /// Protects a window in `guard` if it is mapped up to the offset `end`. This is the hit of a cursor in a window
-    /// that its slot cache does not contain.
+    /// Protects a window in `guard` if it is mapped up to the offset `end`. This is the hit of a cursor that could not
+    /// [switch](WindowGuard::switch).
     ///
     /// Otherwise returns the slot, if there is one, for [`acquire`](Self::acquire).
     pub(crate) fn lookup_protected<'f>(
@@ -245,7 +251,7 @@ impl Cache {
         let slot = self.slot(file, window, access).ok_or(None)?;
         // Under pressure most windows that come here are not mapped. The snapshot spares those the protection.
         let may_be_mapped = slot.snapshot().phase() == Phase::Mapped;
-        if may_be_mapped && guard.protect(slot, window, window_start, end) { Ok(()) } else { Err(Some(slot)) }
+        if may_be_mapped && guard.protect(slot, window_start, end) { Ok(()) } else { Err(Some(slot)) }
     }
 
     /// Returns a window's slot, and counts the access. Returns `None` if the window has none;
@@ -270,22 +276,16 @@ impl Cache {
         in_bytes.min(limit.items as u64) as usize
     }
 
-    /// Makes the guard of a new cursor of one of this cache's files.
-    pub(crate) fn window_guard(&self) -> WindowGuard {
-        WindowGuard::new(&self.regions.hazards, &self.config.geometry)
+    /// Makes the guard of a new cursor of `file`, one of this cache's.
+    pub(crate) fn window_guard(&self, file: &CachedFile) -> WindowGuard {
+        WindowGuard::new(&self.regions.hazards, &self.config.geometry, file)
     }
 
-    /// Returns `true` if one more access would not change the window's frequency.
+    /// Counts a sampled access of the window of `slot`, for as many as it stands for.
+    // Inlined: beside a call, which could unwind, the caller's client would have to be in memory.
     #[inline(always)]
-    pub(crate) fn is_saturated(&self, slot: &Slot<Region>) -> bool {
-        self.regions.is_saturated(slot)
-    }
-
-    /// Counts an access to the window that `guard` has switched to.
-    pub(crate) fn record_access(&self, guard: &WindowGuard) {
-        if let Some(slot) = guard.slot() {
-            self.regions.record_access(slot);
-        }
+    pub(crate) fn record_sample(&self, slot: &Slot<Region>) {
+        self.regions.record_accesses(slot, policy::SAMPLED);
     }
 
     /// Decides how to serve a range that was not a hit: by its window, by a detached region, or by reading the file.

@@ -54,6 +54,9 @@ impl Cache {
     /// Opens a known file by its open descriptor, without another one. Returns `None` as well if its changes cannot be
     /// noticed: the path is then opened again.
     fn open_known(&self, path: &Path, stat: &Stat) -> Option<Arc<CachedFile>> {
+        if let Some(file) = self.open_unchanged(path, stat) {
+            return Some(file);
+        }
         let key = FileKey::at(path, stat);
         let file = self.registry.get(&key)?;
         let descriptor = self.descriptors.enter_if_open(&file)?;
@@ -63,6 +66,19 @@ impl Cache {
         }
         file.add_name(path);
         self.notice_at_open(file, descriptor).ok()
+    }
+
+    /// [Opens a known file](Self::open_known) that has not changed, without another system call.
+    fn open_unchanged(&self, path: &Path, stat: &Stat) -> Option<Arc<CachedFile>> {
+        let file = self.registry.get_by_inode((stat.device, stat.inode))?;
+        let _open = self.descriptors.enter_if_open(&file)?;
+        // After the handle was counted in, so that the descriptor stays the file's.
+        if !file.is_unchanged(stat) {
+            self.release_handle(&file);
+            return None;
+        }
+        file.add_name(path);
+        Some(file)
     }
 
     /// Takes over a descriptor. A descriptor without a path stays open while the file has a handle.

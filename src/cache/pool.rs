@@ -15,8 +15,8 @@ use crate::protocol::atomics::{Clock, UserCount};
 use crate::protocol::budget::{Budget, Reservation, Usage};
 use crate::protocol::clock_ring::ClockRing;
 use crate::protocol::hazard::{HazardDomain, ProtectedSet};
-use crate::protocol::radix_table::RadixTable;
 use crate::protocol::slot::{Drain, Loading, Phase, Slot, SlotRef, UnmapToken};
+use crate::protocol::sparse_table::SparseTable;
 use crate::stats::Tally;
 use crate::sync::{AtomicU32, Mutex, MutexGuard, Ordering, epoch};
 
@@ -104,8 +104,14 @@ impl RegionPool {
     /// Counts an access to a window, mapped or not. Writes nothing while the window's frequency is saturated.
     #[inline]
     pub(super) fn record_access(&self, slot: &Slot<Region>) {
+        self.record_accesses(slot, 1);
+    }
+
+    /// Counts `times` accesses to a window. Writes nothing while the window's frequency is saturated.
+    #[inline(always)]
+    pub(super) fn record_accesses(&self, slot: &Slot<Region>, times: u8) {
         if !self.is_saturated(slot) {
-            let accessed = Frequency::from_word(slot.frequency()).accessed(self.clock.now());
+            let accessed = Frequency::from_word(slot.frequency()).accessed_times(self.clock.now(), times);
             slot.set_frequency(accessed.to_word());
         }
     }
@@ -147,7 +153,7 @@ impl RegionPool {
     #[cold]
     pub(super) fn make_slot<'f>(&self, file: &'f CachedFile, window: u64) -> &'f Slot<Region> {
         let made = file.windows().at(window);
-        for window in RadixTable::<Slot<Region>>::made_with(window) {
+        for window in SparseTable::<Slot<Region>>::made_with(window) {
             if let Some(slot) = file.windows().get(window).filter(|slot| slot.frequency() == 0) {
                 slot.set_frequency(self.slotless.get(file, window));
             }
@@ -157,7 +163,7 @@ impl RegionPool {
 
     /// Returns `true` if one more access would not change the window's frequency.
     #[inline]
-    pub(super) fn is_saturated(&self, slot: &Slot<Region>) -> bool {
+    fn is_saturated(&self, slot: &Slot<Region>) -> bool {
         slot.frequency() == Frequency::saturated(self.clock.now()).to_word()
     }
 
@@ -367,7 +373,7 @@ impl RegionPool {
 }
 
 /// Returns the number of draining windows that have clients or a loader, or that are in `protected`.
-pub(super) fn count_held(windows: &RadixTable<Slot<Region>>, protected: &ProtectedSet<Region>) -> usize {
+pub(super) fn count_held(windows: &SparseTable<Slot<Region>>, protected: &ProtectedSet<Region>) -> usize {
     let mut count = 0;
     windows.for_each_from(0, |_, slot| {
         let now = slot.snapshot();
@@ -608,8 +614,8 @@ mod tests {
         let setting = Setting::new();
         let pool = setting.pool();
         (0..2).for_each(|window| drop(setting.map(window, 0)));
-        let mut guard = setting.opened.cache.window_guard();
-        assert!(guard.protect(setting.opened.slot(0), 0, 0, WINDOW));
+        let mut guard = setting.opened.cache.window_guard(&setting.opened.file);
+        assert!(guard.protect(setting.opened.slot(0), 0, WINDOW));
         let mut unused = Vec::new();
         pool.for_each_unused(|token| unused.push(token));
         assert_eq!(unused.len(), 1);

@@ -15,8 +15,8 @@ use super::room::TRANSIT_MAX;
 use super::{Cache, CachedFile};
 use crate::protocol::budget::{Reservation, Usage};
 use crate::protocol::hazard::{ProtectedSet, acquire_after_last_reader};
-use crate::protocol::radix_table::RadixTable;
 use crate::protocol::slot::{Drain, Slot, UnmapToken};
+use crate::protocol::sparse_table::SparseTable;
 
 /// Regions that the OS refused to unmap after their cache was dropped. Any other cache tries again. Without one they
 /// stay mapped. (A lock of `std`, because it is a static. No call happens while it is held.)
@@ -163,7 +163,7 @@ impl RegionPool {
     /// Drains these windows, and unmaps the unused ones, `batch` with one scan. Returns the number of regions unmapped.
     pub(super) fn drain_windows<'w>(
         &self,
-        windows: impl Iterator<Item = &'w RadixTable<Slot<Region>>>,
+        windows: impl Iterator<Item = &'w SparseTable<Slot<Region>>>,
         batch: usize,
     ) -> usize {
         let _transit = self.budget.enter_transit();
@@ -289,10 +289,10 @@ mod tests {
         for (reclaim, unmapped) in reclaims.into_iter().zip([0, 1]) {
             let opened = Opened::new(8, 3 * WINDOW);
             let (cache, pool) = (&opened.cache, &opened.cache.regions);
-            let (mut left, mut stays) = (cache.window_guard(), cache.window_guard());
+            let (mut left, mut stays) = (cache.window_guard(&opened.file), cache.window_guard(&opened.file));
             (0..3).for_each(|window| drop(cache.map_window(&opened.file, window, WINDOW)));
             let read = |guard: &mut WindowGuard, window| {
-                assert!(guard.protect(opened.slot(window), window, window * WINDOW, (window + 1) * WINDOW));
+                assert!(guard.protect(opened.slot(window), window * WINDOW, (window + 1) * WINDOW));
             };
             read(&mut left, 0);
             assert!(pool.reclaim(drained(&opened, 0)).is_none());
@@ -312,8 +312,8 @@ mod tests {
         let opened = Opened::new(8, WINDOW);
         let pool = &opened.cache.regions;
         drop(opened.cache.map_window(&opened.file, 0, WINDOW));
-        let mut guard = opened.cache.window_guard();
-        assert!(guard.protect(opened.slot(0), 0, 0, WINDOW));
+        let mut guard = opened.cache.window_guard(&opened.file);
+        assert!(guard.protect(opened.slot(0), 0, WINDOW));
         let protected = pool.hazards.scan_unordered();
         guard.release();
         REFUSES_UNMAP.set(true);

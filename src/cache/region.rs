@@ -111,11 +111,6 @@ impl RegionBytes {
     }
 
     #[inline]
-    pub(super) fn address(&self) -> NonNull<u8> {
-        self.address
-    }
-
-    #[inline]
     pub(crate) fn len(&self) -> usize {
         self.len
     }
@@ -149,18 +144,6 @@ impl RegionBytes {
         }
     }
 
-    /// Returns the `len` bytes at `address`, or an empty slice if they are out of range.
-    #[inline]
-    pub(crate) fn get_at_address(&self, address: NonNull<u8>, len: u64) -> &[u8] {
-        let at = (address.as_ptr() as usize).wrapping_sub(self.address.as_ptr() as usize);
-        if self.contains(at as u64, len) {
-            // SAFETY: as in `get`.
-            unsafe { slice::from_raw_parts(address.as_ptr(), len as usize) }
-        } else {
-            no_bytes()
-        }
-    }
-
     /// Copies the bytes at `at` into `buf` without a reference to the mapped bytes, and returns their address. Returns
     /// `None` if they are out of range, or if `buf` is empty.
     #[inline]
@@ -175,12 +158,6 @@ impl RegionBytes {
         unsafe { source.as_ptr().copy_to_nonoverlapping(buf.as_mut_ptr(), buf.len()) };
         Some(source)
     }
-}
-
-/// The function call keeps the condition out of the caller's loop: the processor does not wait for it.
-#[cold]
-fn no_bytes() -> &'static [u8] {
-    &[]
 }
 
 /// Takes numbers instead of references, so that the caller keeps them in registers.
@@ -268,6 +245,14 @@ impl RegionRef {
     pub(super) fn into_parts(self) -> (Option<SlotRef<Region>>, RegionBytes) {
         debug_assert!(self.copy.is_none(), "a copy does not keep its bytes when it is taken apart");
         (self.client, self.bytes)
+    }
+
+    /// Returns the same client with all bytes of its region. A copy stays as it is.
+    pub(crate) fn whole(self) -> Self {
+        match self.client {
+            Some(client) => Self::new(client),
+            None => self,
+        }
     }
 
     /// Returns the same client with only `range` of its bytes, relative to the first one. Panics if `range` is reversed

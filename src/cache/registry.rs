@@ -9,18 +9,26 @@ use std::sync::{Arc, Weak};
 use dashmap::DashMap;
 
 use super::CachedFile;
-use super::file::FileKey;
+use super::file::{FileKey, Inode};
 
 /// Weak references to files. A file lives while it has a handle or a region, and removes itself from the registry when
 /// it is dropped.
 #[derive(Debug, Default)]
 pub(super) struct Registry {
     files: DashMap<FileKey, Weak<CachedFile>>,
+    /// The file registered last for each inode. An inode number may be used again, and a file that replaced another one
+    /// may be missing here: the caller checks what it finds.
+    inodes: DashMap<Inode, Weak<CachedFile>>,
 }
 
 impl Registry {
     pub(super) fn get(&self, key: &FileKey) -> Option<Arc<CachedFile>> {
         self.files.get(key)?.upgrade()
+    }
+
+    /// Returns the file registered last for this inode.
+    pub(super) fn get_by_inode(&self, inode: Inode) -> Option<Arc<CachedFile>> {
+        self.inodes.get(&inode)?.upgrade()
     }
 
     /// Returns the file with this key, if `is_same` says that it is the caller's. Otherwise registers the one that
@@ -49,6 +57,7 @@ impl Registry {
                 rival
             };
             if rival.is_none() {
+                self.inodes.insert(key.inode(), Arc::downgrade(&fresh));
                 return fresh;
             }
         }
@@ -57,6 +66,7 @@ impl Registry {
     /// Removes `file`, unless another file has its key already. For the drop of `file`.
     pub(super) fn remove(&self, key: &FileKey, file: *const CachedFile) {
         self.files.remove_if(key, |_, known| std::ptr::eq(known.as_ptr(), file));
+        self.inodes.remove_if(&key.inode(), |_, known| std::ptr::eq(known.as_ptr(), file));
     }
 
     /// Returns all files, as of about now. O(files).

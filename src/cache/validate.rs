@@ -116,11 +116,13 @@ impl Cache {
         let geometry = &self.config.geometry;
         for (window, piece) in geometry.pieces(range.clone()) {
             let start = geometry.start(window);
-            let (at, min_len) = ((piece.start - start) as usize, piece.end - start);
-            let mapped = self.lookup(file, window, min_len, Access::Repeat);
+            let (at, len) = (piece.start - start, piece.end - piece.start);
+            let mapped = self.lookup(file, window, at, len, Access::Repeat);
             // If the OS cannot populate the pages, the read says why. It allocates no pages for holes.
-            let is_populated = !file.system.allocates_holes()
-                && mapped.is_ok_and(|client| client.mapping().populate(at..min_len as usize).unwrap_or(false));
+            let populate =
+                |region: &Region| region.mapping().populate(at as usize..(at + len) as usize).unwrap_or(false);
+            let is_populated =
+                !file.system.allocates_holes() && mapped.is_ok_and(|part| part.region().is_some_and(populate));
             if !is_populated {
                 read_in_parts(&descriptor.file, piece, |_| Ok(()))?;
             }

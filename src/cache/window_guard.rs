@@ -1,20 +1,21 @@
-//! [`WindowGuard`]: the region that one cursor reads, protected by the cursor's hazard pointer. [`SlotCache`]: the slots of the
-//! windows that the cursor has read before.
+//! [`WindowGuard`]: the region that one cursor reads, protected by the cursor's hazard pointer.
 #![allow(
     unsafe_code,
     reason = "bytes of a protected region (rule 7 of `protocol`); slots that the cursor's file keeps"
 )]
 
-use std::mem;
 use std::ops::Range;
 use std::ptr::NonNull;
 use std::sync::Arc;
 
+use super::CachedFile;
 use super::region::{Region, RegionBytes, RegionRef};
 use crate::geometry::Geometry;
 use crate::os;
+use crate::policy;
 use crate::protocol::hazard::{HazardDomain, HazardPointer};
 use crate::protocol::slot::{Slot, SlotRef};
+use crate::protocol::sparse_table::SparseTable;
 
 /// The region that one cursor reads, or none.
 ///
@@ -23,9 +24,16 @@ use crate::protocol::slot::{Slot, SlotRef};
 /// handle.
 pub(crate) struct WindowGuard {
     hazard: HazardPointer<Region>,
-    slots: SlotCache,
-    /// `None` while a slot is protected.
+    /// The slots of the file's windows, or `None` if a window's size is not a power of two.
+    windows: Option<NonNull<SparseTable<Slot<Region>>>>,
+    /// As `windows`, but `None` while the guard holds a detached region: [`switch`](Self::switch) needs one test for both.
+    switchable: Option<NonNull<SparseTable<Slot<Region>>>>,
+    /// The number of bits of an offset inside its window. A whole-file window has all of them.
+    shift: u32,
+    /// `None` while a slot is protected. Set by `set_detached`.
     detached: Option<Detached>,
+    /// The number of the next switch that is counted in its window's frequency.
+    until_sample: u8,
     /// The region that is protected, or the client's.
     region: Option<NonNull<Region>>,
     /// All bytes of the region. A reader of its own window follows no other pointer.
@@ -86,8 +94,8 @@ const NOWHERE: u64 = u64::MAX;
 /// The result of a change of window by [`WindowGuard::switch`].
 pub(crate) struct Switch<'s> {
     pub(crate) slot: &'s Slot<Region>,
-    /// The address of the first byte that was asked for.
-    pub(crate) address: NonNull<u8>,
+    /// `true` if the access is to be counted in the window's frequency, for several.
+    pub(crate) is_sampled: bool,
 }
 
 // SAFETY: the guard reads memory that is only read. The hazard pointer and the client, which keep that memory, may
@@ -97,11 +105,20 @@ unsafe impl Send for WindowGuard {}
 unsafe impl Sync for WindowGuard {}
 
 impl WindowGuard {
-    /// Makes a guard for a cursor of one file, in a cache whose owners scan `hazards` before they unmap.
-    pub(super) fn new(hazards: &Arc<HazardDomain<Region>>, geometry: &Geometry) -> Self {
+    /// Makes a guard for a cursor of `file`, in a cache whose owners scan `hazards` before they unmap. The caller keeps a
+    /// handle of the file for as long as the guard.
+    pub(super) fn new(hazards: &Arc<HazardDomain<Region>>, geometry: &Geometry, file: &CachedFile) -> Self {
+        let shift = match geometry.window_bytes() {
+            Some(_) => geometry.shift(),
+            None => Some(u64::BITS - 1),
+        };
+        let windows = shift.map(|_| NonNull::from(file.windows()));
         Self {
             hazard: HazardPointer::new(hazards),
-            slots: SlotCache::new(geometry),
+            windows,
+            switchable: windows,
+            until_sample: policy::SAMPLED,
+            shift: shift.unwrap_or(0),
             detached: None,
             region: None,
             bytes: RegionBytes::EMPTY,
@@ -139,6 +156,12 @@ impl WindowGuard {
     #[inline]
     pub(crate) fn get(&self, start: u64, end: u64) -> &[u8] {
         self.bytes.get(start.wrapping_sub(self.start), end.wrapping_sub(start))
+    }
+
+    /// Returns the `len` bytes at `start`, or an empty slice if the region does not contain them.
+    #[inline]
+    pub(crate) fn get_len(&self, start: u64, len: u64) -> &[u8] {
+        self.bytes.get(start.wrapping_sub(self.start), len)
     }
 
     /// Copies the bytes from `start` on into `buf`, without a reference to mapped bytes, and returns their address.
@@ -186,44 +209,41 @@ impl WindowGuard {
         crate::fault_guard::any_faulted() && self.region().is_some_and(|region| region.mapping().is_faulted())
     }
 
-    /// Switches to the window of `start` by the slot cache: the fast path of a hit, without a call.
+    /// Switches to the window of `start`: the fast path of a hit, without a call.
     ///
-    /// Returns `None` if the window is not in the slot cache, if the range is empty, or if the guard holds a detached
-    /// region. The guard then keeps its region. Returns `None` as well if the window is not mapped up to `end`, or was
-    /// mapped again since. The guard then serves no bytes, but may protect the slot until [`release`](Self::release).
+    /// Returns `None` if the window has no slot, if the guard holds a detached region, or if the size of a window is not
+    /// a power of two. The guard then keeps its region. Returns `None` as well if `len` is 0, or if the window does not
+    /// have `len` mapped bytes at `start`. The guard then serves no bytes, but may protect the slot until
+    /// [`release`](Self::release).
     #[inline(always)]
-    pub(crate) fn switch(&mut self, start: u64, end: u64) -> Option<Switch<'_>> {
-        let (window, slot, address) = self.slots.get(start)?;
-        // SAFETY: the slot is of the table of this guard's file, whose elements do not move.
-        let slot = unsafe { slot.as_ref() };
-        let window_start = window << self.slots.shift;
-        if start >= end || self.detached.is_some() || !self.protect_slot(slot, end - window_start) {
-            return None;
-        }
-        if self.bytes.address() != address {
-            // The window was mapped again. The slow path updates the slot cache.
-            self.clear();
+    pub(crate) fn switch(&mut self, start: u64, len: u64) -> Option<Switch<'_>> {
+        // SAFETY: the table of the file, of which the guard's owner has a handle.
+        let windows = unsafe { self.switchable?.as_ref() };
+        let window_start = start >> self.shift << self.shift;
+        let slot = windows.get(start >> self.shift)?;
+        if !self.protect_slot(slot, window_start, start, len) {
             return None;
         }
         self.hazard.count();
-        self.start = window_start;
-        // SAFETY: inside the mapping, which reaches up to `end`.
-        let address = unsafe { address.add((start - window_start) as usize) };
-        Some(Switch { slot, address })
+        self.until_sample -= 1;
+        if self.until_sample == 0 {
+            self.until_sample = policy::until_sample(self.hazard.reads());
+            // A read past the pages that the guard served of the same window is no access of another one.
+            return Some(Switch { slot, is_sampled: !self.is_in_same_scattered() });
+        }
+        Some(Switch { slot, is_sampled: false })
     }
 
     /// Protects the window of `slot` if it is mapped up to the offset `end`, without a fault. Otherwise returns `false`,
     /// and the guard then holds nothing.
-    pub(super) fn protect(&mut self, slot: &Slot<Region>, window: u64, window_start: u64, end: u64) -> bool {
+    pub(super) fn protect(&mut self, slot: &Slot<Region>, window_start: u64, end: u64) -> bool {
         self.clear();
-        self.detached = None;
-        if !self.protect_slot(slot, end - window_start) {
+        self.set_detached(None);
+        if !self.protect_slot(slot, window_start, end - 1, 1) {
             self.release();
             return false;
         }
         self.hazard.count();
-        self.slots.insert(window, NonNull::from(slot), self.bytes.address());
-        self.start = window_start;
         true
     }
 
@@ -232,17 +252,16 @@ impl WindowGuard {
     pub(crate) fn hold(&mut self, held: RegionRef, start: u64, window: Option<u64>) {
         let (client, bytes) = held.into_parts();
         self.clear();
-        self.detached = None;
+        self.set_detached(None);
         match (client, window) {
-            (Some(client), Some(window)) if !client.is_detached() => {
+            (Some(client), Some(_)) if !client.is_detached() => {
                 // SAFETY: a slot of the cache whose owners scan this domain (see the documentation of the type).
                 self.region = Some(unsafe { self.hazard.protect_client(&client) });
-                self.slots.insert(window, client.slot_ptr(), client.mapping().address());
             }
             (client, window) => {
                 self.release();
                 self.region = client.as_deref().map(NonNull::from);
-                self.detached = client.map(|client| Detached { _client: client, is_window: window.is_some() });
+                self.set_detached(client.map(|client| Detached { _client: client, is_window: window.is_some() }));
             }
         }
         self.start = start;
@@ -256,7 +275,7 @@ impl WindowGuard {
     }
 
     /// Returns `true` if the guard holds the scattered window that it recorded a read in last.
-    pub(crate) fn is_in_same_scattered(&self) -> bool {
+    fn is_in_same_scattered(&self) -> bool {
         self.is_scattered() && self.scattered.window == self.start + 1
     }
 
@@ -275,22 +294,20 @@ impl WindowGuard {
     /// Holds nothing any more. Returns `true` if the owner of the region may be waiting for that, to unmap it.
     pub(crate) fn release(&mut self) -> bool {
         self.clear();
-        self.detached = None;
+        self.set_detached(None);
         // SAFETY: the slot is of a file that has a handle (see the documentation of the type).
         unsafe { self.hazard.reset() }
     }
 
-    /// Returns the slot of the window that starts at [`start`](Self::start), if the slot cache contains it.
-    pub(crate) fn slot(&self) -> Option<&Slot<Region>> {
-        let (_, slot, _) = self.slots.get(self.start)?;
-        // SAFETY: as in `switch`.
-        Some(unsafe { slot.as_ref() })
+    fn set_detached(&mut self, detached: Option<Detached>) {
+        self.switchable = if detached.is_none() { self.windows } else { None };
+        self.detached = detached;
     }
 
-    /// Protects `slot`, and reads its region. Returns `false` if less than `min_len` bytes are mapped, or if the region
-    /// has a fault.
+    /// Protects `slot`, and reads its region, which starts at `window_start`. Returns `false` if the region does not
+    /// contain the `len` bytes at `start`, or if it has a fault.
     #[inline(always)]
-    fn protect_slot(&mut self, slot: &Slot<Region>, min_len: u64) -> bool {
+    fn protect_slot(&mut self, slot: &Slot<Region>, window_start: u64, start: u64, len: u64) -> bool {
         // SAFETY: a slot of the cache whose owners scan this domain (see the documentation of the type).
         let Some(region) = (unsafe { self.hazard.protect(slot) }) else {
             self.clear();
@@ -301,8 +318,9 @@ impl WindowGuard {
         self.region = Some(region);
         // SAFETY: the region stays protected until `clear` or the next `protect` replaces these bytes.
         self.bytes = unsafe { RegionBytes::new(mapping.address(), mapping.len()) };
+        self.start = window_start;
         // A range that crosses into the next window is not here, nor is the new tail of a file that has grown.
-        if (mapping.len() as u64) < min_len || mapping.is_faulted() {
+        if !self.bytes.contains(start - window_start, len) || mapping.is_faulted() {
             self.clear();
             return false;
         }
@@ -316,77 +334,19 @@ impl WindowGuard {
     }
 }
 
-/// The slots of windows that the cursor has read before, by the low bits of the window's index. Finding a slot in the
-/// radix table costs as much as the rest of a hit.
-///
-/// Used only if the size of a window is a power of two. It takes no memory until the cursor enters a second window.
-struct SlotCache {
-    shift: u32,
-    has_switched: bool,
-    entries: Option<Box<Entries>>,
-}
-
-/// 12 KiB. Separate columns, so that the address of an entry follows directly from the window's index.
-struct Entries {
-    windows: [u64; ENTRIES],
-    slots: [NonNull<Slot<Region>>; ENTRIES],
-    /// The address of the window's first byte when it was read last. The processor can load the bytes before the slot's
-    /// content has arrived; [`WindowGuard::switch`] compares it afterwards.
-    addresses: [NonNull<u8>; ENTRIES],
-}
-
-const ENTRIES: usize = 512;
-
-impl Entries {
-    /// Makes entries without a window. They are never on the stack, which may be small.
-    fn unused() -> Box<Self> {
-        let mut entries = Box::<Self>::new_uninit();
-        // SAFETY: the box has room for one value.
-        unsafe { entries.as_mut_ptr().write_bytes(u8::MAX, 1) };
-        // SAFETY: with all bits 1, each window is a number, and no pointer is null. No file has that window, because
-        // none reaches 2⁶³ bytes, so the pointers are not used.
-        unsafe { entries.assume_init() }
-    }
-}
-
-impl SlotCache {
-    fn new(geometry: &Geometry) -> Self {
-        Self { shift: geometry.shift().unwrap_or(0), has_switched: false, entries: None }
-    }
-
-    /// Returns the window of `offset`, its slot, and the last known address of its first byte.
-    #[inline]
-    fn get(&self, offset: u64) -> Option<(u64, NonNull<Slot<Region>>, NonNull<u8>)> {
-        let window = offset >> self.shift;
-        let (entries, at) = (self.entries.as_ref()?, window as usize % ENTRIES);
-        (entries.windows[at] == window).then(|| (window, entries.slots[at], entries.addresses[at]))
-    }
-
-    #[cold]
-    fn insert(&mut self, window: u64, slot: NonNull<Slot<Region>>, address: NonNull<u8>) {
-        if self.shift == 0 || !mem::replace(&mut self.has_switched, true) {
-            return;
-        }
-        let entries = self.entries.get_or_insert_with(Entries::unused);
-        let at = window as usize % ENTRIES;
-        (entries.windows[at], entries.slots[at], entries.addresses[at]) = (window, slot, address);
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::cache::load::tests::{Opened, WINDOW};
     use crate::cache::room::{RoomPolicy, WhenFull};
 
-    /// A cache with three mapped windows, and a guard that holds a detached region and has two windows in its slot
-    /// cache.
+    /// A cache with three mapped windows, and a guard that holds a detached region.
     fn detached() -> (Opened, WindowGuard) {
         let opened = Opened::new(8, 3 * WINDOW);
-        let mut guard = opened.cache.window_guard();
+        let mut guard = opened.cache.window_guard(&opened.file);
         for window in 0..3 {
             drop(opened.cache.map_window(&opened.file, window, WINDOW));
-            assert!(guard.protect(opened.slot(window), window, window * WINDOW, (window + 1) * WINDOW));
+            assert!(guard.protect(opened.slot(window), window * WINDOW, (window + 1) * WINDOW));
         }
         let policy = RoomPolicy::Required(WhenFull::Exceed);
         guard.hold(opened.cache.map_detached(&opened.file, 5..WINDOW + 5, policy).unwrap(), 5, None);
@@ -397,7 +357,7 @@ mod tests {
     #[test]
     fn guard_that_protects_a_window_releases_its_detached_region() {
         let (opened, mut guard) = detached();
-        assert!(guard.protect(opened.slot(0), 0, 0, WINDOW));
+        assert!(guard.protect(opened.slot(0), 0, WINDOW));
         assert_eq!(opened.file.detached.count(), 0);
         let (opened, mut guard) = detached();
         guard.hold(opened.cache.map_window(&opened.file, 0, WINDOW), 0, Some(0));
@@ -407,10 +367,10 @@ mod tests {
     #[test]
     fn guard_with_a_detached_region_does_not_switch() {
         let (_opened, mut guard) = detached();
-        assert!(guard.switch(2 * WINDOW, 2 * WINDOW + 9).is_none());
+        assert!(guard.switch(2 * WINDOW, 9).is_none());
         assert_eq!((guard.start(), guard.end()), (5, WINDOW + 5));
         guard.release();
-        assert!(guard.switch(2 * WINDOW, 2 * WINDOW + 9).is_some(), "the window is in the slot cache");
+        assert!(guard.switch(2 * WINDOW, 9).is_some(), "the window is mapped");
     }
 
     #[test]
@@ -418,9 +378,9 @@ mod tests {
         let (opened, mut guard) = detached();
         let is_protected = |window| opened.cache.regions.hazards.scan_unordered().contains(opened.slot(window));
         assert!(!is_protected(2), "the guard holds a detached region instead");
-        assert!(guard.protect(opened.slot(0), 0, 0, WINDOW));
+        assert!(guard.protect(opened.slot(0), 0, WINDOW));
         assert!(is_protected(0));
-        assert!(!guard.protect(opened.slot(1), 1, WINDOW, 2 * WINDOW + 1), "the window ends before");
+        assert!(!guard.protect(opened.slot(1), WINDOW, 2 * WINDOW + 1), "the window ends before");
         assert!(!is_protected(0) && !is_protected(1));
     }
 

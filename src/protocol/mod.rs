@@ -6,7 +6,7 @@
 //! | file | content |
 //! |---|---|
 //! | [`slot`] | [`Slot<P>`](slot::Slot): a payload, the count of its clients, and the state that decides which thread may unmap it |
-//! | [`radix_table`] | [`RadixTable<T>`](radix_table::RadixTable): elements by 64-bit index; grows without moving them |
+//! | [`sparse_table`] | [`SparseTable<T>`](sparse_table::SparseTable): elements by 64-bit index; grows without moving them |
 //! | [`hazard`] | [`HazardDomain`](hazard::HazardDomain): hazard records of uncounted readers |
 //! | [`slab`] | [`Slab<T>`](slab::Slab): numbered entries, claimed and released without a lock |
 //! | [`clock_ring`] | [`ClockRing<T>`](clock_ring::ClockRing): the candidates for eviction, walked without a lock under the epoch |
@@ -87,7 +87,7 @@ pub(crate) mod atomics;
 pub(crate) mod budget;
 pub(crate) mod clock_ring;
 pub(crate) mod hazard;
-pub(crate) mod radix_table;
 pub(crate) mod slab;
 pub(crate) mod slot;
+pub(crate) mod sparse_table;
 pub(crate) mod wake_event;

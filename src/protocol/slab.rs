@@ -1,16 +1,21 @@
 //! [`Slab<T>`]: numbered entries that threads claim and release without a lock.
 //!
 //! Free entries are claimed again first, in last-in, first-out order. They form a stack whose head carries a counter
-//! against ABA. So there are as many entries as were ever claimed at one time. An entry does not move while the slab
-//! lives, claimed or free. To visit all entries, a thread visits each number below [`len`](Slab::len).
+//! against ABA. So there are as many entries as were ever claimed at one time. They lie in segments that double in size,
+//! so an entry does not move while the slab lives, claimed or free. Making a segment may wait for another thread that
+//! makes the same one. To visit all entries, a thread visits each number below [`len`](Slab::len).
 
-use super::radix_table::RadixTable;
-use crate::sync::{AtomicU32, AtomicU64, Ordering};
+use std::array;
+
+use crate::sync::{AtomicU32, AtomicU64, OnceLock, Ordering};
+
+/// The first segment has 2⁴ entries, and each other twice as many as the one before.
+const FIRST_BITS: u32 = 4;
+const SEGMENTS: usize = (u32::BITS - FIRST_BITS + 1) as usize;
 
 /// Numbered entries with a free list.
-#[derive(Default)]
 pub(crate) struct Slab<T> {
-    entries: RadixTable<Entry<T>>,
+    segments: [OnceLock<Box<[Entry<T>]>>; SEGMENTS],
     /// The number of entries ever made.
     len: AtomicU32,
     /// The head of the free stack. Low half: 1 + the number of the top entry, or 0. High half: the count of pops.
@@ -22,6 +27,20 @@ struct Entry<T> {
     item: T,
     /// While the entry is free: 1 + the number of the next free entry, or 0.
     next_free: AtomicU32,
+}
+
+impl<T> Default for Slab<T> {
+    fn default() -> Self {
+        Self { segments: array::from_fn(|_| OnceLock::new()), len: AtomicU32::new(0), free: AtomicU64::new(0) }
+    }
+}
+
+/// Returns the segment of an entry, and the entry's place in it.
+#[inline]
+fn locate(number: u32) -> (usize, usize) {
+    let position = u64::from(number) + (1 << FIRST_BITS);
+    let bits = position.ilog2();
+    ((bits - FIRST_BITS) as usize, (position - (1 << bits)) as usize)
 }
 
 impl<T: Default> Slab<T> {
@@ -37,13 +56,20 @@ impl<T: Default> Slab<T> {
 
     /// Returns the item of the entry, making the entry if it does not exist yet.
     pub(crate) fn at(&self, number: u32) -> &T {
-        &self.entries.at(number.into()).item
+        &self.entry(number).item
     }
 
     /// Returns the item of the entry, or `None` if the entry does not exist or another thread is just making it. Never
     /// waits.
     pub(crate) fn get(&self, number: u32) -> Option<&T> {
-        self.entries.get(number.into()).map(|entry| &entry.item)
+        let (segment, at) = locate(number);
+        self.segments[segment].get().map(|entries| &entries[at].item)
+    }
+
+    fn entry(&self, number: u32) -> &Entry<T> {
+        let (segment, at) = locate(number);
+        let make = || (0..1_u64 << (segment as u32 + FIRST_BITS)).map(|_| Entry::default()).collect();
+        &self.segments[segment].get_or_init(make)[at]
     }
 
     /// Returns the number of entries ever made, claimed or free.
@@ -60,7 +86,7 @@ impl<T: Default> Slab<T> {
             let top = (head as u32).checked_sub(1)?;
             // Relaxed: if another thread pops this entry and frees it again, the value may be wrong. Then the count of
             // pops has changed, and the exchange fails.
-            let next = self.entries.at(top.into()).next_free.load(Ordering::Relaxed);
+            let next = self.entry(top).next_free.load(Ordering::Relaxed);
             let popped = (head >> 32).wrapping_add(1);
             // Acquire: pairs with the Release in `release`, for the entry's item. On failure, for the new `next_free`.
             match self.free.compare_exchange_weak(
@@ -81,7 +107,7 @@ impl<T: Default> Slab<T> {
         let mut head = self.free.load(Ordering::Relaxed);
         loop {
             // Relaxed: the exchange publishes it.
-            self.entries.at(number.into()).next_free.store(head as u32, Ordering::Relaxed);
+            self.entry(number).next_free.store(head as u32, Ordering::Relaxed);
             let pushed = (head & !u64::from(u32::MAX)) | u64::from(number + 1);
             // Release: pairs with the Acquire in `pop`. It publishes `next_free` and what the caller did with the item.
             match self.free.compare_exchange_weak(head, pushed, Ordering::Release, Ordering::Relaxed) {

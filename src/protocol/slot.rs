@@ -328,11 +328,6 @@ impl<P: Payload> SlotRef<P> {
     pub(crate) fn is_detached(&self) -> bool {
         self.slot().is_detached()
     }
-
-    /// Returns the address of the slot. The caller must know how long the slot stays allocated.
-    pub(crate) fn slot_ptr(&self) -> NonNull<Slot<P>> {
-        self.slot
-    }
 }
 
 impl<P: Payload> Deref for SlotRef<P> {

@@ -2,7 +2,6 @@
 
 use std::io::{self, BufRead, Read, Seek, SeekFrom};
 use std::ops::{Range, RangeBounds};
-use std::ptr::NonNull;
 use std::{fmt, mem};
 
 use super::need;
@@ -31,7 +30,7 @@ const READ_TO_END_PART: usize = 128 << 10;
 ///
 /// Inside its window, a read costs about as much as a slice, and writes nothing that another thread reads. To enter
 /// another mapped window, the cursor stores to its own hazard record, and stores the access frequency of the window
-/// until that is saturated. The second window allocates 12 KiB, once, if the window size is a power of two.
+/// until that is saturated.
 ///
 /// # Examples
 ///
@@ -87,7 +86,7 @@ impl MappedFile {
     /// # Ok::<(), smmap::Error>(())
     /// ```
     pub fn cursor(&self) -> Cursor {
-        let (held, run) = (self.cache().window_guard(), AccessRun::default());
+        let (held, run) = (self.cache().window_guard(self.cached()), AccessRun::default());
         Cursor { held, copied: Vec::new(), copied_at: None, position: 0, filled: 0, run, file: self.clone() }
     }
 }
@@ -158,7 +157,7 @@ impl Cursor {
             let (window, start) = self.file.geometry().locate(offset);
             // Up to the end of the file as it is known now: an older region of its tail may be draining.
             let end = self.file.geometry().span(window, len).end;
-            if self.switch_window(offset, end, offset..offset).is_some() {
+            if self.switch_window(offset, end.saturating_sub(offset), 0) {
                 // The caller gets all bytes of a scattered window. Most likely, it reads them.
                 if offset == start && self.held.is_scattered() {
                     self.held.region().into_iter().for_each(Region::end_scattered);
@@ -213,29 +212,20 @@ impl Cursor {
         }
     }
 
-    /// Switches to the window of `start` if the slot cache contains it and it is mapped up to `end`: the hit. Returns
-    /// the address of the byte at `start`, by itself, so that it stays in a register. `read` is the part that is known to
-    /// be read.
+    /// Switches to the window of `start` if `len` bytes are mapped there, and returns `true`: the hit. `len` is not 0. Of
+    /// these bytes, `read` are known to be read.
     #[inline(always)]
-    fn switch_window(&mut self, start: u64, end: u64, read: Range<u64>) -> Option<NonNull<u8>> {
-        let Switch { slot, address } = self.held.switch(start, end)?;
-        let is_saturated = self.file.cache().is_saturated(slot);
-        if !is_saturated || self.held.is_scattered() {
-            self.record_switch(&read);
+    fn switch_window(&mut self, start: u64, len: u64, read: u64) -> bool {
+        let Some(Switch { slot, is_sampled }) = self.held.switch(start, len) else { return false };
+        if is_sampled {
+            self.file.cache().record_sample(slot);
         }
-        Some(address)
-    }
-
-    #[inline(never)]
-    fn record_switch(&mut self, read: &Range<u64>) {
-        // A read in the same scattered window, past the pages that the guard served, is no access of another window.
-        if !self.held.is_in_same_scattered() {
-            self.file.cache().record_access(&self.held);
-        }
-        self.record_scattered_read(read);
+        self.record_scattered_read(&(start..start + read));
+        true
     }
 
     /// Records a read of the held window, if that is scattered. `read` is empty if it is not known how much is read.
+    #[inline]
     fn record_scattered_read(&mut self, read: &Range<u64>) {
         if self.held.is_scattered() && !read.is_empty() {
             self.held.record_scattered_read(read.clone());
@@ -323,10 +313,15 @@ impl Cursor {
         }
         // The error comes separately, so that the bytes are returned in registers.
         let mut failed = None;
-        match (self.slice_elsewhere(range, &mut failed), failed) {
-            (Some(bytes), _) => Ok(bytes),
-            (None, Some(error)) => Err(error),
-            (None, None) => unreachable!("`slice_elsewhere` returned neither bytes nor an error"),
+        match self.slice_elsewhere(range, &mut failed) {
+            Some(bytes) => {
+                // Spares the test that a drop makes.
+                mem::forget(failed);
+                Ok(bytes)
+            }
+            None => {
+                Err(failed.unwrap_or_else(|| unreachable!("`slice_elsewhere` returned neither bytes nor an error")))
+            }
         }
     }
 
@@ -334,27 +329,32 @@ impl Cursor {
     #[inline(never)]
     fn slice_elsewhere(&mut self, range: impl RangeBounds<u64>, failed: &mut Option<Error>) -> Option<&[u8]> {
         let (start, end) = geometry::ends(&range);
-        if let Some(address) = self.switch_window(start, end, start..end) {
-            return Some(self.held.bytes().get_at_address(address, end - start));
+        let len = end.wrapping_sub(start);
+        if self.switch_window(start, len, len) {
+            return Some(self.held.get_len(start, len));
         }
-        self.slice_acquired(range).map_err(|error| *failed = Some(error)).ok()
+        self.slice_acquired(range, failed)
     }
 
+    /// As [`slice_elsewhere`](Self::slice_elsewhere), for a range whose window is not mapped, or not up to its end.
     #[cold]
-    fn slice_acquired(&mut self, range: impl RangeBounds<u64>) -> Result<&[u8]> {
+    #[inline(never)]
+    fn slice_acquired(&mut self, range: impl RangeBounds<u64>, failed: &mut Option<Error>) -> Option<&[u8]> {
         let range = match self.file.resolve(&range) {
-            Ok(range) => range,
-            Err(error) => {
+            Ok(range) if !range.is_empty() => range,
+            resolved => {
                 // A switch that found its window too short leaves it protected.
                 if self.held.region().is_none() {
                     self.release_window();
                 }
-                return Err(error);
+                *failed = resolved.err();
+                return if failed.is_none() { Some(&[]) } else { None };
             }
         };
-        if range.is_empty() {
-            return Ok(&[]);
-        }
+        self.hold_or_copy_range(range).map_err(|error| *failed = Some(error)).ok()
+    }
+
+    fn hold_or_copy_range(&mut self, range: Range<u64>) -> Result<&[u8]> {
         let (window, first) = self.file.geometry().locate(range.start);
         let access = self.next_access(window, first, range.start, range.end);
         if self.hold_range(&range, first, access, need(&range, access))? {
@@ -476,7 +476,8 @@ impl Cursor {
             return Ok(count);
         }
         let is_held = !self.held.is_faulted() && self.held.contains(self.position, end);
-        if !is_held && self.switch_window(self.position, end, self.position..end).is_none() {
+        let len = end - self.position;
+        if !is_held && !self.switch_window(self.position, len, len) {
             let access = self.next_access(window, start, self.position, end);
             self.hold_range(&(self.position..end), start, access, Need::Optional(access))?;
         }
@@ -533,8 +534,7 @@ impl Cursor {
     /// Holds the region at the position, which is inside the file of `len` bytes, and returns `true`. If the window is
     /// not worth mapping, copies a part of it and returns `false`.
     fn hold_or_copy(&mut self, len: u64) -> Result<bool> {
-        let first = self.position..self.position + 1;
-        if self.switch_window(first.start, first.end, first.clone()).is_some() {
+        if self.switch_window(self.position, 1, 1) {
             return Ok(true);
         }
         let (window, start) = self.file.geometry().locate(self.position);

@@ -186,13 +186,11 @@ impl MappedFile {
             return Ok(Lease::empty(range.start));
         }
         let (window, start) = self.geometry().locate(range.start);
-        let slot = match self.cache().lookup(self.cached(), window, range.end - start, Access::Counted) {
-            Ok(client) => {
-                client.record_read(start, range.clone());
-                match RegionRef::part(client, range.start - start, range.end - range.start) {
-                    Some(bytes) => return Ok(Lease::new(bytes, range.start)),
-                    None => unreachable!("a hit reaches to the end of the range"),
-                }
+        let (at, len) = (range.start - start, range.end - range.start);
+        let slot = match self.cache().lookup(self.cached(), window, at, len, Access::Counted) {
+            Ok(bytes) => {
+                bytes.region().into_iter().for_each(|region| region.record_read(start, range.clone()));
+                return Ok(Lease::new(bytes, range.start));
             }
             Err(slot) => slot,
         };

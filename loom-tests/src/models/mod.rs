@@ -7,6 +7,7 @@ pub mod clock_ring;
 pub mod file;
 pub mod hazard;
 pub mod slot;
+pub mod sparse_table;
 pub mod wake_event;
 mod world;
 
