@@ -162,38 +162,13 @@ impl Frequency {
 
     #[inline]
     pub(crate) fn accessed(self, now: u32) -> Self {
-        self.accessed_times(now, 1)
-    }
-
-    #[inline]
-    pub(crate) fn accessed_times(self, now: u32, times: u8) -> Self {
-        Self { count: self.count(now).saturating_add(times), accessed: now & 0x00ff_ffff }
+        Self { count: self.count(now).saturating_add(1), accessed: now & 0x00ff_ffff }
     }
 
     /// Returns the frequency with one access less.
     pub(crate) fn displaced(self, now: u32) -> Self {
         Self { count: self.count(now).saturating_sub(1), accessed: now & 0x00ff_ffff }
     }
-}
-
-/// The number of hits for which a sampled one stands: the mean of [`until_sample`].
-pub(crate) const SAMPLED: u8 = 16;
-
-/// Returns `true` if a thread counts its hit number `hits` in its window's frequency: about one in [`SAMPLED`], without a
-/// period, as for [`until_sample`].
-#[inline]
-pub(crate) fn is_sampled(hits: u64) -> bool {
-    // Fibonacci hashing (Knuth): multiplies by 2³² divided by the golden ratio.
-    (hits as u32).wrapping_mul(0x9E37_79B9) < u32::MAX / SAMPLED as u32
-}
-
-/// Returns the number of the next hit, counted from now, that a cursor counts in its window's frequency: 8 to 24. The
-/// cursor has made `reads` hits. The number has no period, so that no window of a reader that visits windows in turn is
-/// left out.
-pub(crate) fn until_sample(reads: u64) -> u8 {
-    // Fibonacci hashing (Knuth): multiplies by 2⁶⁴ divided by the golden ratio, and uses the upper bits.
-    let hash = (reads.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 32) as u32;
-    SAMPLED / 2 + (hash % (u32::from(SAMPLED) + 1)) as u8
 }
 
 /// The kind of one access of a window, as [`AccessRun::next`] classifies it.
@@ -435,20 +410,6 @@ mod tests {
         let last = accessed(5, u32::MAX);
         assert_eq!(Frequency::from_word(last.to_word()), last);
         assert_eq!((last.count(u32::MAX), last.count(0)), (5, 2), "the clock wraps");
-    }
-
-    #[test]
-    fn samples_of_a_reader_in_turn_are_spread_over_its_windows() {
-        for windows in [1, 2, 16, 17, 64, 100] {
-            let (mut samples, mut reads) = (vec![0; windows], 0);
-            for _ in 0..100 * windows {
-                reads += u64::from(until_sample(reads));
-                samples[reads as usize % windows] += 1;
-            }
-            let mean = reads as f64 / (100 * windows) as f64;
-            assert!((15.0..17.0).contains(&mean), "one in {mean}");
-            assert!(samples.iter().all(|&samples| (60..150).contains(&samples)), "{samples:?}");
-        }
     }
 
     #[test]

@@ -209,7 +209,7 @@ impl Cache {
     /// hit of a lease or a copy. Otherwise returns the window's slot, if it has one, for [`acquire`](Self::acquire).
     ///
     /// Takes no lock, allocates nothing, and makes no system call. Counts a hit. If `access` is `Counted`, counts an
-    /// access of the window, if it has a slot: each one that is no hit, and [sampled](policy::is_sampled) hits.
+    /// access of the window, if it has a slot.
     #[inline(always)]
     pub(crate) fn lookup<'f>(
         &self,
@@ -229,8 +229,9 @@ impl Cache {
             }
             return Err(Some(slot));
         };
-        if policy::is_sampled(counter.count()) && access == Access::Counted {
-            self.record_sample(slot);
+        counter.count();
+        if access == Access::Counted {
+            self.record_access(slot);
         }
         Ok(part)
     }
@@ -281,11 +282,11 @@ impl Cache {
         WindowGuard::new(&self.regions.hazards, &self.config.geometry, file)
     }
 
-    /// Counts a sampled access of the window of `slot`, for as many as it stands for.
+    /// Counts a hit of the window of `slot` in its frequency.
     // Inlined: beside a call, which could unwind, the caller's client would have to be in memory.
     #[inline(always)]
-    pub(crate) fn record_sample(&self, slot: &Slot<Region>) {
-        self.regions.record_accesses(slot, policy::SAMPLED);
+    pub(crate) fn record_access(&self, slot: &Slot<Region>) {
+        self.regions.record_access(slot);
     }
 
     /// Decides how to serve a range that was not a hit: by its window, by a detached region, or by reading the file.

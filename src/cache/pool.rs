@@ -102,16 +102,10 @@ impl RegionPool {
     }
 
     /// Counts an access to a window, mapped or not. Writes nothing while the window's frequency is saturated.
-    #[inline]
-    pub(super) fn record_access(&self, slot: &Slot<Region>) {
-        self.record_accesses(slot, 1);
-    }
-
-    /// Counts `times` accesses to a window. Writes nothing while the window's frequency is saturated.
     #[inline(always)]
-    pub(super) fn record_accesses(&self, slot: &Slot<Region>, times: u8) {
+    pub(super) fn record_access(&self, slot: &Slot<Region>) {
         if !self.is_saturated(slot) {
-            let accessed = Frequency::from_word(slot.frequency()).accessed_times(self.clock.now(), times);
+            let accessed = Frequency::from_word(slot.frequency()).accessed(self.clock.now());
             slot.set_frequency(accessed.to_word());
         }
     }

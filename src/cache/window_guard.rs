@@ -12,7 +12,6 @@ use super::CachedFile;
 use super::region::{Region, RegionBytes, RegionRef};
 use crate::geometry::Geometry;
 use crate::os;
-use crate::policy;
 use crate::protocol::hazard::{HazardDomain, HazardPointer};
 use crate::protocol::slot::{Slot, SlotRef};
 use crate::protocol::sparse_table::SparseTable;
@@ -32,8 +31,6 @@ pub(crate) struct WindowGuard {
     shift: u32,
     /// `None` while a slot is protected. Set by `set_detached`.
     detached: Option<Detached>,
-    /// The number of the next switch that is counted in its window's frequency.
-    until_sample: u8,
     /// The region that is protected, or the client's.
     region: Option<NonNull<Region>>,
     /// All bytes of the region. A reader of its own window follows no other pointer.
@@ -94,8 +91,9 @@ const NOWHERE: u64 = u64::MAX;
 /// The result of a change of window by [`WindowGuard::switch`].
 pub(crate) struct Switch<'s> {
     pub(crate) slot: &'s Slot<Region>,
-    /// `true` if the access is to be counted in the window's frequency, for several.
-    pub(crate) is_sampled: bool,
+    pub(crate) is_scattered: bool,
+    /// `true` if the window is the scattered one of the last read: the guard had served only a part of it.
+    pub(crate) is_same: bool,
 }
 
 // SAFETY: the guard reads memory that is only read. The hazard pointer and the client, which keep that memory, may
@@ -117,7 +115,6 @@ impl WindowGuard {
             hazard: HazardPointer::new(hazards),
             windows,
             switchable: windows,
-            until_sample: policy::SAMPLED,
             shift: shift.unwrap_or(0),
             detached: None,
             region: None,
@@ -225,13 +222,8 @@ impl WindowGuard {
             return None;
         }
         self.hazard.count();
-        self.until_sample -= 1;
-        if self.until_sample == 0 {
-            self.until_sample = policy::until_sample(self.hazard.reads());
-            // A read past the pages that the guard served of the same window is no access of another one.
-            return Some(Switch { slot, is_sampled: !self.is_in_same_scattered() });
-        }
-        Some(Switch { slot, is_sampled: false })
+        let is_scattered = self.is_scattered();
+        Some(Switch { slot, is_scattered, is_same: is_scattered && self.scattered.window == window_start + 1 })
     }
 
     /// Protects the window of `slot` if it is mapped up to the offset `end`, without a fault. Otherwise returns `false`,
@@ -272,11 +264,6 @@ impl WindowGuard {
     #[inline(always)]
     pub(crate) fn is_scattered(&self) -> bool {
         self.region().is_some_and(Region::is_scattered)
-    }
-
-    /// Returns `true` if the guard holds the scattered window that it recorded a read in last.
-    fn is_in_same_scattered(&self) -> bool {
-        self.is_scattered() && self.scattered.window == self.start + 1
     }
 
     /// Records a read of `range` in the scattered window that the guard holds, and limits the bytes that it serves.

@@ -238,12 +238,6 @@ impl<P> HazardPointer<P> {
         // Relaxed: only this hazard pointer writes it.
         reads.store(reads.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
     }
-
-    /// Returns the number of reads so far, including those of earlier holders of the record.
-    pub(crate) fn reads(&self) -> u64 {
-        // Relaxed: only this hazard pointer writes it.
-        self.record().reads.load(Ordering::Relaxed)
-    }
 }
 
 impl<P> Drop for HazardPointer<P> {

@@ -216,16 +216,17 @@ impl Cursor {
     /// these bytes, `read` are known to be read.
     #[inline(always)]
     fn switch_window(&mut self, start: u64, len: u64, read: u64) -> bool {
-        let Some(Switch { slot, is_sampled }) = self.held.switch(start, len) else { return false };
-        if is_sampled {
-            self.file.cache().record_sample(slot);
+        let Some(Switch { slot, is_scattered, is_same }) = self.held.switch(start, len) else { return false };
+        if !is_same {
+            self.file.cache().record_access(slot);
         }
-        self.record_scattered_read(&(start..start + read));
+        if is_scattered {
+            self.record_scattered_read(&(start..start + read));
+        }
         true
     }
 
     /// Records a read of the held window, if that is scattered. `read` is empty if it is not known how much is read.
-    #[inline]
     fn record_scattered_read(&mut self, read: &Range<u64>) {
         if self.held.is_scattered() && !read.is_empty() {
             self.held.record_scattered_read(read.clone());
