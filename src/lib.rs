@@ -36,7 +36,7 @@
 //!
 //! | | returns | cost of a hit | keeps mapped | copies instead of mapping |
 //! |---|---|---|---|---|
-//! | [`Cursor`] | `&[u8]`, valid until the next call; `Read`, `BufRead`, `Seek` | none inside its window; one private store to enter another | one window, until the cursor moves to another, is released or is dropped | `slice` and `Read`: small ranges; `window_at` and `BufRead`: only unmappable files |
+//! | [`Cursor`] | `&[u8]`, valid until the next call; `Read`, `BufRead`, `Seek` | none inside its window; one private store to enter another | one window, until the cursor moves to another, is released or is dropped | `slice` and `Read`: small ranges; `BufRead`: up to 64 KiB at a time; `window_at`: only unmappable files |
 //! | [`Lease`] | owned bytes at a fixed address; [`Send`], [`Sync`], `'static` | two shared writes | its region, until it is dropped | small ranges |
 //! | [`MappedFile::read_at`] | bytes in the caller's buffer | two shared writes and the copy | nothing | always copies |
 //! | [`Windows`], `par_windows` | one lease for each window | two shared writes | as leases do | only unmappable files |
