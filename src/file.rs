@@ -10,6 +10,7 @@ use crate::cache::prefault::Pattern;
 use crate::cache::region::{Region, RegionRef};
 use crate::cache::{Acquired, Cache, CachedFile, Change, Collector, Need, WhenFull};
 use crate::error::{Error, ErrorKind, Result};
+use crate::fault_guard;
 use crate::geometry::{self, Geometry};
 use crate::policy::Access;
 use crate::protocol::slot::Slot;
@@ -368,7 +369,15 @@ impl MappedFile {
         offset: u64,
         buf: &mut [u8],
     ) -> Result<()> {
-        let Some(region) = region else { return Ok(()) };
+        match region {
+            // Without the guard, no bytes are suspect.
+            Some(region) if fault_guard::is_installed() => self.replace_suspect_of(region, source, offset, buf),
+            _ => Ok(()),
+        }
+    }
+
+    #[inline(never)]
+    fn replace_suspect_of(&self, region: &Region, source: NonNull<u8>, offset: u64, buf: &mut [u8]) -> Result<()> {
         let end = offset + buf.len() as u64;
         let replaced = self.cache().replace_suspect(self.cached(), region, source, offset, buf);
         replaced.map_err(|error| self.named(error.within(offset..end)))

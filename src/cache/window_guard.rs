@@ -203,7 +203,12 @@ impl WindowGuard {
     #[inline]
     pub(crate) fn is_faulted(&self) -> bool {
         // The global flag comes first, so that a reader in its window follows no pointer.
-        crate::fault_guard::any_faulted() && self.region().is_some_and(|region| region.mapping().is_faulted())
+        crate::fault_guard::any_faulted() && self.is_region_faulted()
+    }
+
+    #[cold]
+    fn is_region_faulted(&self) -> bool {
+        self.region().is_some_and(|region| region.mapping().is_faulted())
     }
 
     /// Switches to the window of `start`: the fast path of a hit, without a call.
