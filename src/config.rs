@@ -140,6 +140,61 @@ pub enum Admission {
     Always,
 }
 
+/// The way in which the OS reads cold data, which is not in memory, for accesses to mapped windows.
+///
+/// It is set [for a manager](crate::MapManagerBuilder::advice) or [for a file](OpenOptions::advice). It does not affect
+/// data in memory, nor what is [copied from the file](Admission): that is read as `pread` reads it.
+///
+/// By default, an OS reads far around each page of a mapping that a program accesses (on Linux as far as the disk's
+/// `read_ahead_kb`, 128 KiB or more). `madvise` changes this for a mapping as a whole. `Random` and `Sequential` mean what
+/// they mean in `memmap2::Advice`, with the differences named below. On Windows, no advice has an effect.
+///
+/// # Examples
+///
+/// ```
+/// # use smmap::{Advice, MapManager, OpenOptions};
+/// // SAFETY: no process changes or truncates the files of this example.
+/// let maps = unsafe { MapManager::builder().advice(Advice::Random).build()? };
+/// let index = maps.open("Cargo.lock")?;
+/// let log = maps.open_with("src/lib.rs", &OpenOptions::new().advice(Advice::Sequential))?;
+/// assert_eq!(index.lease(..4)?.len() + log.lease(..4)?.len(), 8);
+/// # Ok::<(), smmap::Error>(())
+/// ```
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Advice {
+    /// Decide for each window when it is mapped, by the reads that map it.
+    ///
+    /// - A window that small reads in no order have mapped is advised as `Random`. If a later reader makes several
+    ///   contiguous reads in it, the cache reads ahead for that reader, and then the rest of the window.
+    /// - A window that a sequential reader maps ([`MappedFile::windows`](crate::MappedFile::windows), or a cursor after
+    ///   several contiguous reads) is read from the disk as a whole, as with `Sequential`.
+    /// - Other windows are read as the OS does by default.
+    #[default]
+    Adaptive,
+    /// Read only the pages that are accessed, as `memmap2::Advice::Random` (`MADV_RANDOM`) does. The cache reads nothing
+    /// ahead, except for [`prefetch`](crate::MappedFile::prefetch).
+    ///
+    /// For lookups in data much larger than memory. (Compare LMDB's `MDB_NORDAHEAD`, RocksDB's `advise_random_on_open` and
+    /// Lucene's `ReadAdvice.RANDOM`.) A scan waits for the disk at each page.
+    Random,
+    /// Read a window from the disk as a whole when it is mapped, unless its end is in memory.
+    ///
+    /// The call that maps the window waits for that on Linux; other Unix systems read in the background. Unlike with
+    /// `memmap2::Advice::Sequential` (`MADV_SEQUENTIAL`), the OS does not free pages sooner after they were accessed:
+    /// readers share them.
+    Sequential,
+}
+
+impl Advice {
+    pub(crate) fn to_word(self) -> u32 {
+        self as u32
+    }
+
+    pub(crate) fn from_word(word: u32) -> Self {
+        [Self::Adaptive, Self::Random, Self::Sequential].get(word as usize).copied().unwrap_or_default()
+    }
+}
+
 /// The checks for changes of a file that is open: a new length, a deletion, or a replacement by rename.
 ///
 /// [`MappedFile::refresh`](crate::MappedFile::refresh) and [`MappedFile::verify`](crate::MappedFile::verify) check the
@@ -245,6 +300,7 @@ pub(crate) struct Config {
     pub(crate) overcommit: Overcommit,
     pub(crate) admission: Admission,
     pub(crate) revalidate: Revalidate,
+    pub(crate) advice: Advice,
     /// `false` if the manager has no collector thread, so that readers do its work.
     pub(crate) has_collector: bool,
 }
@@ -338,6 +394,7 @@ impl LiveLimits {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct OpenOptions {
     pub(crate) keep_descriptor: bool,
+    pub(crate) advice: Option<Advice>,
 }
 
 impl OpenOptions {
@@ -356,6 +413,24 @@ impl OpenOptions {
     #[must_use]
     pub fn keep_descriptor(mut self, keep: bool) -> Self {
         self.keep_descriptor = keep;
+        self
+    }
+
+    /// Sets how the OS reads cold data of the file for accesses to mapped windows. By default, as set for the
+    /// [manager](crate::MapManagerBuilder::advice). Windows that are mapped already keep their advice.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use smmap::{Advice, OpenOptions};
+    /// # let maps = unsafe { smmap::MapManager::builder().build()? }; // SAFETY: no process changes the files.
+    /// let file = maps.open_with("Cargo.toml", &OpenOptions::new().advice(Advice::Random))?;
+    /// assert_eq!(&file.lease(..9)?[..], b"[package]");
+    /// # Ok::<(), smmap::Error>(())
+    /// ```
+    #[must_use]
+    pub fn advice(mut self, advice: Advice) -> Self {
+        self.advice = Some(advice);
         self
     }
 }
@@ -412,6 +487,14 @@ mod tests {
         let limits = Limits::default();
         limits.validate().unwrap();
         assert!(limits.max_mapped_bytes >= 1 << 20 && limits.max_mapped_bytes <= 8 << 30, "{limits:?}");
+    }
+
+    #[test]
+    fn advice_survives_its_word() {
+        for advice in [Advice::Adaptive, Advice::Random, Advice::Sequential] {
+            assert_eq!(Advice::from_word(advice.to_word()), advice);
+        }
+        assert_eq!(Advice::from_word(u32::MAX), Advice::Adaptive);
     }
 
     #[test]

@@ -6,11 +6,11 @@ use std::path::{Path, PathBuf};
 use std::ptr::NonNull;
 use std::sync::Arc;
 
+use crate::cache::prefault::Pattern;
 use crate::cache::region::{Region, RegionRef};
 use crate::cache::{Acquired, Cache, CachedFile, Change, Collector, Need, WhenFull};
 use crate::error::{Error, ErrorKind, Result};
 use crate::geometry::{self, Geometry};
-use crate::os::Advice;
 use crate::policy::Access;
 use crate::protocol::slot::Slot;
 
@@ -34,6 +34,9 @@ impl Drop for Shared {
         self.cache.shut_down();
     }
 }
+
+/// The largest part of a window, in bytes, that [`MappedFile::prefetch`] leaves to copies if it is less than half of it.
+const PREFETCH_COPIED: u64 = 256 << 10;
 
 /// A file that is open in a [`MapManager`](crate::MapManager).
 ///
@@ -238,10 +241,19 @@ impl MappedFile {
         self.cache().verify(self.cached(), range.clone()).map_err(|error| self.named(error.within(range)))
     }
 
-    /// Maps the windows of `range` and asks the OS to read them ahead, without waiting for these reads.
+    /// Asks the OS to read the pages of `range` into memory, without waiting for the disk. Maps windows where that pays.
     ///
-    /// Of a range with more windows than the budget holds, the call maps the first that fit. It may wait for room and
-    /// evict other regions, as all calls do that must map. On Windows, it only maps.
+    /// The OS reads those pages, and no others. A window is mapped if the range covers half of it, or more than 256 KiB:
+    /// less is as quickly copied. The pages of other windows are in memory afterwards, and small reads copy them from
+    /// there.
+    ///
+    /// Of a range with more windows than the budget holds, the call treats the first that fit. Where it maps, it may wait
+    /// for room and evict other regions, as all calls do that must map. On systems other than Linux, Android, FreeBSD,
+    /// macOS and iOS, pages that are not mapped are not read; on Windows, the call only maps.
+    ///
+    /// # Performance
+    ///
+    /// O(pages). A system call for each 128 KiB, and a mapping for each window that is mapped.
     ///
     /// # Errors
     ///
@@ -253,6 +265,8 @@ impl MappedFile {
     /// ```
     /// # let maps = unsafe { smmap::MapManager::builder().build()? }; // SAFETY: no process changes the files.
     /// let file = maps.open("Cargo.toml")?;
+    /// file.prefetch(..9)?; // One page, to be copied.
+    /// assert_eq!(maps.stats().maps, 0);
     /// file.prefetch(..)?;
     /// file.lease(..)?;
     /// assert_eq!((maps.stats().maps, maps.stats().hits), (1, 1));
@@ -263,10 +277,20 @@ impl MappedFile {
         let budget = self.cache().limits();
         let in_bytes = self.geometry().window_bytes().map_or(1, |bytes| (budget.max_mapped_bytes / bytes).max(1));
         let windows = in_bytes.min(budget.max_regions as u64) as usize;
-        let (when_full, is_mappable) = (self.cache().when_full(), |_: &_| !self.cached().is_unmappable());
-        for (window, piece) in self.geometry().pieces(range).take(windows).take_while(is_mappable) {
-            if let Some(region) = self.window(window, piece.end, when_full)?.region() {
-                region.mapping().advise(Advice::WillNeed);
+        let when_full = self.cache().when_full();
+        for (window, piece) in self.geometry().pieces(range).take(windows) {
+            let (len, span) = (piece.end - piece.start, self.geometry().span(window, self.len()));
+            let pays = len > PREFETCH_COPIED || len >= (span.end - span.start) / 2;
+            // Held until the OS was asked, so that the region is not evicted before.
+            let mapped = if pays && !self.cached().is_unmappable() {
+                Some(self.window(window, piece.end, when_full)?)
+            } else {
+                None
+            };
+            let asked = self.cache().will_need(self.cached(), piece.clone());
+            let is_asked = asked.map_err(|error| self.named(error.within(piece.clone())))?;
+            if let Some(region) = mapped.as_ref().and_then(|mapped| mapped.region()).filter(|_| !is_asked) {
+                region.mapping().will_need((piece.start - span.start) as usize..(piece.end - span.start) as usize);
             }
         }
         Ok(())
@@ -326,7 +350,10 @@ impl MappedFile {
         };
         let acquired = self.cache().acquire_mapped(self.cached(), slot, &(start..end), Need::Window, when_full);
         match acquired.map_err(|error| self.named(error))? {
-            Acquired::Region { region, .. } => Ok(region),
+            Acquired::Region { region, start, .. } => {
+                region.expect(start, Pattern::Unknown);
+                Ok(region)
+            }
             Acquired::ReadFile => unreachable!("a window is required, and `acquire_mapped` returned no error"),
         }
     }

@@ -68,6 +68,9 @@
 //!     - [`Windows`] asks the OS once for each mapping whether the window is in memory (`mincore` on Linux; `madvise` on
 //!       other Unix systems). If it is not, on Linux the call returns after it is read from the disk. (Linux tells only
 //!       processes that own the file or may write it. For others, nothing is read ahead.)
+//!     - A window that small reads in no order have mapped is read page by page, without read-ahead. A reader in it whose
+//!       reads are contiguous, several in a row, makes a few calls to read ahead (`madvise`), at most until the rest of
+//!       the window was read once. So does [`Cursor::window_at`] at the start of such a window, once for each mapping.
 //!     - The last client of a detached region, or of a window of a closed or truncated file, unmaps it.
 //!     - If `fault_guard` is installed, bytes that end in zeros at the end of a page are verified against the file.
 //! - **Readers do not wait for each other on a hit.** A cursor protects its window by one store to its own hazard
@@ -152,7 +155,7 @@ mod integrations;
 pub mod guarantees {}
 
 pub use cache::{Change, Closed, Collected};
-pub use config::{Admission, Limits, OpenOptions, Overcommit, Revalidate, Window};
+pub use config::{Admission, Advice, Limits, OpenOptions, Overcommit, Revalidate, Window};
 pub use error::{Error, ErrorKind, Result};
 pub use file::MappedFile;
 #[cfg(feature = "rayon")]

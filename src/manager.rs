@@ -6,7 +6,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use crate::cache::{Cache, Closed, Collected, Collector};
-use crate::config::{Admission, Config, Limits, OpenOptions, Overcommit, Revalidate, Window};
+use crate::config::{Admission, Advice, Config, Limits, OpenOptions, Overcommit, Revalidate, Window};
 use crate::error::{Error, Result};
 use crate::file::{MappedFile, Shared};
 use crate::stats::Stats;
@@ -314,6 +314,7 @@ impl fmt::Debug for MapManager {
 /// | [`overcommit`](Self::overcommit) | [`Overcommit::Allow`] |
 /// | [`admission`](Self::admission) | [`Admission::Adaptive`] |
 /// | [`revalidate`](Self::revalidate) | [`Revalidate::AtOpen`] |
+/// | [`advice`](Self::advice) | [`Advice::Adaptive`] |
 /// | [`collector`](Self::collector) | `true` |
 ///
 /// # Examples
@@ -344,6 +345,7 @@ pub struct MapManagerBuilder {
     overcommit: Overcommit,
     admission: Admission,
     revalidate: Revalidate,
+    advice: Advice,
     without_collector: bool,
 }
 
@@ -387,6 +389,21 @@ impl MapManagerBuilder {
     /// Sets whether the cache checks open files for changes.
     pub fn revalidate(self, revalidate: Revalidate) -> Self {
         Self { revalidate, ..self }
+    }
+
+    /// Sets how the OS reads cold data for accesses to mapped windows. [`OpenOptions::advice`] sets it for one file.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use smmap::{Advice, MapManager};
+    /// // SAFETY: no process changes or truncates the files of this example.
+    /// let maps = unsafe { MapManager::builder().advice(Advice::Sequential).build()? };
+    /// assert_eq!(&maps.open("Cargo.toml")?.lease(..9)?[..], b"[package]");
+    /// # Ok::<(), smmap::Error>(())
+    /// ```
+    pub fn advice(self, advice: Advice) -> Self {
+        Self { advice, ..self }
     }
 
     /// Sets whether the manager has a background thread, the [collector](MapManager#the-collector). Without it, the
@@ -468,6 +485,7 @@ impl MapManagerBuilder {
             overcommit: self.overcommit,
             admission: self.admission,
             revalidate: self.revalidate,
+            advice: self.advice,
             has_collector: !self.without_collector,
         };
         let cache = Cache::new(config, limits);

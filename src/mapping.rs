@@ -150,17 +150,24 @@ impl Mapping {
         unsafe { os::advise(self.address.as_ptr(), self.len, advice) };
     }
 
-    /// Reads the bytes from the disk into the page cache, unless their last page is already there. Returns `true` if it
-    /// read. The mapping must be one of `file` at `start`.
-    pub(crate) fn read_ahead(&self, file: &File, start: u64) -> bool {
-        // SAFETY: the mapping's own address and length.
-        unsafe { os::read_ahead(file, start, self.address.as_ptr(), self.len) }
+    /// Asks the OS to read the pages of `range`, which must lie inside the mapping, without waiting for the disk.
+    pub(crate) fn will_need(&self, range: Range<usize>) {
+        debug_assert!(range.start <= range.end && range.end <= self.len);
+        let start = range.start - range.start % os::page_size();
+        // SAFETY: the address is that of a page of the mapping, and the range ends at the mapping's end at most.
+        unsafe { os::advise(self.address.as_ptr().wrapping_add(start), range.end - start, Advice::WillNeed) };
     }
 
-    /// Returns `true` if the OS has the last page in memory, or does not tell.
-    pub(crate) fn is_end_resident(&self) -> bool {
+    /// Reads the bytes after the first `skip` from the disk into the page cache, unless their last page is already
+    /// there. Returns `true` if it read. The mapping must be one of `file` at `start`.
+    pub(crate) fn read_ahead(&self, file: &File, start: u64, skip: usize) -> bool {
         // SAFETY: the mapping's own address and length.
-        unsafe { os::is_end_resident(self.address.as_ptr(), self.len) }
+        unsafe { os::read_ahead(file, start, self.address.as_ptr(), self.len, skip) }
+    }
+
+    /// Returns `true` if the last bytes were accessed through the mapping.
+    pub(crate) fn was_end_accessed(&self) -> bool {
+        os::was_accessed(self.address.as_ptr() as usize + self.len.saturating_sub(1))
     }
 
     /// Reads and maps the pages of `range`, which must lie inside the mapping, without the risk of SIGBUS. Returns

@@ -89,7 +89,8 @@ pub(crate) const SEQUENTIAL_SLACK: u64 = 4096;
 /// Sequential accesses after which a reader is [sustained](Access::Sustained).
 const SEQUENTIAL_ACCESSES: u32 = 16;
 
-/// Sequential accesses after which a reader's windows are read ahead.
+/// Sequential accesses after which a reader's windows are read ahead, and accesses in no order after which the OS is
+/// told not to read ahead.
 const SEVERAL: u32 = 3;
 
 /// Bytes of a sequential run, of two accesses or more, after which a reader is sustained. Copying as much costs as much
@@ -227,6 +228,8 @@ pub(crate) struct AccessRun {
     sequential: u32,
     /// Bytes of the current sequential run, with its first access.
     sequential_bytes: u64,
+    /// Accesses since the last sequential one.
+    scattered: u32,
 }
 
 impl AccessRun {
@@ -246,9 +249,14 @@ impl AccessRun {
         has_read_to_end: impl FnOnce() -> bool,
     ) -> Access {
         let is_at_start = self.window == window && start - window_start < SEQUENTIAL_SLACK;
-        let is_sequential = start.wrapping_sub(self.end) < SEQUENTIAL_SLACK || is_at_start && has_read_to_end();
+        let mut is_sequential = start.wrapping_sub(self.end) < SEQUENTIAL_SLACK;
+        if !is_sequential && is_at_start && has_read_to_end() {
+            is_sequential = true;
+            self.sequential_bytes = self.sequential_bytes.saturating_add(start.saturating_sub(self.end));
+        }
         (self.sequential, self.sequential_bytes) =
             if is_sequential { (self.sequential.saturating_add(1), self.sequential_bytes) } else { (0, 0) };
+        self.scattered = if is_sequential { 0 } else { self.scattered.saturating_add(1) };
         self.sequential_bytes = self.sequential_bytes.saturating_add(end - start);
         let is_repeated = self.window == window + 1;
         let long_run = if is_repeated {
@@ -270,6 +278,11 @@ impl AccessRun {
             repeats if repeats >= ADMIT_AFTER.into() => Access::Streak,
             _ => Access::Repeat,
         }
+    }
+
+    /// Returns `true` if none of several last accesses was contiguous with the one before.
+    pub(crate) fn is_scattered(&self) -> bool {
+        self.scattered >= SEVERAL
     }
 
     /// Records that a mapping serves the current run.
@@ -529,7 +542,7 @@ mod tests {
             let run = &mut AccessRun::default();
             let access = |window| run.next(window, window * BYTES, window * BYTES, window * BYTES + 64, || reads_ends);
             let is_sustained = (0..100).map(access).any(|access| access == Access::Sustained);
-            assert_eq!((is_sustained, run.is_sequential()), (reads_ends, reads_ends));
+            assert_eq!((is_sustained, run.is_sequential(), run.is_scattered()), (reads_ends, reads_ends, !reads_ends));
         }
     }
 

@@ -14,7 +14,7 @@ use std::os::unix::fs::FileExt as _;
 use std::process::Command;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use smmap::{Admission, MapManager, MapManagerBuilder, MappedFile, Window};
+use smmap::{Admission, Advice, MapManager, MapManagerBuilder, MappedFile, OpenOptions, Window};
 
 use crate::support::{Dir, Rng, manager, say};
 
@@ -176,6 +176,11 @@ impl Cold {
     fn bytes_read(&self, read: impl FnOnce()) -> Option<u64> {
         // SAFETY: the descriptor is open, and advice changes no byte.
         assert_eq!(unsafe { libc::posix_fadvise(self.file.as_raw_fd(), 0, 0, libc::POSIX_FADV_DONTNEED) }, 0);
+        self.bytes_read_warm(read)
+    }
+
+    /// Calls `read`, and returns the bytes that were read from the disk meanwhile.
+    fn bytes_read_warm(&self, read: impl FnOnce()) -> Option<u64> {
         let total = || {
             let counts = fs::read_to_string("/proc/self/io").ok()?;
             counts.lines().find_map(|line| line.strip_prefix("read_bytes: "))?.parse::<u64>().ok()
@@ -191,20 +196,122 @@ fn windows_of(bytes: u64) -> MapManagerBuilder {
 }
 
 #[test]
-fn headers_at_a_fixed_stride_read_no_more_than_the_headers() {
+fn headers_at_a_fixed_stride_read_little_more_than_the_headers() {
     let _alone = alone();
     const HEADERS: u64 = 64;
     let Some(cold) = Cold::new(HEADERS * MIB) else { return };
     for admission in [Admission::Adaptive, Admission::Always] {
-        let maps = manager(windows_of(MIB).admission(admission));
-        let file = maps.open(&cold.path).unwrap();
-        for (reader, mut read) in readers(&file).into_iter().enumerate() {
-            if reader == 1 || admission == Admission::Always {
-                // These map. What is read then is the subject of other tests.
+        for reader in 0..4 {
+            // Without a pattern yet, `window_at` maps its first windows as the OS reads them by default.
+            if reader == 1 {
                 continue;
             }
+            let maps = manager(windows_of(MIB).admission(admission));
+            let file = maps.open(&cold.path).unwrap();
+            let read = &mut readers(&file)[reader];
             let read = cold.bytes_read(|| (0..HEADERS).for_each(|header| read(header * MIB))).unwrap();
             assert!(read <= HEADERS * 4 * KIB * 12 / 10, "reader {reader}, {admission:?}: {read} bytes");
         }
+    }
+}
+
+#[test]
+fn random_reads_of_cold_data_read_little_more_than_their_pages() {
+    let _alone = alone();
+    const LEN: u64 = 64 * MIB;
+    let Some(cold) = Cold::new(LEN) else { return };
+    let mut rng = Rng::new(5);
+    let offsets: Vec<u64> = (0..1000).map(|_| rng.below(LEN / 64) * 64).collect();
+    let by_pread = cold.bytes_read(|| {
+        offsets.iter().for_each(|&at| cold.file.read_exact_at(&mut [0; 64], at).unwrap());
+    });
+    for reader in [0, 2, 3] {
+        // 64 windows with about 16 reads each: half of them map.
+        let maps = manager(windows_of(MIB));
+        let file = maps.open(&cold.path).unwrap();
+        let read = &mut readers(&file)[reader];
+        let read = cold.bytes_read(|| offsets.iter().for_each(|&at| read(at))).unwrap();
+        assert!(maps.stats().maps > 40, "{:?}", maps.stats());
+        assert!(read <= by_pread.unwrap() * 12 / 10, "reader {reader}: {read} bytes, and {by_pread:?} by pread");
+    }
+}
+
+/// Returns the number of times that this process waited for the disk in an access to mapped bytes.
+fn waits() -> i64 {
+    // SAFETY: zeros are a valid `rusage`, which consists of numbers.
+    let mut usage: libc::rusage = unsafe { std::mem::zeroed() };
+    // SAFETY: the call writes one `rusage` to the pointer.
+    assert_eq!(unsafe { libc::getrusage(libc::RUSAGE_SELF, &raw mut usage) }, 0);
+    usage.ru_majflt
+}
+
+/// Each window was mapped by a read at one place, so the OS reads only the pages that are touched.
+#[test]
+fn sequential_reader_of_scattered_windows_seldom_waits_for_the_disk() {
+    let _alone = alone();
+    const WINDOW: u64 = 8 * MIB;
+    const PAGES: u64 = 2 * WINDOW / (4 * KIB);
+    let Some(cold) = Cold::new(3 * WINDOW) else { return };
+    for reader in [0, 2, 3] {
+        for skipped in [0, 2 * MIB] {
+            let maps = manager(windows_of(WINDOW).admission(Admission::Always));
+            let file = maps.open(&cold.path).unwrap();
+            let mut waited = 0;
+            cold.bytes_read(|| {
+                (0..3).for_each(|window| file.read_exact_at(&mut [0; 64], window * WINDOW + 1_500_000).unwrap());
+                let (before, read) = (waits(), &mut readers(&file)[reader]);
+                (skipped / 64..2 * WINDOW / 64).for_each(|record| read(record * 64));
+                waited = waits() - before;
+            });
+            assert_eq!(maps.stats().maps, 3);
+            assert!(waited <= PAGES as i64 / 16, "reader {reader}: {waited} waits for {PAGES} pages");
+        }
+    }
+}
+
+#[test]
+fn advice_decides_how_much_of_cold_windows_is_read() {
+    let _alone = alone();
+    const WINDOWS: u64 = 16;
+    let Some(cold) = Cold::new(WINDOWS * MIB) else { return };
+    let first_bytes = |builder: MapManagerBuilder, options: &OpenOptions| {
+        let maps = manager(builder.window(Window::Sliding { bytes: MIB }));
+        let file = maps.open_with(&cold.path, options).unwrap();
+        let read = || (0..WINDOWS).for_each(|window| assert_eq!(file.cursor().window_at(window * MIB).unwrap()[0], 7));
+        cold.bytes_read(read).unwrap()
+    };
+    for advice in [Advice::Random, Advice::Sequential] {
+        let of_manager = first_bytes(MapManager::builder().advice(advice), &OpenOptions::new());
+        let of_file = first_bytes(MapManager::builder(), &OpenOptions::new().advice(advice));
+        for read in [of_manager, of_file] {
+            match advice {
+                Advice::Random => assert!(read <= WINDOWS * 16 * KIB, "{read} bytes"),
+                _ => assert_eq!(read, WINDOWS * MIB),
+            }
+        }
+    }
+}
+
+#[test]
+fn prefetch_reads_the_pages_of_the_range_and_maps_large_parts() {
+    let _alone = alone();
+    const WINDOW: u64 = 4 * MIB;
+    const WINDOWS: u64 = 8;
+    let Some(cold) = Cold::new(WINDOWS * WINDOW) else { return };
+    for (len, maps_window) in [(4 * KIB, false), (WINDOW / 2, true), (WINDOW, true)] {
+        let maps = manager(windows_of(WINDOW));
+        let file = maps.open(&cold.path).unwrap();
+        let starts = (0..WINDOWS).map(|window| window * WINDOW);
+        let read = cold.bytes_read(|| {
+            starts.clone().for_each(|start| file.prefetch(start..start + len).unwrap());
+        });
+        assert_eq!(read, Some(WINDOWS * len));
+        assert_eq!(maps.stats().maps, if maps_window { WINDOWS } else { 0 });
+        // The pages are in memory.
+        let mut buffer = vec![0; len as usize];
+        let again = cold.bytes_read_warm(|| {
+            starts.clone().for_each(|start| file.read_exact_at(&mut buffer, start).unwrap());
+        });
+        assert!(again.is_some_and(|again| again <= WINDOWS * len / 8), "{len}: {again:?} bytes");
     }
 }

@@ -134,7 +134,7 @@ impl Mapping {
         &self.pattern
     }
 
-    pub(crate) fn is_end_resident(&self) -> bool {
+    pub(crate) fn was_end_accessed(&self) -> bool {
         shuttle::thread::yield_now();
         true
     }
@@ -143,7 +143,11 @@ impl Mapping {
         shuttle::thread::yield_now();
     }
 
-    pub(crate) fn read_ahead(&self, _: &File, _: u64) -> bool {
+    pub(crate) fn will_need(&self, _: Range<usize>) {
+        shuttle::thread::yield_now();
+    }
+
+    pub(crate) fn read_ahead(&self, _: &File, _: u64, _: usize) -> bool {
         shuttle::thread::yield_now();
         false
     }

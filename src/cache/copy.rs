@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use super::load::truncated;
 use super::open::cannot_stat;
+use super::prefault::Pattern;
 use super::region::{Region, RegionRef};
 use super::room::RoomPolicy;
 use super::validate::Suspect;
@@ -50,7 +51,10 @@ impl Cache {
     fn copy_piece(&self, file: &Arc<CachedFile>, piece: Range<u64>, buf: &mut [u8]) -> Result<()> {
         let (window, start) = self.config.geometry.locate(piece.start);
         let slot = match self.lookup(file, window, piece.end - start, Access::Counted) {
-            Ok(client) => return self.copy_region(file, &RegionRef::new(client), start, piece.start, buf),
+            Ok(client) => {
+                client.record_read(start, piece.clone());
+                return self.copy_region(file, &RegionRef::new(client), start, piece.start, buf);
+            }
             Err(slot) => slot,
         };
         match self.admit(file, slot, window, Access::Counted) {
@@ -71,7 +75,10 @@ impl Cache {
     ) -> Result<()> {
         match self.acquire_window(file, slot, &piece, policy)? {
             Acquired::ReadFile => self.read(file, piece.start, buf),
-            Acquired::Region { region, start, .. } => self.copy_region(file, &region, start, piece.start, buf),
+            Acquired::Region { region, start, .. } => {
+                region.expect(start, Pattern::Scattered);
+                self.copy_region(file, &region, start, piece.start, buf)
+            }
         }
     }
 

@@ -12,6 +12,7 @@ use std::time::SystemTime;
 use super::descriptors::DescriptorCell;
 use super::region::Region;
 use super::{Cache, Change};
+use crate::config::Advice;
 use crate::os::{self, FileSystem, Stat};
 use crate::protocol::atomics::{FencedU64, UserCount};
 use crate::protocol::radix_table::RadixTable;
@@ -106,6 +107,8 @@ pub(crate) struct CachedFile {
     /// A hash of `key`. Files that are open at different times have the same one if they have the same key.
     pub(super) key_hash: u32,
     pub(super) system: FileSystem,
+    /// The [`Advice`] for new mappings, as a word.
+    advice: AtomicU32,
     mappability: Mappability,
     len: FencedU64,
     /// The number of changes of the content that were noticed. Wraps.
@@ -143,6 +146,7 @@ impl CachedFile {
             // Never keyed at random: the hash outlives this entry.
             key_hash: BuildHasherDefault::<DefaultHasher>::default().hash_one(key) as u32,
             system,
+            advice: AtomicU32::new(cache.config().advice.to_word()),
             mappability: Mappability::default(),
             len: FencedU64::new(stat.len),
             changes: AtomicU32::new(0),
@@ -156,6 +160,16 @@ impl CachedFile {
         };
         cache.regions.restore_frequencies(&file);
         file
+    }
+
+    /// Returns the advice for new mappings.
+    pub(super) fn advice(&self) -> Advice {
+        // Relaxed: a hint.
+        Advice::from_word(self.advice.load(MemoryOrdering::Relaxed))
+    }
+
+    pub(super) fn set_advice(&self, advice: Advice) {
+        self.advice.store(advice.to_word(), MemoryOrdering::Relaxed);
     }
 
     /// Returns the length of the file in bytes, as last noticed.

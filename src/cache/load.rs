@@ -400,7 +400,7 @@ pub(super) mod tests {
     use super::*;
     use crate::cache::reclaim::token_of;
     use crate::cache::region::tests::REFUSES_UNMAP;
-    use crate::config::{Admission, Config, Limits, Overcommit, Window};
+    use crate::config::{Admission, Advice, Config, Limits, Overcommit, Window};
     use crate::geometry::Geometry;
     use crate::policy::{self, Access};
     use std::sync::mpsc;
@@ -412,7 +412,8 @@ pub(super) mod tests {
     impl Cache {
         pub(in crate::cache) fn for_tests(geometry: Geometry, limits: Limits) -> Arc<Self> {
             let (overcommit, admission, revalidate) = (Overcommit::Allow, Admission::Adaptive, Revalidate::AtOpen);
-            Self::new(Config { geometry, overcommit, admission, revalidate, has_collector: true }, limits)
+            let advice = Advice::Adaptive;
+            Self::new(Config { geometry, overcommit, admission, revalidate, advice, has_collector: true }, limits)
         }
 
         /// Returns the region of a window, mapped if it was not.

@@ -11,7 +11,7 @@ pub(crate) mod file;
 mod load;
 mod open;
 mod pool;
-mod prefault;
+pub(crate) mod prefault;
 mod reclaim;
 pub(crate) mod region;
 mod registry;
@@ -39,6 +39,7 @@ use crate::stats::{Counters, Event, Stats};
 use crate::sync::epoch;
 use descriptors::Descriptors;
 use pool::RegionPool;
+use prefault::Pattern;
 use region::{Region, RegionRef};
 use registry::Registry;
 use room::RoomPolicy;
@@ -68,6 +69,16 @@ pub(crate) enum Need {
     Mapped,
     /// A mapped window if that pays off; otherwise the caller reads the file.
     Optional(Access),
+}
+
+impl Need {
+    /// Returns what this call alone tells about the pattern of the reader.
+    pub(crate) fn pattern(self) -> Pattern {
+        match self {
+            Self::Window | Self::Mapped => Pattern::Unknown,
+            Self::Optional(_) => Pattern::Scattered,
+        }
+    }
 }
 
 /// The result of [`Cache::acquire`].

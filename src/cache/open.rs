@@ -30,6 +30,9 @@ impl Cache {
             // Another file may have taken the descriptor's place before.
             drop(self.descriptor(&file, None).inspect_err(|_| self.release_handle(&file))?);
         }
+        if let Some(advice) = options.advice {
+            file.set_advice(advice);
+        }
         Ok(file)
     }
 
@@ -101,6 +104,7 @@ impl Cache {
     /// Counts a handle out. With the last one the descriptor closes; mapped windows stay.
     pub(crate) fn release_handle(&self, file: &CachedFile) {
         if file.handles.leave() {
+            file.set_advice(self.config.advice);
             self.descriptors.close_if(file, || file.handles.count() == 0);
         }
     }

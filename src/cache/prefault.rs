@@ -1,4 +1,10 @@
-//! Bringing a window into memory before a sequential reader touches it.
+//! Telling the OS how a mapping is read, and bringing a window into memory before a sequential reader touches it.
+//!
+//! By default the OS reads far around each page that a reader touches. So a window that scattered reads have mapped is
+//! *scattered*: the OS reads only the pages that readers touch. (LMDB's `MDB_NORDAHEAD`, RocksDB's
+//! `advise_random_on_open` and Lucene's `ReadAdvice.RANDOM` do this for whole files.) A reader of contiguous pages in
+//! such a window would then wait for the disk once a page. If several of its reads in a row are contiguous, the cache
+//! reads ahead for it, in steps that grow, and then the rest of the window, which is no longer scattered.
 //!
 //! If the window is not in the page cache, the OS reads it as large pages, which are cheap to map. If the OS cannot do
 //! that, the window is read through the descriptor. Either way the disk gets large requests, and more of the file is on
@@ -6,55 +12,220 @@
 //! pages, or a large one. Mapping all pages in advance (`MADV_POPULATE_READ`) was slower in a warm scan, because it
 //! walks over each page.
 
-use super::CachedFile;
+use std::ops::Range;
+use std::sync::Arc;
+
 use super::region::Region;
-use crate::os::Advice;
+use super::{Cache, CachedFile};
+use crate::config;
+use crate::error::Result;
+use crate::os::{self, Advice};
 use crate::sync::Ordering;
 
-/// The [pattern](crate::mapping::Mapping::pattern) of a mapping that was checked, and read if it was not in memory.
-const CHECKED: u32 = 1;
+/// The way in which the caller that maps a window is known to read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Pattern {
+    Unknown,
+    /// Small reads in no order.
+    Scattered,
+    /// Several reads in a row were contiguous, so the rest of the window will be read.
+    Sequential,
+}
+
+/// The two high bits of a mapping's [pattern](crate::mapping::Mapping::pattern): its state. At first it is 0.
+const STATE: u32 = 0b11 << 30;
+/// The OS reads ahead as it does by default.
+const PLAIN: u32 = 0b01 << 30;
+/// The OS reads only what is touched. The low bits contain the [`LastRead`].
+const SCATTERED: u32 = 0b10 << 30;
+/// The rest of the window was read ahead, was in memory, or must not be read ahead. This is final, so that the OS is asked
+/// once a mapping.
+const CHECKED: u32 = 0b11 << 30;
+
+/// Contiguous reads, by leases and copies, after which a scattered window is read ahead. Two threads that read one
+/// small window at random seldom make as many by chance.
+const SEVERAL_SHARED: u32 = 8;
+/// The same for the reads of one cursor.
+const SEVERAL_OWN: u32 = 4;
+/// Contiguous reads after which the rest of a scattered window is read.
+const MANY: u32 = 32;
+/// The largest step of read-ahead in a scattered window, in bytes. The next one is the rest of the window.
+const STEP_MAX: u64 = 256 << 10;
+
+/// The end of the last read by a lease or a copy in a scattered window, and the length of its run. Several threads share
+/// it, so it is an estimate.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct LastRead {
+    /// The low 24 bits of the index of the page after the last one read.
+    end: u32,
+    /// Reads of the current contiguous run, without its first one: 63 at most.
+    run: u32,
+}
+
+impl LastRead {
+    const PAGES: u32 = (1 << 24) - 1;
+    const RUN_MAX: u32 = (1 << 6) - 1;
+
+    fn of_word(word: u32) -> Self {
+        Self { end: word & Self::PAGES, run: word >> 24 & Self::RUN_MAX }
+    }
+
+    fn to_word(self) -> u32 {
+        SCATTERED | self.run << 24 | self.end
+    }
+
+    /// Returns the state after a read of the pages from `first` to `end`, or `None` if that read the last page again.
+    fn next(self, first: u64, end: u64) -> Option<Self> {
+        let gap = (first as u32).wrapping_sub(self.end) & Self::PAGES;
+        // The read begins in the page where the last one ended, or in the next one.
+        let is_contiguous = gap == 0 || gap == Self::PAGES;
+        let end = end as u32 & Self::PAGES;
+        match is_contiguous {
+            true if end == self.end => None,
+            true => Some(Self { end, run: (self.run + 1).min(Self::RUN_MAX) }),
+            false => Some(Self { end, run: 0 }),
+        }
+    }
+}
+
+/// Returns the index of the page of a region that contains the byte at `at`.
+fn page(at: u64) -> u64 {
+    at >> os::page_size().trailing_zeros()
+}
 
 impl Region {
-    /// Reads all of the region into memory, if it is not there. `start` is the offset of the region in the file.
+    /// Tells the OS how the region will be read. For the caller that maps the region at offset `start` of the file: if
+    /// another one was quicker, its pattern stays, unless the new one is sequential.
+    pub(crate) fn expect(&self, start: u64, pattern: Pattern) {
+        // The pages of such files are in memory, and so are those of copies.
+        if self.file().system.allocates_holes() || self.mapping().is_private() {
+            return;
+        }
+        let settle = |state| {
+            // Relaxed, here and below: the word is a hint, and orders nothing.
+            self.mapping().pattern().compare_exchange(0, state, Ordering::Relaxed, Ordering::Relaxed).is_ok()
+        };
+        match (self.file().advice(), pattern) {
+            // Final, so that nothing is read ahead.
+            (config::Advice::Random, _) if settle(CHECKED) => self.mapping().advise(Advice::Random),
+            (config::Advice::Random, _) => {}
+            (config::Advice::Sequential, _) | (_, Pattern::Sequential) => self.read_rest(start, start),
+            (_, Pattern::Scattered) if settle(SCATTERED) => self.mapping().advise(Advice::Random),
+            (_, Pattern::Scattered) => {}
+            (_, Pattern::Unknown) => _ = settle(PLAIN),
+        }
+    }
+
+    /// Returns `true` if the OS reads only those pages of the region that are touched.
+    #[inline]
+    pub(crate) fn is_scattered(&self) -> bool {
+        self.mapping().pattern().load(Ordering::Relaxed) & STATE == SCATTERED
+    }
+
+    /// Lets the OS read ahead by default in a scattered region, for a reader of all of it.
+    #[cold]
+    pub(crate) fn end_scattered(&self) {
+        let pattern = self.mapping().pattern();
+        let word = pattern.load(Ordering::Relaxed);
+        let is_mine = || pattern.compare_exchange(word, PLAIN, Ordering::Relaxed, Ordering::Relaxed).is_ok();
+        if word & STATE == SCATTERED && is_mine() {
+            self.mapping().advise(Advice::Normal);
+        }
+    }
+
+    /// Records a read by a lease or a copy, and reads ahead if several of them were contiguous. The region starts at
+    /// `start` of the file, and contains `range`, which is not empty.
+    #[inline]
+    pub(crate) fn record_read(&self, start: u64, range: Range<u64>) {
+        if self.is_scattered() {
+            self.record_scattered_read(start, range);
+        }
+    }
+
+    #[inline(never)]
+    fn record_scattered_read(&self, start: u64, range: Range<u64>) {
+        let pattern = self.mapping().pattern();
+        let word = pattern.load(Ordering::Relaxed);
+        let next = LastRead::of_word(word).next(page(range.start - start), page(range.end - 1 - start) + 1);
+        let Some(next) = next.filter(|_| word & STATE == SCATTERED) else { return };
+        // If it fails, another thread has read at the same time: the run has ended.
+        if pattern.compare_exchange(word, next.to_word(), Ordering::Relaxed, Ordering::Relaxed).is_ok() {
+            self.follow(start, range, next.run, SEVERAL_SHARED);
+        }
+    }
+
+    /// Reads ahead in a scattered region for a cursor whose last `run` reads were contiguous, before that of `range`.
+    pub(crate) fn follow_cursor(&self, start: u64, range: Range<u64>, run: u32) {
+        self.follow(start, range, run, SEVERAL_OWN);
+    }
+
+    /// Reads ahead as much as was read in the run, by ever longer steps, and at last the rest of the window.
+    fn follow(&self, start: u64, range: Range<u64>, run: u32, several: u32) {
+        if run < several {
+            return;
+        }
+        let len = (range.end - range.start).max(os::page_size() as u64);
+        let ahead = len.saturating_mul(run.into());
+        if run >= MANY || ahead > STEP_MAX {
+            self.read_rest(start, range.end);
+        } else if run.is_power_of_two() {
+            let at = (range.end - start) as usize;
+            let end = self.mapping().len().min(at + ahead as usize);
+            self.mapping().will_need(at..end);
+        }
+    }
+
+    /// Reads the region from the offset `from` of the file on, if it is not in memory. The region starts at `start`.
     ///
     /// A hint: errors are left to the reader that touches the bytes. It does nothing to the page cache if the file's
     /// descriptor is closed. It does nothing at all after its first call for a mapping: a hit makes no system call.
-    pub(crate) fn prefault(&self, start: u64) {
+    pub(crate) fn read_rest(&self, start: u64, from: u64) {
         let pattern = self.mapping().pattern();
-        // Relaxed, here and below: the word is a hint, and orders nothing. The load spares the readers of a shared window
-        // the write.
-        let is_checked = pattern.load(Ordering::Relaxed) == CHECKED;
-        if is_checked || pattern.swap(CHECKED, Ordering::Relaxed) == CHECKED {
+        // The load spares the readers of a shared window the write.
+        if pattern.load(Ordering::Relaxed) == CHECKED {
             return;
         }
-        // Here it would allocate the pages of holes. All others are in memory, or swapped out.
-        if self.file().system.allocates_holes() {
+        let before = pattern.swap(CHECKED, Ordering::Relaxed) & STATE;
+        // In a file with holes to allocate, it would allocate them. All other pages are in memory, or swapped out.
+        if before == CHECKED || self.file().system.allocates_holes() || self.mapping().is_private() {
             return;
         }
+        if before == SCATTERED {
+            self.mapping().advise(Advice::Normal);
+        }
+        // A detached region is mapped from the start of the page.
+        let start = start - start % os::mapping_granularity() as u64;
         if let Some(open) = &*self.file().descriptor.peek() {
-            self.mapping().read_ahead(&open.file, start);
+            self.mapping().read_ahead(&open.file, start, (from - start) as usize);
         }
         self.mapping().advise(Advice::Sequential);
     }
 }
 
+impl Cache {
+    /// Asks the OS to read the pages of `range` of a file into memory, without waiting for the disk. Returns `false` if
+    /// the OS has no call for that.
+    pub(crate) fn will_need(&self, file: &Arc<CachedFile>, range: Range<u64>) -> Result<bool> {
+        Ok(os::will_need(&self.descriptor(file, None)?.file, range))
+    }
+}
+
 impl CachedFile {
-    /// Returns `true` if a window is mapped and its last page is in memory.
+    /// Returns `true` if a window is mapped and its end was accessed through the mapping.
     ///
-    /// For a cursor that enters the window after it. If the window was read from the disk, the page shows that a reader
-    /// came to its end: the cursor does not record its reads inside a window.
-    pub(crate) fn is_end_of_window_resident(&self, window: u64) -> bool {
+    /// For a cursor that enters the window after it: the cursor does not record its reads inside a window.
+    pub(crate) fn was_end_of_window_read(&self, window: u64) -> bool {
         let client = self.windows().get(window).and_then(|slot| slot.take().ok());
-        client.is_some_and(|client| client.mapping().is_end_resident())
+        client.is_some_and(|client| client.mapping().was_end_accessed())
     }
 }
 
 #[cfg(test)]
 #[cfg(target_os = "linux")]
 mod tests {
-    use super::CHECKED;
+    use super::*;
+    use crate::cache::load::tests::{Opened, WINDOW as SMALL_WINDOW};
     use crate::os::{self, page_cache};
-    use crate::sync::Ordering;
     use crate::{Admission, Cursor, MapManager, MappedFile, Window};
     use std::fs;
     use std::io::Read as _;
@@ -107,6 +278,53 @@ mod tests {
             let Some((file, is_in_memory)) = cold() else { return };
             assert!(is_prefaulted(&file, touch, (0..=WINDOW as u64).step_by(PIECE as usize)));
             assert!(is_in_memory(1));
+        }
+    }
+
+    #[test]
+    fn last_read_counts_contiguous_reads() {
+        let read = |last: LastRead, pages: Range<u64>| last.next(pages.start, pages.end);
+        let at = |end, run| LastRead { end, run };
+        assert_eq!(read(at(7, 3), 7..9), Some(at(9, 4)));
+        assert_eq!(read(at(7, 3), 6..8), Some(at(8, 4)), "from the page where the last one ended");
+        assert_eq!(read(at(7, 3), 6..7), None);
+        assert_eq!([8, 5].map(|page| read(at(7, 3), page..page + 1)), [9, 6].map(|end| Some(at(end, 0))));
+        assert_eq!(read(at(LastRead::PAGES, 63), 0xff_ffff..0x100_0001), Some(at(1, 63)), "both numbers have an end");
+        for last in [at(0, 0), at(LastRead::PAGES, LastRead::RUN_MAX)] {
+            assert_eq!((LastRead::of_word(last.to_word()), last.to_word() & STATE), (last, SCATTERED));
+        }
+    }
+
+    #[test]
+    fn region_keeps_the_first_pattern_unless_a_later_one_is_sequential() {
+        use Pattern::{Scattered, Sequential, Unknown};
+        for (patterns, state) in [
+            ([Scattered, Unknown], SCATTERED),
+            ([Unknown, Scattered], PLAIN),
+            ([Scattered, Sequential], CHECKED),
+            ([Sequential, Scattered], CHECKED),
+        ] {
+            let opened = Opened::new(8, SMALL_WINDOW);
+            let region = opened.cache.map_window(&opened.file, 0, SMALL_WINDOW);
+            patterns.into_iter().for_each(|pattern| region.expect(0, pattern));
+            let region = region.region().expect("it is mapped");
+            assert_eq!(region.mapping().pattern().load(Ordering::Relaxed), state, "{patterns:?}");
+            region.end_scattered();
+            assert!(!region.is_scattered());
+        }
+    }
+
+    #[test]
+    fn advice_of_the_file_decides_before_the_pattern() {
+        for (advice, state) in [(config::Advice::Random, CHECKED), (config::Advice::Sequential, CHECKED)] {
+            for pattern in [Pattern::Unknown, Pattern::Scattered, Pattern::Sequential] {
+                let opened = Opened::new(8, SMALL_WINDOW);
+                opened.file.set_advice(advice);
+                let region = opened.cache.map_window(&opened.file, 0, SMALL_WINDOW);
+                region.expect(0, pattern);
+                let region = region.region().expect("it is mapped");
+                assert_eq!(region.mapping().pattern().load(Ordering::Relaxed), state, "{advice:?}, {pattern:?}");
+            }
         }
     }
 

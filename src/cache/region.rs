@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::{io, slice};
 
 use super::CachedFile;
+use super::prefault::Pattern;
 use crate::mapping::Mapping;
 use crate::protocol::budget::Reservation;
 use crate::protocol::clock_ring::RingEntry;
@@ -94,6 +95,11 @@ pub(crate) struct RegionBytes {
 }
 
 impl RegionBytes {
+    /// Limits the bytes to the first `len`. Does nothing if there are fewer.
+    pub(super) fn truncate(&mut self, len: usize) {
+        self.len = self.len.min(len);
+    }
+
     pub(super) const EMPTY: Self = Self { address: NonNull::dangling(), len: 0 };
 
     /// # Safety
@@ -244,6 +250,13 @@ impl RegionRef {
     #[inline]
     pub(crate) fn region(&self) -> Option<&Region> {
         self.client.as_deref()
+    }
+
+    /// [Tells](Region::expect) the OS how the region will be read.
+    pub(crate) fn expect(&self, start: u64, pattern: Pattern) {
+        if let Some(region) = self.region() {
+            region.expect(start, pattern);
+        }
     }
 
     #[inline]

@@ -6,11 +6,13 @@
 )]
 
 use std::mem;
+use std::ops::Range;
 use std::ptr::NonNull;
 use std::sync::Arc;
 
 use super::region::{Region, RegionBytes, RegionRef};
 use crate::geometry::Geometry;
+use crate::os;
 use crate::protocol::hazard::{HazardDomain, HazardPointer};
 use crate::protocol::slot::{Slot, SlotRef};
 
@@ -30,6 +32,45 @@ pub(crate) struct WindowGuard {
     bytes: RegionBytes,
     /// The offset of the first byte in the file. [`NOWHERE`] before the first window.
     start: u64,
+    scattered: ScatteredReads,
+}
+
+/// The reads of one cursor in [scattered](Region::is_scattered) windows.
+///
+/// The guard serves only the pages of the read that has entered such a window. So the next read comes to the slow path,
+/// unless it is in the same pages, and the guard learns whether it is contiguous. After some jumps, the guard serves all
+/// bytes of the window. No read of bytes that the guard serves records anything.
+#[derive(Default)]
+struct ScatteredReads {
+    /// The offset in the file at which the pages of the last read end.
+    end: u64,
+    /// Contiguous reads in a row.
+    run: u32,
+    /// 1 + the start of the window of the last read.
+    window: u64,
+    /// Reads of that window that were not contiguous.
+    jumps: u32,
+}
+
+/// The jumps in one window after which all its bytes are served.
+const JUMPS: u32 = 8;
+
+impl ScatteredReads {
+    /// Records a read in the window that starts at `start`. Returns the end of the bytes to serve.
+    fn record(&mut self, start: u64, read: &Range<u64>, page: u64) -> Option<u64> {
+        if self.window != start + 1 {
+            (self.window, self.jumps) = (start + 1, 0);
+        }
+        // The read begins in the last page of the read before, or in the next one.
+        let gap = read.start.wrapping_sub(self.end.wrapping_sub(page));
+        if gap >= 2 * page {
+            (self.run, self.jumps) = (0, self.jumps.saturating_add(1));
+        } else if read.end > self.end {
+            self.run = self.run.saturating_add(1);
+        }
+        self.end = read.end.next_multiple_of(page);
+        (self.jumps < JUMPS).then_some(self.end)
+    }
 }
 
 /// A client of a detached region.
@@ -65,6 +106,7 @@ impl WindowGuard {
             region: None,
             bytes: RegionBytes::EMPTY,
             start: NOWHERE,
+            scattered: ScatteredReads::default(),
         }
     }
 
@@ -205,6 +247,29 @@ impl WindowGuard {
         }
         self.start = start;
         self.bytes = bytes;
+    }
+
+    /// Returns `true` if the guard holds a [scattered](Region::is_scattered) window.
+    #[inline(always)]
+    pub(crate) fn is_scattered(&self) -> bool {
+        self.region().is_some_and(Region::is_scattered)
+    }
+
+    /// Returns `true` if the guard holds the scattered window that it recorded a read in last.
+    pub(crate) fn is_in_same_scattered(&self) -> bool {
+        self.is_scattered() && self.scattered.window == self.start + 1
+    }
+
+    /// Records a read of `range` in the scattered window that the guard holds, and limits the bytes that it serves.
+    /// Reads ahead if several reads in a row were contiguous.
+    pub(crate) fn record_scattered_read(&mut self, range: Range<u64>) {
+        let end = self.scattered.record(self.start, &range, os::page_size() as u64);
+        let (start, run) = (self.start, self.scattered.run);
+        let Some(region) = self.region() else { return };
+        region.follow_cursor(start, range, run);
+        if let Some(end) = end.filter(|_| region.is_scattered()) {
+            self.bytes.truncate((end - start) as usize);
+        }
     }
 
     /// Holds nothing any more. Returns `true` if the owner of the region may be waiting for that, to unmap it.
@@ -357,6 +422,24 @@ mod tests {
         assert!(is_protected(0));
         assert!(!guard.protect(opened.slot(1), 1, WINDOW, 2 * WINDOW + 1), "the window ends before");
         assert!(!is_protected(0) && !is_protected(1));
+    }
+
+    #[test]
+    fn scattered_reads_count_contiguous_ones_and_end_after_some_jumps() {
+        const PAGE: u64 = 4096;
+        let mut reads = ScatteredReads::default();
+        let mut record = |start: u64, read: Range<u64>| (reads.record(start, &read, PAGE), reads.run);
+        // Contiguous, in the last page again, and past a border of windows.
+        assert_eq!(record(WINDOW, WINDOW + 10..WINDOW + 20), (Some(WINDOW + PAGE), 0));
+        assert_eq!(record(WINDOW, WINDOW + PAGE..WINDOW + PAGE + 1), (Some(WINDOW + 2 * PAGE), 1));
+        assert_eq!(record(WINDOW, WINDOW + PAGE..WINDOW + PAGE + 9), (Some(WINDOW + 2 * PAGE), 1));
+        assert_eq!(record(WINDOW, WINDOW + 2 * PAGE - 1..2 * WINDOW), (Some(2 * WINDOW), 2));
+        assert_eq!(record(2 * WINDOW, 2 * WINDOW..2 * WINDOW + 9), (Some(2 * WINDOW + PAGE), 3));
+        for jump in 1..JUMPS + 2 {
+            let at = 2 * WINDOW + u64::from(jump % 2) * 8 * PAGE + PAGE * 2;
+            assert_eq!(record(2 * WINDOW, at..at + 9), ((jump < JUMPS).then_some(at + PAGE), 0));
+        }
+        assert_eq!(record(0, 0..9), (Some(PAGE), 0), "another window");
     }
 
     #[test]

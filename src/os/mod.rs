@@ -34,9 +34,9 @@ pub(crate) use system::map;
 #[cfg(all(test, target_os = "linux"))]
 pub(crate) use system::tests::page_cache;
 pub(crate) use system::{
-    advise, descriptor_limit, descriptor_limit_hint, is_end_resident, is_out_of_descriptors, is_out_of_maps,
-    is_readable, is_unmappable, map_limit, map_limit_hint, mapping_granularity, may_read, memory_limit, open,
-    page_size, populate, read_ahead, read_at, realign, stat, stat_path, unmap,
+    advise, descriptor_limit, descriptor_limit_hint, is_out_of_descriptors, is_out_of_maps, is_readable, is_unmappable,
+    map_limit, map_limit_hint, mapping_granularity, may_read, memory_limit, open, page_size, populate, read_ahead,
+    read_at, realign, stat, stat_path, unmap, was_accessed, will_need,
 };
 
 /// The metadata of a file that the cache uses.
@@ -84,6 +84,10 @@ pub(crate) enum Kind {
 pub(crate) enum Advice {
     /// It will be accessed soon: the OS may read it in the background.
     WillNeed,
+    /// It will be accessed in no order: the OS reads only the pages that are touched.
+    Random,
+    /// Ends `Random`.
+    Normal,
     /// All of it will be accessed soon, from the start on. For use after [`read_ahead`], which does this work on Linux.
     Sequential,
 }

@@ -4,7 +4,6 @@
 use std::ffi::CString;
 use std::fs::{self, File, Metadata, OpenOptions};
 use std::io::{self, BufRead, BufReader};
-#[cfg(target_os = "linux")]
 use std::ops::Range;
 use std::os::fd::AsRawFd;
 use std::os::unix::ffi::OsStrExt;
@@ -230,11 +229,15 @@ pub(crate) unsafe fn realign(_file: &File, _start: u64, address: *mut u8, _len: 
 ///
 /// The range must lie within one mapping of a file, and `address` must be a multiple of the page size.
 pub(crate) unsafe fn advise(address: *mut u8, len: usize, advice: Advice) {
-    // On Linux, `read_ahead` has already read the missing pages.
-    if advice == Advice::WillNeed || cfg!(not(target_os = "linux")) {
-        // SAFETY: by the contract of this function; advice changes no byte.
-        let _ = unsafe { libc::madvise(address.cast(), len, libc::MADV_WILLNEED) };
-    }
+    let advice = match advice {
+        Advice::Random => libc::MADV_RANDOM,
+        Advice::Normal => libc::MADV_NORMAL,
+        // `read_ahead` has already read the missing pages.
+        Advice::Sequential if cfg!(target_os = "linux") => return,
+        Advice::WillNeed | Advice::Sequential => libc::MADV_WILLNEED,
+    };
+    // SAFETY: by the contract of this function; advice changes no byte.
+    let _ = unsafe { libc::madvise(address.cast(), len, advice) };
 }
 
 /// Reads and maps the pages of a range, as accesses would, but returns an error instead of raising SIGBUS. Returns
@@ -272,7 +275,7 @@ pub(crate) unsafe fn populate(address: *mut u8, len: usize) -> io::Result<bool> 
 ///
 /// As for [`advise`].
 #[cfg(target_os = "linux")]
-pub(crate) unsafe fn is_end_resident(address: *mut u8, len: usize) -> bool {
+unsafe fn is_end_resident(address: *mut u8, len: usize) -> bool {
     let Some(last) = len.checked_sub(1) else { return true };
     // The end of the mapping is in the page of its last byte, wherever in a page `address` is.
     let last = (address as usize + last) & !(page_size() - 1);
@@ -283,36 +286,88 @@ pub(crate) unsafe fn is_end_resident(address: *mut u8, len: usize) -> bool {
     asked != 0 || is_there & 1 == 1
 }
 
-/// Returns `true`: not implemented on this OS. Unsafe only for the signature of Linux.
+/// Returns `true` if this process has accessed the page at an address, or one of a few neighbours that the OS maps with
+/// it. Returns `false` if the OS does not tell (`/proc` is not mounted). Nothing need be mapped at the address.
+#[cfg(target_os = "linux")]
+pub(crate) fn was_accessed(address: usize) -> bool {
+    /// The bit of an entry of `/proc/self/pagemap` that marks a page in the page table.
+    const PRESENT: u64 = 1 << 63;
+    let mut entry = [0; size_of::<u64>()];
+    let at = (address / page_size() * entry.len()) as u64;
+    let read = File::open("/proc/self/pagemap").and_then(|pages| super::read_fully_at(&pages, &mut entry, at));
+    read.is_ok_and(|read| read == entry.len()) && u64::from_ne_bytes(entry) & PRESENT != 0
+}
+
+/// Returns `true`: not implemented on this OS.
 #[cfg(not(target_os = "linux"))]
-pub(crate) unsafe fn is_end_resident(_address: *mut u8, _len: usize) -> bool {
+pub(crate) fn was_accessed(_address: usize) -> bool {
     true
+}
+
+/// Bytes for each call of [`will_need`]. Linux reads at most as much for one call as the disk's read-ahead setting says,
+/// 128 KiB by default.
+#[cfg(any(target_os = "linux", target_os = "android", target_os = "freebsd", target_vendor = "apple"))]
+const ADVICE_CHUNK: usize = 128 << 10;
+
+/// Asks the OS to read the pages of `range` of a file into memory, without waiting for the disk. Returns `false` if it has
+/// no call for that. Ignores failures.
+#[cfg(any(target_os = "linux", target_os = "android", target_os = "freebsd", target_vendor = "apple"))]
+pub(crate) fn will_need(file: &File, range: Range<u64>) -> bool {
+    let mut start = range.start;
+    while start < range.end {
+        let len = (range.end - start).min(ADVICE_CHUNK as u64);
+        let Ok(offset) = libc::off_t::try_from(start) else { break };
+        #[cfg(not(target_vendor = "apple"))]
+        // SAFETY: the descriptor is open as long as `file` is borrowed, and advice changes no byte.
+        let _ = unsafe { libc::posix_fadvise(file.as_raw_fd(), offset, len as libc::off_t, libc::POSIX_FADV_WILLNEED) };
+        #[cfg(target_vendor = "apple")]
+        {
+            let advice = libc::radvisory { ra_offset: offset, ra_count: len as libc::c_int };
+            // SAFETY: the kernel reads one `radvisory`, and the descriptor is open as long as `file` is borrowed.
+            let _ = unsafe { libc::fcntl(file.as_raw_fd(), libc::F_RDADVISE, &raw const advice) };
+        }
+        start += len;
+    }
+    true
+}
+
+/// Returns `false`: not implemented on this OS.
+#[cfg(not(any(target_os = "linux", target_os = "android", target_os = "freebsd", target_vendor = "apple")))]
+pub(crate) fn will_need(_file: &File, _range: Range<u64>) -> bool {
+    false
 }
 
 /// Bytes per system call of [`read_through`].
 #[cfg(target_os = "linux")]
 const READ_CHUNK: usize = 1 << 20;
 
-/// Reads `len` bytes of `file` at `start`, which are mapped at `address`, into the page cache, unless the last page is
-/// already there. Returns `true` if it read. Ignores failures: later accesses report them.
+/// Reads those of `len` bytes of `file` at `start`, which are mapped at `address`, into the page cache that follow the
+/// first `skip` ones, unless the last page is already there. Returns `true` if it read. Ignores failures: later accesses
+/// report them.
 ///
 /// # Safety
 ///
 /// As for [`advise`].
 #[cfg(target_os = "linux")]
-pub(crate) unsafe fn read_ahead(file: &File, start: u64, address: *mut u8, len: usize) -> bool {
+pub(crate) unsafe fn read_ahead(file: &File, start: u64, address: *mut u8, len: usize, skip: usize) -> bool {
+    let skip = skip - skip % page_size();
+    if skip >= len {
+        return false;
+    }
     // SAFETY: by the contract of this function.
     if unsafe { is_end_resident(address, len) } {
         return false;
     }
     // SAFETY: by the contract of this function.
-    if !unsafe { populate_by_large_pages(address, len) } {
-        read_through(file, start..start + len as u64);
-    }
+    let done = unsafe { populate_by_large_pages(address, len, skip) };
+    read_through(file, start + done as u64..start + len as u64);
     true
 }
 
-/// Reads a mapping into the page cache by large pages. Returns `true` if it read all of it.
+/// Reads a mapping without its first `skip` bytes into the page cache by large pages. Returns the number of bytes at the
+/// start, with the first `skip`, that need no other read.
+///
+/// Leaves the last large page out: it enters the page table when the reader comes to it ([`was_accessed`]).
 ///
 /// For a mapping with `MADV_HUGEPAGE` the OS reads by large pages, without the copy of a `read`. This takes about half
 /// the processor time of [`read_through`]. On an access, and for [`populate`], the OS reads only as far as the disk's
@@ -323,22 +378,25 @@ pub(crate) unsafe fn read_ahead(file: &File, start: u64, address: *mut u8, len: 
 ///
 /// As for [`advise`].
 #[cfg(target_os = "linux")]
-unsafe fn populate_by_large_pages(address: *mut u8, len: usize) -> bool {
+unsafe fn populate_by_large_pages(address: *mut u8, len: usize, skip: usize) -> usize {
+    let end = len.saturating_sub(LARGE_PAGE);
     // For a shorter range, the OS would read more than requested.
-    if len < 2 * LARGE_PAGE || !reads_ahead_by_large_pages() {
-        return false;
+    if end < skip + 2 * LARGE_PAGE || !reads_ahead_by_large_pages() {
+        return skip;
     }
     // SAFETY: by the contract of this function; advice changes no byte.
+    // Of the whole mapping: the OS would split it where the advice differs.
     if unsafe { libc::madvise(address.cast(), len, libc::MADV_HUGEPAGE) } != 0 {
-        return false;
+        return skip;
     }
+    let rest = address.wrapping_add(skip).cast();
     // SAFETY: by the contract of this function; the call only reads.
-    let is_done = unsafe { libc::madvise(address.cast(), len, libc::MADV_POPULATE_READ) } == 0;
+    let is_done = unsafe { libc::madvise(rest, end - skip, libc::MADV_POPULATE_READ) } == 0;
     // At once, although the OS then maps no large pages: a random access after the pages were evicted would otherwise
     // read 4 MiB for one byte.
     // SAFETY: by the contract of this function; advice changes no byte.
     let _ = unsafe { libc::madvise(address.cast(), len, libc::MADV_NOHUGEPAGE) };
-    is_done
+    if is_done { end } else { skip }
 }
 
 /// Returns `true` if the OS reads files by large pages for mappings with `MADV_HUGEPAGE`: Linux since 5.18. (It has
@@ -389,7 +447,7 @@ fn read_through(file: &File, span: Range<u64>) {
 
 /// Returns `false`: not implemented on this OS. Unsafe only for the signature of the other systems.
 #[cfg(not(target_os = "linux"))]
-pub(crate) unsafe fn read_ahead(_file: &File, _start: u64, _address: *mut u8, _len: usize) -> bool {
+pub(crate) unsafe fn read_ahead(_file: &File, _start: u64, _address: *mut u8, _len: usize, _skip: usize) -> bool {
     false
 }
 
@@ -592,13 +650,13 @@ pub(crate) mod tests {
             for len in [3 * READ_CHUNK + 123, 5 * LARGE_PAGE + 123] {
                 let file = page_cache::file_of(len);
                 let mapping = Mapping::map(&file, 0, len, page_size()).unwrap();
-                assert!(!mapping.read_ahead(&file, 0), "the pages were just written");
+                assert!(!mapping.read_ahead(&file, 0, 0), "the pages were just written");
                 if !page_cache::drop_pages(&file) {
                     return;
                 }
-                assert!(mapping.read_ahead(&file, 0));
+                assert!(mapping.read_ahead(&file, 0, 0));
                 assert!(!page_cache::pages(&file).contains(&false), "{len} bytes");
-                assert!(!mapping.read_ahead(&file, 0));
+                assert!(!mapping.read_ahead(&file, 0, 0));
                 // Otherwise a later access of an evicted page would read two large pages.
                 let maps = fs::read_to_string("/proc/self/smaps").unwrap();
                 let first = format!("{:x}-", mapping.address().as_ptr() as usize);

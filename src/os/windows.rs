@@ -4,6 +4,7 @@
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::mem::MaybeUninit;
+use std::ops::Range;
 use std::os::windows::fs::{FileExt, OpenOptionsExt};
 use std::os::windows::io::{AsRawHandle, FromRawHandle, OwnedHandle};
 use std::path::Path;
@@ -212,12 +213,13 @@ pub(crate) unsafe fn populate(_address: *mut u8, _len: usize) -> io::Result<bool
     Ok(false)
 }
 
+/// Returns `false`: not implemented on Windows.
+pub(crate) fn will_need(_file: &File, _range: Range<u64>) -> bool {
+    false
+}
+
 /// Returns `true`: not implemented on Windows.
-///
-/// # Safety
-///
-/// No requirements; `unsafe` for the same signature as on other systems.
-pub(crate) unsafe fn is_end_resident(_address: *mut u8, _len: usize) -> bool {
+pub(crate) fn was_accessed(_address: usize) -> bool {
     true
 }
 
@@ -226,7 +228,7 @@ pub(crate) unsafe fn is_end_resident(_address: *mut u8, _len: usize) -> bool {
 /// # Safety
 ///
 /// No requirements; `unsafe` for the same signature as on other systems.
-pub(crate) unsafe fn read_ahead(_file: &File, _start: u64, _address: *mut u8, _len: usize) -> bool {
+pub(crate) unsafe fn read_ahead(_file: &File, _start: u64, _address: *mut u8, _len: usize, _skip: usize) -> bool {
     false
 }
 

@@ -6,6 +6,8 @@ use std::ptr::NonNull;
 use std::{fmt, mem};
 
 use super::need;
+use crate::cache::prefault::Pattern;
+use crate::cache::region::Region;
 use crate::cache::window_guard::{Switch, WindowGuard};
 use crate::cache::{Acquired, Need};
 use crate::error::{Error, ErrorKind, Result};
@@ -104,8 +106,9 @@ impl Cursor {
     ///
     /// A call that maps the window also reads all of it from the disk, if the cursor reads sequentially and the window
     /// is not in memory. (Linux: before the call returns. Other Unix systems are only advised.) A cursor reads
-    /// sequentially if several of its reads started where the one before ended, give or take 4 KiB. A read by this
-    /// method ends at the end of its window.
+    /// sequentially if several of its reads started where the one before ended, give or take 4 KiB. A cursor
+    /// that enters the next window counts as having read to the end of the one before if any reader accessed that
+    /// end through its mapping.
     ///
     /// # Errors
     ///
@@ -155,14 +158,19 @@ impl Cursor {
             let (window, start) = self.file.geometry().locate(offset);
             // Up to the end of the file as it is known now: an older region of its tail may be draining.
             let end = self.file.geometry().span(window, len).end;
-            if self.switch_window(offset, end).is_some() {
+            if self.switch_window(offset, end, offset..offset).is_some() {
+                // The caller gets all bytes of a scattered window. Most likely, it reads them.
+                if offset == start && self.held.is_scattered() {
+                    self.held.region().into_iter().for_each(Region::end_scattered);
+                }
                 return Ok(());
             }
             if offset >= len {
                 self.release_window();
                 return Ok(());
             }
-            self.next_access(window, start, offset, end);
+            // It is not known how much of the window will be read.
+            self.next_access(window, start, offset, offset);
             match self.hold_range(&(offset..end), start, Access::Counted, Need::Window) {
                 // Another thread noticed that the file is shorter. `offset` may still be inside.
                 Err(error) if error.kind() == ErrorKind::Truncated && self.file.len() < len => {}
@@ -206,25 +214,38 @@ impl Cursor {
     }
 
     /// Switches to the window of `start` if the slot cache contains it and it is mapped up to `end`: the hit. Returns
-    /// the address of the byte at `start`, by itself, so that it stays in a register.
+    /// the address of the byte at `start`, by itself, so that it stays in a register. `read` is the part that is known to
+    /// be read.
     #[inline(always)]
-    fn switch_window(&mut self, start: u64, end: u64) -> Option<NonNull<u8>> {
+    fn switch_window(&mut self, start: u64, end: u64, read: Range<u64>) -> Option<NonNull<u8>> {
         let Switch { slot, address } = self.held.switch(start, end)?;
-        if !self.file.cache().is_saturated(slot) {
-            self.record_switch();
+        let is_saturated = self.file.cache().is_saturated(slot);
+        if !is_saturated || self.held.is_scattered() {
+            self.record_switch(&read);
         }
         Some(address)
     }
 
     #[inline(never)]
-    fn record_switch(&self) {
-        self.file.cache().record_access(&self.held);
+    fn record_switch(&mut self, read: &Range<u64>) {
+        // A read in the same scattered window, past the pages that the guard served, is no access of another window.
+        if !self.held.is_in_same_scattered() {
+            self.file.cache().record_access(&self.held);
+        }
+        self.record_scattered_read(read);
+    }
+
+    /// Records a read of the held window, if that is scattered. `read` is empty if it is not known how much is read.
+    fn record_scattered_read(&mut self, read: &Range<u64>) {
+        if self.held.is_scattered() && !read.is_empty() {
+            self.held.record_scattered_read(read.clone());
+        }
     }
 
     /// Classifies a read from `start` to `end`, for which `window`, which starts at `first`, may be mapped.
     fn next_access(&mut self, window: u64, first: u64, start: u64, end: u64) -> Access {
         let Self { run, file, .. } = self;
-        run.next(window, first, start, end, || file.cached().is_end_of_window_resident(window.wrapping_sub(1)))
+        run.next(window, first, start, end, || file.cached().was_end_of_window_read(window.wrapping_sub(1)))
     }
 
     /// Holds the region that serves `range`, which is not empty and lies inside the file. Its first window starts at
@@ -239,9 +260,19 @@ impl Cursor {
                 Acquired::Region { region, start, window } => self.held.hold(region, start, window),
                 Acquired::ReadFile => return Ok(false),
             }
-            if let Some(region) = self.held.region().filter(|_| self.run.is_sequential()) {
-                region.prefault(self.held.start());
+            let pattern = if self.run.is_sequential() {
+                Pattern::Sequential
+            } else if need == Need::Window && self.run.is_scattered() {
+                Pattern::Scattered
+            } else {
+                need.pattern()
+            };
+            if let Some(region) = self.held.region() {
+                region.expect(self.held.start(), pattern);
             }
+        }
+        if need != Need::Window {
+            self.record_scattered_read(range);
         }
         self.run.set_mapped();
         Ok(true)
@@ -303,7 +334,7 @@ impl Cursor {
     #[inline(never)]
     fn slice_elsewhere(&mut self, range: impl RangeBounds<u64>, failed: &mut Option<Error>) -> Option<&[u8]> {
         let (start, end) = geometry::ends(&range);
-        if let Some(address) = self.switch_window(start, end) {
+        if let Some(address) = self.switch_window(start, end, start..end) {
             return Some(self.held.bytes().get_at_address(address, end - start));
         }
         self.slice_acquired(range).map_err(|error| *failed = Some(error)).ok()
@@ -445,7 +476,7 @@ impl Cursor {
             return Ok(count);
         }
         let is_held = !self.held.is_faulted() && self.held.contains(self.position, end);
-        if !is_held && self.switch_window(self.position, end).is_none() {
+        if !is_held && self.switch_window(self.position, end, self.position..end).is_none() {
             let access = self.next_access(window, start, self.position, end);
             self.hold_range(&(self.position..end), start, access, Need::Optional(access))?;
         }
@@ -502,7 +533,8 @@ impl Cursor {
     /// Holds the region at the position, which is inside the file of `len` bytes, and returns `true`. If the window is
     /// not worth mapping, copies a part of it and returns `false`.
     fn hold_or_copy(&mut self, len: u64) -> Result<bool> {
-        if self.switch_window(self.position, self.position + 1).is_some() {
+        let first = self.position..self.position + 1;
+        if self.switch_window(first.start, first.end, first.clone()).is_some() {
             return Ok(true);
         }
         let (window, start) = self.file.geometry().locate(self.position);

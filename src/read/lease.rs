@@ -187,10 +187,13 @@ impl MappedFile {
         }
         let (window, start) = self.geometry().locate(range.start);
         let slot = match self.cache().lookup(self.cached(), window, range.end - start, Access::Counted) {
-            Ok(client) => match RegionRef::part(client, range.start - start, range.end - range.start) {
-                Some(bytes) => return Ok(Lease::new(bytes, range.start)),
-                None => unreachable!("a hit reaches to the end of the range"),
-            },
+            Ok(client) => {
+                client.record_read(start, range.clone());
+                match RegionRef::part(client, range.start - start, range.end - range.start) {
+                    Some(bytes) => return Ok(Lease::new(bytes, range.start)),
+                    None => unreachable!("a hit reaches to the end of the range"),
+                }
+            }
             Err(slot) => slot,
         };
         let offset = range.start;
@@ -200,8 +203,10 @@ impl MappedFile {
 
     #[cold]
     fn lease_acquired(&self, range: Range<u64>, slot: Option<&Slot<Region>>) -> Result<RegionRef> {
-        match self.acquire(slot, &range, need(&range, Access::Counted))? {
+        let need = need(&range, Access::Counted);
+        match self.acquire(slot, &range, need)? {
             Acquired::Region { region, start, .. } => {
+                region.expect(start, need.pattern());
                 Ok(region.narrow((range.start - start) as usize..(range.end - start) as usize))
             }
             Acquired::ReadFile => {

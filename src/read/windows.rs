@@ -73,7 +73,7 @@ impl MappedFile {
         }
         let region = self.window(index, span.end, self.cache().when_full())?;
         if let Some(region) = region.region() {
-            region.prefault(span.start);
+            region.read_rest(span.start, span.start);
         }
         let len = (span.end - span.start) as usize;
         Ok(Lease::new(region.narrow(0..len), span.start))

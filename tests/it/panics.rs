@@ -324,7 +324,7 @@ proptest! {
 #[test]
 fn lease_slice_that_panics_releases_its_client() {
     let world = World::new(1);
-    world.handle.prefetch(..100).unwrap();
+    world.handle.prefetch(..).unwrap();
     let lease = world.handle.lease(..100).unwrap();
     let twin = lease.clone();
     let thrown = panic::catch_unwind(move || twin.slice(50..101));

@@ -18,6 +18,7 @@
 //! | `hits`, `latency` | everything mapped: the cost between a reader and its bytes |
 //! | `pressure`, `traces` | a budget smaller than the data: the choice of windows to map |
 //! | `scans` | all of a file, warm and cold |
+//! | `cold` | data that is not in memory: bytes from the disk, and time; hits at the starts of windows |
 //! | `requests` | a file that is opened for each request |
 //! | `scale` | many files, many windows |
 //! | `python` | Python's smmap |
@@ -25,6 +26,7 @@
 //! A chapter is a module with a function `run` that returns `None` if no row of it is wanted. Its only other trace is a
 //! line in [`CHAPTERS`].
 
+mod cold;
 mod hits;
 mod latency;
 mod machine;
@@ -59,6 +61,7 @@ const CHAPTERS: &[MakeChapter] = &[
     pressure::run,
     traces::run,
     |run, _| scans::run(run),
+    |run, _| cold::run(run),
     |run, _| requests::run(run),
     |run, _| scale::run(run),
     python::run,
