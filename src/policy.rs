@@ -350,13 +350,12 @@ impl Earnings {
         Self(self.0 - self.0 / Self::WEIGHT + u32::from(frequency))
     }
 
-    /// Returns the access frequency from which a candidate is mapped if there is room (rule 4): [`ADMIT_AFTER`], less
-    /// one for each [`SURPLUS`] accesses that the mean exceeds it by, but at least 1.
+    /// Returns `true` if a candidate of this `frequency` is mapped where there is room (rule 4): from [`ADMIT_AFTER`] on,
+    /// less one for each [`SURPLUS`] accesses that the mean exceeds it by, but not before its first access.
     #[inline]
-    pub(crate) fn admit_after(self) -> u8 {
-        let surplus = self.0.saturating_sub(Self::NONE.0) / (SURPLUS * Self::WEIGHT);
-        // 1 to `ADMIT_AFTER`, so it fits.
-        u32::from(ADMIT_AFTER).saturating_sub(surplus).max(1) as u8
+    pub(crate) fn admit(self, frequency: u8) -> bool {
+        let surplus = self.0.saturating_sub(Self::NONE.0);
+        frequency > 0 && u32::from(frequency) * (SURPLUS * Self::WEIGHT) + surplus >= Self::NONE.0 * SURPLUS
     }
 }
 
@@ -365,7 +364,7 @@ impl Earnings {
 pub(crate) fn admits_with_room(admission: Admission, access: Access, frequency: u8, earnings: Earnings) -> bool {
     admission == Admission::Always
         || matches!(access, Access::Streak | Access::LongRun(_) | Access::Sustained)
-        || frequency >= earnings.admit_after()
+        || earnings.admit(frequency)
 }
 
 /// Returns the highest access frequency of a victim that may be evicted for a candidate with this `access` and
@@ -430,6 +429,11 @@ mod tests {
         (0..1_000).fold(Earnings::NONE, |earnings, _| earnings.sampled(frequency))
     }
 
+    /// Returns the lowest frequency that is admitted.
+    fn admit_after(earnings: Earnings) -> Option<u8> {
+        (0..=u8::MAX).find(|&frequency| earnings.admit(frequency))
+    }
+
     #[test]
     fn candidate_with_room_is_admitted_from_the_frequency_or_the_streak_on() {
         use Admission::{Adaptive, Always};
@@ -453,12 +457,12 @@ mod tests {
 
     #[test]
     fn admission_comes_sooner_the_more_mappings_earn_and_later_again_if_they_do_not() {
-        let after = [0, 4, 8, 10, 11, 14, 28, 29, 255].map(|frequency| earnings(frequency).admit_after());
-        assert_eq!(after, [8, 8, 8, 8, 7, 6, 2, 1, 1]);
+        let after = [0, 4, 8, 10, 11, 14, 28, 29, 255].map(|frequency| admit_after(earnings(frequency)));
+        assert_eq!(after, [8, 8, 8, 8, 7, 6, 2, 1, 1].map(Some));
         let earned = earnings(40);
-        assert_eq!((0..4).fold(earned, |earned, _| earned.sampled(2)).admit_after(), 1);
-        assert_eq!((0..40).fold(earned, |earned, _| earned.sampled(2)).admit_after(), 8);
-        assert_eq!(Earnings::NONE.sampled(255).admit_after(), 3, "a sample has a weight of a sixteenth");
+        assert_eq!(admit_after((0..4).fold(earned, |earned, _| earned.sampled(2))), Some(1));
+        assert_eq!(admit_after((0..40).fold(earned, |earned, _| earned.sampled(2))), Some(8));
+        assert_eq!(admit_after(Earnings::NONE.sampled(255)), Some(3), "a sample has a weight of a sixteenth");
         assert_eq!(Earnings::from_word(earned.to_word()), earned);
     }
 

@@ -156,7 +156,7 @@ fn rows(grid: Grid, count: usize, threads: usize) -> Vec<(Row, Workload)> {
                 mode: Mode::Cold,
                 tried: "mapping sooner from the start; it is slower than `pread` if the reads end early (the pressure \
                         bench's 1,000 cold reads: 0.6 × `pread` if each first access maps)",
-                ..row("pressure/100 %, cold start", 100, SHIFTS, none)
+                ..row("pressure/100 %, cold start", 100, Targets { peer: 0.95, ..SHIFTS }, none)
             },
             zipf(),
         ),
