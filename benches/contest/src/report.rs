@@ -31,7 +31,6 @@ impl Finding {
     }
 
     /// Sets what was tried to reach the target. The summary says so if the target is missed.
-    #[allow(dead_code, reason = "for rows that miss their targets")]
     pub(crate) fn tried(mut self, tried: &'static str) -> Finding {
         self.tried = tried;
         self

@@ -46,7 +46,7 @@ pub(crate) fn run(run: &Run, data: &Data) -> Option<Chapter> {
     let (mut outcomes, mut tables) = (Vec::new(), Tables::new());
     for (name, make) in rows {
         if run.wants(name) {
-            let row = Row { name, percent: 25, mode: Mode::Steady, targets: ANY, trial: ["", "", ""] };
+            let row = Row { name, percent: 25, mode: Mode::Steady, targets: ANY, trial: ["", "", ""], tried: "" };
             let workload = make(grid, run.size(1, 20) as usize);
             let outcome = measure(run, data, grid, &row, workload, 9, &mut chapter, &mut tables);
             outcomes.push((row.title(), outcome));
