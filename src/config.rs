@@ -167,7 +167,7 @@ pub enum Advice {
     /// - A window that small reads in no order have mapped is advised as `Random`. If a later reader makes several
     ///   contiguous reads in it, the cache reads ahead for that reader, and then the rest of the window.
     /// - A window that a sequential reader maps ([`MappedFile::windows`](crate::MappedFile::windows), or a cursor after
-    ///   several contiguous reads) is read from the disk as a whole, as with `Sequential`.
+    ///   several contiguous reads) is read ahead, as with `Sequential`.
     /// - Other windows are read as the OS does by default.
     #[default]
     Adaptive,
@@ -177,9 +177,10 @@ pub enum Advice {
     /// For lookups in data much larger than memory. (Compare LMDB's `MDB_NORDAHEAD`, RocksDB's `advise_random_on_open` and
     /// Lucene's `ReadAdvice.RANDOM`.) A scan waits for the disk at each page.
     Random,
-    /// Read a window from the disk as a whole when it is mapped, unless its end is in memory.
+    /// Read all of a window from the disk after it was mapped, unless its end is in memory.
     ///
-    /// The call that maps the window waits for that on Linux; other Unix systems read in the background. Unlike with
+    /// On Linux, the OS reads windows of 4 MiB or more ahead of the reader, in parts of a few MiB, and the call that maps
+    /// a shorter window waits for all of it. Other Unix systems read in the background. Unlike with
     /// `memmap2::Advice::Sequential` (`MADV_SEQUENTIAL`), the OS does not free pages sooner after they were accessed:
     /// readers share them.
     Sequential,

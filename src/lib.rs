@@ -66,8 +66,9 @@
 //!     - The first call of a thread may allocate. The second window of a cursor allocates 12 KiB, if the window size is
 //!       a power of two.
 //!     - [`Windows`] asks the OS once for each mapping whether the window is in memory (`mincore` on Linux; `madvise` on
-//!       other Unix systems). If it is not, on Linux the call returns after it is read from the disk. (Linux tells only
-//!       processes that own the file or may write it. For others, nothing is read ahead.)
+//!       other Unix systems). If it is not, the iterator has it read ahead (`madvise`, or reads of the file), and ends
+//!       that at the next window. (Linux tells only processes that own the file or may write it. For others, nothing is
+//!       read ahead.)
 //!     - A window that small reads in no order have mapped is read page by page, without read-ahead. A reader in it whose
 //!       reads are contiguous, several in a row, makes a few calls to read ahead (`madvise`), at most until the rest of
 //!       the window was read once. So does [`Cursor::window_at`] at the start of such a window, once for each mapping.

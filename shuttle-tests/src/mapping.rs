@@ -6,7 +6,7 @@ use std::io;
 use std::ops::Range;
 use std::ptr::NonNull;
 
-use crate::os::{self, Advice};
+use crate::os::{self, Advice, ReadAhead};
 use crate::sync::AtomicU32;
 
 /// The byte that overwrites an unmapped copy. No file of the tests contains it.
@@ -147,9 +147,9 @@ impl Mapping {
         shuttle::thread::yield_now();
     }
 
-    pub(crate) fn read_ahead(&self, _: &File, _: u64, _: usize) -> bool {
+    pub(crate) fn read_ahead(&self, _: &File, _: u64, _: usize) -> ReadAhead {
         shuttle::thread::yield_now();
-        false
+        ReadAhead::NotNeeded
     }
 
     pub(crate) fn populate(&self, _: Range<usize>) -> io::Result<bool> {

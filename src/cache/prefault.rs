@@ -6,9 +6,9 @@
 //! such a window would then wait for the disk once a page. If several of its reads in a row are contiguous, the cache
 //! reads ahead for it, in steps that grow, and then the rest of the window, which is no longer scattered.
 //!
-//! If the window is not in the page cache, the OS reads it as large pages, which are cheap to map. If the OS cannot do
-//! that, the window is read through the descriptor. Either way the disk gets large requests, and more of the file is on
-//! its way when the call returns. A window that is in the page cache is left alone: each first touch then maps sixteen
+//! If a sequential reader's window is not in the page cache, the OS reads it as large pages, which are cheap to map, two
+//! at a time and ahead of the reader. This ends when the reader enters the next window. If the OS cannot do that, the
+//! window is read through the descriptor. Either way the disk gets large requests. A window that is in the page cache is left alone: each first touch then maps sixteen
 //! pages, or a large one. Mapping all pages in advance (`MADV_POPULATE_READ`) was slower in a warm scan, because it
 //! walks over each page.
 
@@ -19,7 +19,7 @@ use super::region::Region;
 use super::{Cache, CachedFile};
 use crate::config;
 use crate::error::Result;
-use crate::os::{self, Advice};
+use crate::os::{self, Advice, ReadAhead};
 use crate::sync::Ordering;
 
 /// The way in which the caller that maps a window is known to read.
@@ -41,6 +41,8 @@ const SCATTERED: u32 = 0b10 << 30;
 /// The rest of the window was read ahead, was in memory, or must not be read ahead. This is final, so that the OS is asked
 /// once a mapping.
 const CHECKED: u32 = 0b11 << 30;
+/// As [`CHECKED`], and the OS reads by large pages until the reader has left the window.
+const LARGE_PAGES: u32 = CHECKED | 1;
 
 /// Contiguous reads, by leases and copies, after which a scattered window is read ahead. Two threads that read one
 /// small window at random seldom make as many by chance.
@@ -182,7 +184,7 @@ impl Region {
     pub(crate) fn read_rest(&self, start: u64, from: u64) {
         let pattern = self.mapping().pattern();
         // The load spares the readers of a shared window the write.
-        if pattern.load(Ordering::Relaxed) == CHECKED {
+        if pattern.load(Ordering::Relaxed) & STATE == CHECKED {
             return;
         }
         let before = pattern.swap(CHECKED, Ordering::Relaxed) & STATE;
@@ -196,9 +198,20 @@ impl Region {
         // A detached region is mapped from the start of the page.
         let start = start - start % os::mapping_granularity() as u64;
         if let Some(open) = &*self.file().descriptor.peek() {
-            self.mapping().read_ahead(&open.file, start, (from - start) as usize);
+            if self.mapping().read_ahead(&open.file, start, (from - start) as usize) == ReadAhead::OnAccess {
+                pattern.store(LARGE_PAGES, Ordering::Relaxed);
+            }
         }
         self.mapping().advise(Advice::Sequential);
+    }
+
+    /// Ends read-ahead by large pages. A random access of an evicted page would otherwise read several MiB.
+    fn end_large_pages(&self) {
+        let change = (LARGE_PAGES, CHECKED);
+        let pattern = self.mapping().pattern();
+        if pattern.compare_exchange(change.0, change.1, Ordering::Relaxed, Ordering::Relaxed).is_ok() {
+            self.mapping().advise(Advice::SmallPages);
+        }
     }
 }
 
@@ -211,6 +224,13 @@ impl Cache {
 }
 
 impl CachedFile {
+    /// Ends the read-ahead by large pages in a window, which a sequential reader has left.
+    pub(crate) fn end_large_pages(&self, window: u64) {
+        if let Some(client) = self.windows().get(window).and_then(|slot| slot.take().ok()) {
+            client.end_large_pages();
+        }
+    }
+
     /// Returns `true` if a window is mapped and its end was accessed through the mapping.
     ///
     /// For a cursor that enters the window after it: the cursor does not record its reads inside a window.
@@ -311,6 +331,18 @@ mod tests {
             assert_eq!(region.mapping().pattern().load(Ordering::Relaxed), state, "{patterns:?}");
             region.end_scattered();
             assert!(!region.is_scattered());
+        }
+    }
+
+    #[test]
+    fn large_pages_end_once_when_a_reader_leaves_the_window() {
+        let opened = Opened::new(8, 2 * SMALL_WINDOW);
+        let region = opened.cache.map_window(&opened.file, 1, SMALL_WINDOW);
+        let pattern = || region.region().expect("it is mapped").mapping().pattern();
+        for (before, after) in [(LARGE_PAGES, CHECKED), (CHECKED, CHECKED), (SCATTERED, SCATTERED), (0, 0)] {
+            pattern().store(before, Ordering::Relaxed);
+            [0, 1, u64::MAX].into_iter().for_each(|window| opened.file.end_large_pages(window));
+            assert_eq!(pattern().load(Ordering::Relaxed), after);
         }
     }
 

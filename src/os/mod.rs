@@ -79,6 +79,18 @@ pub(crate) enum Kind {
     Other(&'static str),
 }
 
+/// The result of [`read_ahead`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(dead_code, reason = "some systems have fewer of them")]
+pub(crate) enum ReadAhead {
+    /// The pages are in memory, or this OS does not tell.
+    NotNeeded,
+    /// The pages were read.
+    Done,
+    /// The OS will read by large pages on an access, until [`Advice::SmallPages`].
+    OnAccess,
+}
+
 /// The way in which a mapping will be used next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Advice {
@@ -88,6 +100,8 @@ pub(crate) enum Advice {
     Random,
     /// Ends `Random`.
     Normal,
+    /// Ends [`ReadAhead::OnAccess`].
+    SmallPages,
     /// All of it will be accessed soon, from the start on. For use after [`read_ahead`], which does this work on Linux.
     Sequential,
 }

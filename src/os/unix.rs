@@ -11,7 +11,7 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::Path;
 use std::sync::OnceLock;
 
-use super::{Advice, Kind, Stat};
+use super::{Advice, Kind, ReadAhead, Stat};
 
 pub(crate) fn page_size() -> usize {
     static PAGE: OnceLock<usize> = OnceLock::new();
@@ -232,6 +232,10 @@ pub(crate) unsafe fn advise(address: *mut u8, len: usize, advice: Advice) {
     let advice = match advice {
         Advice::Random => libc::MADV_RANDOM,
         Advice::Normal => libc::MADV_NORMAL,
+        #[cfg(target_os = "linux")]
+        Advice::SmallPages => libc::MADV_NOHUGEPAGE,
+        #[cfg(not(target_os = "linux"))]
+        Advice::SmallPages => return,
         // `read_ahead` has already read the missing pages.
         Advice::Sequential if cfg!(target_os = "linux") => return,
         Advice::WillNeed | Advice::Sequential => libc::MADV_WILLNEED,
@@ -342,61 +346,46 @@ pub(crate) fn will_need(_file: &File, _range: Range<u64>) -> bool {
 const READ_CHUNK: usize = 1 << 20;
 
 /// Reads those of `len` bytes of `file` at `start`, which are mapped at `address`, into the page cache that follow the
-/// first `skip` ones, unless the last page is already there. Returns `true` if it read. Ignores failures: later accesses
-/// report them.
+/// first `skip` ones, unless the last page is already there; or advises the OS to read them by large pages when they are
+/// accessed. Ignores failures: later accesses report them.
 ///
 /// # Safety
 ///
 /// As for [`advise`].
 #[cfg(target_os = "linux")]
-pub(crate) unsafe fn read_ahead(file: &File, start: u64, address: *mut u8, len: usize, skip: usize) -> bool {
+pub(crate) unsafe fn read_ahead(file: &File, start: u64, address: *mut u8, len: usize, skip: usize) -> ReadAhead {
     let skip = skip - skip % page_size();
-    if skip >= len {
-        return false;
+    // SAFETY: by the contract of this function.
+    if skip >= len || unsafe { is_end_resident(address, len) } {
+        return ReadAhead::NotNeeded;
     }
     // SAFETY: by the contract of this function.
-    if unsafe { is_end_resident(address, len) } {
-        return false;
+    if unsafe { advise_large_pages(address, len, skip) } {
+        return ReadAhead::OnAccess;
     }
-    // SAFETY: by the contract of this function.
-    let done = unsafe { populate_by_large_pages(address, len, skip) };
-    read_through(file, start + done as u64..start + len as u64);
-    true
+    read_through(file, start + skip as u64..start + len as u64);
+    ReadAhead::Done
 }
 
-/// Reads a mapping without its first `skip` bytes into the page cache by large pages. Returns the number of bytes at the
-/// start, with the first `skip`, that need no other read.
-///
-/// Leaves the last large page out: it enters the page table when the reader comes to it ([`was_accessed`]).
+/// Makes the OS read a mapping by large pages, two at a time, when a reader comes to them. Returns `false` if the OS does
+/// not do that, or if the mapping without its first `skip` bytes is too short.
 ///
 /// For a mapping with `MADV_HUGEPAGE` the OS reads by large pages, without the copy of a `read`. This takes about half
-/// the processor time of [`read_through`]. On an access, and for [`populate`], the OS reads only as far as the disk's
-/// read-ahead setting, often 128 KiB. For `MADV_WILLNEED` it uses the smallest pages, which make each later mapping
-/// dearer.
+/// the processor time of [`read_through`], and the next large page is on its way while the reader reads the one before.
+/// (With `MADV_POPULATE_READ` the reader would wait for all of it first.) Without the advice, the OS reads only as far as
+/// the disk's read-ahead setting, often 128 KiB. For `MADV_WILLNEED` it uses the smallest pages, which make each later
+/// mapping dearer.
 ///
 /// # Safety
 ///
 /// As for [`advise`].
 #[cfg(target_os = "linux")]
-unsafe fn populate_by_large_pages(address: *mut u8, len: usize, skip: usize) -> usize {
-    let end = len.saturating_sub(LARGE_PAGE);
+unsafe fn advise_large_pages(address: *mut u8, len: usize, skip: usize) -> bool {
     // For a shorter range, the OS would read more than requested.
-    if end < skip + 2 * LARGE_PAGE || !reads_ahead_by_large_pages() {
-        return skip;
-    }
-    // SAFETY: by the contract of this function; advice changes no byte.
-    // Of the whole mapping: the OS would split it where the advice differs.
-    if unsafe { libc::madvise(address.cast(), len, libc::MADV_HUGEPAGE) } != 0 {
-        return skip;
-    }
-    let rest = address.wrapping_add(skip).cast();
-    // SAFETY: by the contract of this function; the call only reads.
-    let is_done = unsafe { libc::madvise(rest, end - skip, libc::MADV_POPULATE_READ) } == 0;
-    // At once, although the OS then maps no large pages: a random access after the pages were evicted would otherwise
-    // read 4 MiB for one byte.
-    // SAFETY: by the contract of this function; advice changes no byte.
-    let _ = unsafe { libc::madvise(address.cast(), len, libc::MADV_NOHUGEPAGE) };
-    if is_done { end } else { skip }
+    len - skip >= 2 * LARGE_PAGE
+        && reads_ahead_by_large_pages()
+        // SAFETY: by the contract of this function; advice changes no byte.
+        && unsafe { libc::madvise(address.cast(), len, libc::MADV_HUGEPAGE) } == 0
 }
 
 /// Returns `true` if the OS reads files by large pages for mappings with `MADV_HUGEPAGE`: Linux since 5.18. (It has
@@ -445,10 +434,10 @@ fn read_through(file: &File, span: Range<u64>) {
     }
 }
 
-/// Returns `false`: not implemented on this OS. Unsafe only for the signature of the other systems.
+/// Does nothing: not implemented on this OS. Unsafe only for the signature of the other systems.
 #[cfg(not(target_os = "linux"))]
-pub(crate) unsafe fn read_ahead(_file: &File, _start: u64, _address: *mut u8, _len: usize, _skip: usize) -> bool {
-    false
+pub(crate) unsafe fn read_ahead(_file: &File, _start: u64, _address: *mut u8, _len: usize, _skip: usize) -> ReadAhead {
+    ReadAhead::NotNeeded
 }
 
 /// Returns `true` if the OS refused a mapping at a limit: of mappings, of address space, or of locked memory.
@@ -650,13 +639,18 @@ pub(crate) mod tests {
             for len in [3 * READ_CHUNK + 123, 5 * LARGE_PAGE + 123] {
                 let file = page_cache::file_of(len);
                 let mapping = Mapping::map(&file, 0, len, page_size()).unwrap();
-                assert!(!mapping.read_ahead(&file, 0, 0), "the pages were just written");
+                assert_eq!(mapping.read_ahead(&file, 0, 0), ReadAhead::NotNeeded, "the pages were just written");
                 if !page_cache::drop_pages(&file) {
                     return;
                 }
-                assert!(mapping.read_ahead(&file, 0, 0));
+                let read = mapping.read_ahead(&file, 0, 0);
+                assert_eq!(read == ReadAhead::OnAccess, len >= 2 * LARGE_PAGE && reads_ahead_by_large_pages());
+                // SAFETY: the bytes lie inside the mapping, and no other process has the file.
+                let bytes = unsafe { std::slice::from_raw_parts(mapping.address().as_ptr(), len) };
+                assert!(bytes.iter().step_by(4096).all(|&byte| byte == 7));
+                mapping.advise(Advice::SmallPages);
                 assert!(!page_cache::pages(&file).contains(&false), "{len} bytes");
-                assert!(!mapping.read_ahead(&file, 0, 0));
+                assert_eq!(mapping.read_ahead(&file, 0, 0), ReadAhead::NotNeeded);
                 // Otherwise a later access of an evicted page would read two large pages.
                 let maps = fs::read_to_string("/proc/self/smaps").unwrap();
                 let first = format!("{:x}-", mapping.address().as_ptr() as usize);

@@ -27,7 +27,7 @@ use windows_sys::Win32::System::Memory::{
 };
 use windows_sys::Win32::System::SystemInformation::{GetSystemInfo, GlobalMemoryStatusEx, MEMORYSTATUSEX, SYSTEM_INFO};
 
-use super::{Advice, Kind, Stat};
+use super::{Advice, Kind, ReadAhead, Stat};
 
 /// Returns the page size and the allocation granularity.
 fn system_info() -> (usize, usize) {
@@ -228,8 +228,8 @@ pub(crate) fn was_accessed(_address: usize) -> bool {
 /// # Safety
 ///
 /// No requirements; `unsafe` for the same signature as on other systems.
-pub(crate) unsafe fn read_ahead(_file: &File, _start: u64, _address: *mut u8, _len: usize, _skip: usize) -> bool {
-    false
+pub(crate) unsafe fn read_ahead(_file: &File, _start: u64, _address: *mut u8, _len: usize, _skip: usize) -> ReadAhead {
+    ReadAhead::NotNeeded
 }
 
 fn is_one_of(error: &io::Error, codes: &[u32]) -> bool {

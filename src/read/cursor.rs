@@ -103,11 +103,11 @@ impl Cursor {
     ///
     /// A call that returns bytes of a mapped window makes no system call.
     ///
-    /// A call that maps the window also reads all of it from the disk, if the cursor reads sequentially and the window
-    /// is not in memory. (Linux: before the call returns. Other Unix systems are only advised.) A cursor reads
-    /// sequentially if several of its reads started where the one before ended, give or take 4 KiB. A cursor
-    /// that enters the next window counts as having read to the end of the one before if any reader accessed that
-    /// end through its mapping.
+    /// A call that maps the window also has it read from the disk, if the cursor reads sequentially and the window is not
+    /// in memory: on Linux ahead of the reader, in parts of a few MiB, or before the call returns if the window is short.
+    /// (Other Unix systems are only advised.) A cursor reads sequentially if several of its reads started where the one
+    /// before ended, give or take 4 KiB. A cursor that enters the next window counts as having read to the end of the one
+    /// before if any reader accessed that end through its mapping.
     ///
     /// # Errors
     ///
@@ -260,6 +260,9 @@ impl Cursor {
             };
             if let Some(region) = self.held.region() {
                 region.expect(self.held.start(), pattern);
+            }
+            if pattern == Pattern::Sequential {
+                file.end_large_pages(window.wrapping_sub(1));
             }
         }
         if need != Need::Window {

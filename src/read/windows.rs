@@ -9,8 +9,8 @@ use crate::file::MappedFile;
 
 /// An iterator over the windows of a file, in order, each as a [`Lease`], made by [`MappedFile::windows`].
 ///
-/// `next` maps the window that it returns. If the window is not in memory, `next` also has it read from the disk, and
-/// on Linux waits for that. The cache may unmap a window after its lease is dropped, so a file of any size can be read
+/// `next` maps the window that it returns. If the window is not in memory, `next` also has it read from the disk: on
+/// Linux ahead of the reader, in parts of a few MiB, or before `next` returns if the window is short. The cache may unmap a window after its lease is dropped, so a file of any size can be read
 /// within any budget that holds one window.
 ///
 /// The number of windows is fixed when the iterator is made. If the file has become shorter, the windows past its new
@@ -75,6 +75,7 @@ impl MappedFile {
         if let Some(region) = region.region() {
             region.read_rest(span.start, span.start);
         }
+        self.cached().end_large_pages(index.wrapping_sub(1));
         let len = (span.end - span.start) as usize;
         Ok(Lease::new(region.narrow(0..len), span.start))
     }
