@@ -4,7 +4,9 @@
 //! *scattered*: the OS reads only the pages that readers touch. (LMDB's `MDB_NORDAHEAD`, RocksDB's
 //! `advise_random_on_open` and Lucene's `ReadAdvice.RANDOM` do this for whole files.) A reader of contiguous pages in
 //! such a window would then wait for the disk once a page. If several of its reads in a row are contiguous, the cache
-//! reads ahead for it, in steps that grow, and then the rest of the window, which is no longer scattered.
+//! reads ahead for it, in steps that grow, and then the rest of the window, which is no longer scattered. After some reads
+//! that were not contiguous, the window is *settled*: its reads are hits like all others, until one begins at its
+//! start, where a sequential reader would enter.
 //!
 //! If a sequential reader's window is not in the page cache, the OS reads it as large pages, which are cheap to map, two
 //! at a time and ahead of the reader. This ends when the reader enters the next window. If the OS cannot do that, the
@@ -36,7 +38,7 @@ pub(crate) enum Pattern {
 const STATE: u32 = 0b11 << 30;
 /// The OS reads ahead as it does by default.
 const PLAIN: u32 = 0b01 << 30;
-/// The OS reads only what is touched. The low bits contain the [`LastRead`].
+/// The OS reads only what is touched. The low bits contain the [`LastReads`].
 const SCATTERED: u32 = 0b10 << 30;
 /// The rest of the window was read ahead, was in memory, or must not be read ahead. This is final, so that the OS is asked
 /// once a mapping.
@@ -54,26 +56,50 @@ const MANY: u32 = 32;
 /// The largest step of read-ahead in a scattered window, in bytes. The next one is the rest of the window.
 const STEP_MAX: u64 = 256 << 10;
 
-/// The end of the last read by a lease or a copy in a scattered window, and the length of its run. Several threads share
-/// it, so it is an estimate.
+/// The bytes at the start of a settled window in which a sequential reader begins to read it.
+const FIRST: u64 = 4096;
+/// The fewest bytes of a settled window of which the reads are recorded again after one that begins there. In a smaller
+/// window, random reads would do so too often.
+const RESTART_MIN: usize = 1 << 20;
+
+/// The last reads in a scattered window. Several threads share the value, so it is an estimate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct LastRead {
-    /// The low 24 bits of the index of the page after the last one read.
-    end: u32,
-    /// Reads of the current contiguous run, without its first one: 63 at most.
+struct LastReads {
+    /// Reads that were not contiguous: 15 at most, and then the window is settled.
+    jumps: u32,
+    /// Reads of the current contiguous run of leases and copies, without its first one: 63 at most.
     run: u32,
+    /// The low 20 bits of the index of the page after the last one that a lease or a copy read.
+    end: u32,
 }
 
-impl LastRead {
-    const PAGES: u32 = (1 << 24) - 1;
+impl LastReads {
+    const PAGES: u32 = (1 << 20) - 1;
     const RUN_MAX: u32 = (1 << 6) - 1;
+    const JUMPS_MAX: u32 = (1 << 4) - 1;
 
+    #[inline]
     fn of_word(word: u32) -> Self {
-        Self { end: word & Self::PAGES, run: word >> 24 & Self::RUN_MAX }
+        Self { jumps: word >> 26 & Self::JUMPS_MAX, run: word >> 20 & Self::RUN_MAX, end: word & Self::PAGES }
     }
 
     fn to_word(self) -> u32 {
-        SCATTERED | self.run << 24 | self.end
+        SCATTERED | self.jumps << 26 | self.run << 20 | self.end
+    }
+
+    #[inline]
+    fn is_settled(self) -> bool {
+        self.jumps == Self::JUMPS_MAX
+    }
+
+    /// Returns the state before a read that is recorded: that of a settled window begins anew.
+    fn restarted(self) -> Self {
+        Self { jumps: if self.is_settled() { 0 } else { self.jumps }, ..self }
+    }
+
+    /// Returns the state after a read that was not contiguous.
+    fn jumped(self) -> Self {
+        Self { jumps: (self.jumps + 1).min(Self::JUMPS_MAX), run: 0, ..self }
     }
 
     /// Returns the state after a read of the pages from `first` to `end`, or `None` if that read the last page again.
@@ -84,8 +110,8 @@ impl LastRead {
         let end = end as u32 & Self::PAGES;
         match is_contiguous {
             true if end == self.end => None,
-            true => Some(Self { end, run: (self.run + 1).min(Self::RUN_MAX) }),
-            false => Some(Self { end, run: 0 }),
+            true => Some(Self { end, run: (self.run + 1).min(Self::RUN_MAX), ..self }),
+            false => Some(Self { end, ..self.jumped() }),
         }
     }
 }
@@ -124,6 +150,20 @@ impl Region {
         self.mapping().pattern().load(Ordering::Relaxed) & STATE == SCATTERED
     }
 
+    /// Returns `true` if all reads of the region are to be recorded.
+    #[inline]
+    pub(crate) fn records_reads(&self) -> bool {
+        let word = self.mapping().pattern().load(Ordering::Relaxed);
+        word & STATE == SCATTERED && !LastReads::of_word(word).is_settled()
+    }
+
+    /// Returns `true` if a read at index `at` of the region is to be recorded, although others are not: a sequential
+    /// reader may enter the region there.
+    #[inline]
+    pub(crate) fn records_first_read(&self, at: u64) -> bool {
+        at < FIRST && self.is_scattered() && self.mapping().len() >= RESTART_MIN
+    }
+
     /// Lets the OS read ahead by default in a scattered region, for a reader of all of it.
     #[cold]
     pub(crate) fn end_scattered(&self) {
@@ -139,7 +179,7 @@ impl Region {
     /// `start` of the file, and contains `range`, which is not empty.
     #[inline]
     pub(crate) fn record_read(&self, start: u64, range: Range<u64>) {
-        if self.is_scattered() {
+        if self.records_reads() || self.records_first_read(range.start - start) {
             self.record_scattered_read(start, range);
         }
     }
@@ -148,7 +188,8 @@ impl Region {
     fn record_scattered_read(&self, start: u64, range: Range<u64>) {
         let pattern = self.mapping().pattern();
         let word = pattern.load(Ordering::Relaxed);
-        let next = LastRead::of_word(word).next(page(range.start - start), page(range.end - 1 - start) + 1);
+        let last = LastReads::of_word(word).restarted();
+        let next = last.next(page(range.start - start), page(range.end - 1 - start) + 1);
         let Some(next) = next.filter(|_| word & STATE == SCATTERED) else { return };
         // If it fails, another thread has read at the same time: the run has ended.
         if pattern.compare_exchange(word, next.to_word(), Ordering::Relaxed, Ordering::Relaxed).is_ok() {
@@ -156,8 +197,17 @@ impl Region {
         }
     }
 
-    /// Reads ahead in a scattered region for a cursor whose last `run` reads were contiguous, before that of `range`.
+    /// Records a read by a cursor in a scattered region, and reads ahead if its last `run` reads were contiguous, before
+    /// that of `range`.
     pub(crate) fn follow_cursor(&self, start: u64, range: Range<u64>, run: u32) {
+        let pattern = self.mapping().pattern();
+        let word = pattern.load(Ordering::Relaxed);
+        let last = LastReads::of_word(word);
+        let next = if run == 0 { last.restarted().jumped() } else { last.restarted() };
+        if word & STATE == SCATTERED && next != last {
+            // If it fails, another thread has recorded a read, and this one is lost.
+            _ = pattern.compare_exchange(word, next.to_word(), Ordering::Relaxed, Ordering::Relaxed);
+        }
         self.follow(start, range, run, SEVERAL_OWN);
     }
 
@@ -245,6 +295,7 @@ impl CachedFile {
 mod tests {
     use super::*;
     use crate::cache::load::tests::{Opened, WINDOW as SMALL_WINDOW};
+    use crate::cache::room::{RoomPolicy, WhenFull};
     use crate::os::{self, page_cache};
     use crate::{Admission, Cursor, MapManager, MappedFile, Window};
     use std::fs;
@@ -302,16 +353,45 @@ mod tests {
     }
 
     #[test]
-    fn last_read_counts_contiguous_reads() {
-        let read = |last: LastRead, pages: Range<u64>| last.next(pages.start, pages.end);
-        let at = |end, run| LastRead { end, run };
+    fn last_reads_count_contiguous_ones_and_jumps() {
+        let read = |last: LastReads, pages: Range<u64>| last.next(pages.start, pages.end);
+        let at = |end, run| LastReads { jumps: 2, run, end };
+        let after_jump = |end| LastReads { jumps: 3, run: 0, end };
         assert_eq!(read(at(7, 3), 7..9), Some(at(9, 4)));
         assert_eq!(read(at(7, 3), 6..8), Some(at(8, 4)), "from the page where the last one ended");
         assert_eq!(read(at(7, 3), 6..7), None);
-        assert_eq!([8, 5].map(|page| read(at(7, 3), page..page + 1)), [9, 6].map(|end| Some(at(end, 0))));
-        assert_eq!(read(at(LastRead::PAGES, 63), 0xff_ffff..0x100_0001), Some(at(1, 63)), "both numbers have an end");
-        for last in [at(0, 0), at(LastRead::PAGES, LastRead::RUN_MAX)] {
-            assert_eq!((LastRead::of_word(last.to_word()), last.to_word() & STATE), (last, SCATTERED));
+        assert_eq!([8, 5].map(|page| read(at(7, 3), page..page + 1)), [9, 6].map(|end| Some(after_jump(end))));
+        assert_eq!(read(at(LastReads::PAGES, 63), 0xf_ffff..0x10_0001), Some(at(1, 63)), "both numbers have an end");
+        let most = LastReads { jumps: LastReads::JUMPS_MAX, ..at(LastReads::PAGES, LastReads::RUN_MAX) };
+        for last in [at(0, 0), most] {
+            assert_eq!((LastReads::of_word(last.to_word()), last.to_word() & STATE), (last, SCATTERED));
+        }
+        assert_eq!(most.jumped().jumps, LastReads::JUMPS_MAX);
+        assert_eq!((most.restarted().jumps, at(0, 0).restarted().jumps), (0, 2));
+    }
+
+    #[test]
+    fn scattered_region_is_settled_by_jumps_until_a_read_begins_at_its_start() {
+        for (len, restarts) in [(RESTART_MIN as u64, true), (SMALL_WINDOW, false)] {
+            let opened = Opened::new(64, 2 * RESTART_MIN as u64);
+            let held = opened.cache.map_detached(&opened.file, 0..len, RoomPolicy::Required(WhenFull::Fail)).unwrap();
+            let region = held.region().expect("it is mapped");
+            region.expect(0, Pattern::Scattered);
+            let jump =
+                |number: u64| region.record_read(0, 20_000 * (number % 2) + 5_000..20_000 * (number % 2) + 5_001);
+            for number in 0..u64::from(LastReads::JUMPS_MAX) {
+                assert!(region.records_reads(), "{number}");
+                jump(number);
+            }
+            assert!(!region.records_reads() && region.is_scattered());
+            jump(0);
+            assert!(!region.records_reads());
+            region.record_read(0, 0..1);
+            assert_eq!(region.records_reads(), restarts, "{len} bytes");
+            // By a cursor, whose contiguous reads are counted elsewhere.
+            region.follow_cursor(0, 0..1, 1);
+            let jumps = (0..).take_while(|_| region.records_reads()).map(|_| region.follow_cursor(0, 9_000..9_001, 0));
+            assert!(jumps.count() <= LastReads::JUMPS_MAX as usize);
         }
     }
 

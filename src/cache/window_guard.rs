@@ -91,7 +91,8 @@ const NOWHERE: u64 = u64::MAX;
 /// The result of a change of window by [`WindowGuard::switch`].
 pub(crate) struct Switch<'s> {
     pub(crate) slot: &'s Slot<Region>,
-    pub(crate) is_scattered: bool,
+    /// `true` if the read is to be recorded, because the window is [scattered](Region::is_scattered).
+    pub(crate) is_recorded: bool,
     /// `true` if the window is the scattered one of the last read: the guard had served only a part of it.
     pub(crate) is_same: bool,
 }
@@ -222,13 +223,17 @@ impl WindowGuard {
         // SAFETY: the table of the file, of which the guard's owner has a handle.
         let windows = unsafe { self.switchable?.as_ref() };
         let window_start = start >> self.shift << self.shift;
+        // The window after the one of the last read. (The only window of a file has no next one: then the sum wraps.)
+        let is_next = self.start.wrapping_add(1 << self.shift) == window_start;
         let slot = windows.get(start >> self.shift)?;
         if !self.protect_slot(slot, window_start, start, len) {
             return None;
         }
         self.hazard.count();
-        let is_scattered = self.is_scattered();
-        Some(Switch { slot, is_scattered, is_same: is_scattered && self.scattered.window == window_start + 1 })
+        let is_recorded = self
+            .region()
+            .is_some_and(|region| region.records_reads() || is_next && region.records_first_read(start - window_start));
+        Some(Switch { slot, is_recorded, is_same: is_recorded && self.scattered.window == window_start + 1 })
     }
 
     /// Protects the window of `slot` if it is mapped up to the offset `end`, without a fault. Otherwise returns `false`,

@@ -216,11 +216,11 @@ impl Cursor {
     /// these bytes, `read` are known to be read.
     #[inline(always)]
     fn switch_window(&mut self, start: u64, len: u64, read: u64) -> bool {
-        let Some(Switch { slot, is_scattered, is_same }) = self.held.switch(start, len) else { return false };
+        let Some(Switch { slot, is_recorded, is_same }) = self.held.switch(start, len) else { return false };
         if !is_same {
             self.file.cache().record_access(slot);
         }
-        if is_scattered {
+        if is_recorded {
             self.record_scattered_read(&(start..start + read));
         }
         true
