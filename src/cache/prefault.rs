@@ -154,7 +154,8 @@ impl Region {
     #[inline]
     pub(crate) fn records_reads(&self) -> bool {
         let word = self.mapping().pattern().load(Ordering::Relaxed);
-        word & STATE == SCATTERED && !LastReads::of_word(word).is_settled()
+        // One comparison for the state and the number of jumps, which are the high bits.
+        word.wrapping_sub(SCATTERED) < LastReads::JUMPS_MAX << 26
     }
 
     /// Returns `true` if a read at index `at` of the region is to be recorded, although others are not: a sequential

@@ -223,16 +223,17 @@ impl WindowGuard {
         // SAFETY: the table of the file, of which the guard's owner has a handle.
         let windows = unsafe { self.switchable?.as_ref() };
         let window_start = start >> self.shift << self.shift;
-        // The window after the one of the last read. (The only window of a file has no next one: then the sum wraps.)
-        let is_next = self.start.wrapping_add(1 << self.shift) == window_start;
+        let before = self.start;
         let slot = windows.get(start >> self.shift)?;
         if !self.protect_slot(slot, window_start, start, len) {
             return None;
         }
         self.hazard.count();
-        let is_recorded = self
-            .region()
-            .is_some_and(|region| region.records_reads() || is_next && region.records_first_read(start - window_start));
+        let is_recorded = self.region().is_some_and(|region| {
+            // After the window before. (A whole-file window has none: then the sum wraps.)
+            let is_next = || before.wrapping_add(1 << self.shift) == window_start;
+            region.records_reads() || region.records_first_read(start - window_start) && is_next()
+        });
         Some(Switch { slot, is_recorded, is_same: is_recorded && self.scattered.window == window_start + 1 })
     }
 
@@ -278,7 +279,14 @@ impl WindowGuard {
 
     /// Records a read of `range` in the scattered window that the guard holds, and limits the bytes that it serves.
     /// Reads ahead if several reads in a row were contiguous.
+    ///
+    /// An empty range stands for a read of unknown length, which gets all bytes of the window.
     pub(crate) fn record_scattered_read(&mut self, range: Range<u64>) {
+        if range.is_empty() {
+            let start = self.start;
+            self.region().into_iter().for_each(|region| region.follow_cursor(start, range.clone(), 0));
+            return;
+        }
         let end = self.scattered.record(self.start, &range, os::page_size() as u64);
         let (start, run) = (self.start, self.scattered.run);
         let Some(region) = self.region() else { return };

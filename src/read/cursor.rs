@@ -221,16 +221,9 @@ impl Cursor {
             self.file.cache().record_access(slot);
         }
         if is_recorded {
-            self.record_scattered_read(&(start..start + read));
+            self.held.record_scattered_read(start..start + read);
         }
         true
-    }
-
-    /// Records a read of the held window, if that is scattered. `read` is empty if it is not known how much is read.
-    fn record_scattered_read(&mut self, read: &Range<u64>) {
-        if self.held.is_scattered() && !read.is_empty() {
-            self.held.record_scattered_read(read.clone());
-        }
     }
 
     /// Classifies a read from `start` to `end`, for which `window`, which starts at `first`, may be mapped.
@@ -265,8 +258,8 @@ impl Cursor {
                 file.end_large_pages(window.wrapping_sub(1));
             }
         }
-        if need != Need::Window {
-            self.record_scattered_read(range);
+        if need != Need::Window && self.held.is_scattered() {
+            self.held.record_scattered_read(range.clone());
         }
         self.run.set_mapped();
         Ok(true)
