@@ -63,8 +63,7 @@
 //!   these have room for all regions held by clients and one window for each thread that maps. Beyond that,
 //!   [`Overcommit`] decides. A region counts until it is unmapped.
 //! - **A hit takes no lock, allocates nothing and makes no system call.** The exceptions:
-//!     - The first call of a thread may allocate. The second window of a cursor allocates 12 KiB, if the window size is
-//!       a power of two.
+//!     - The first call of a thread may allocate.
 //!     - [`Windows`] asks the OS once for each mapping whether the window is in memory (`mincore` on Linux; `madvise` on
 //!       other Unix systems). If it is not, the iterator has it read ahead (`madvise`, or reads of the file), and ends
 //!       that at the next window. (Linux tells only processes that own the file or may write it. For others, nothing is
@@ -98,8 +97,8 @@
 //! |---|---|
 //! | a manager | 2.7 KB; for each CPU 512 of counters (16 KiB at most) and 512 of the file table; 32 KiB to 1 MiB of access counts, with the budget; and a thread |
 //! | an open file | 1.2 KB, with a path of 48 bytes |
-//! | a mapped window | 83 if its neighbours are mapped too; 2.6 KB if no other window within a thousand is |
-//! | a cursor | 170, and a hazard record of 128; 12 KiB more from its second window on |
+//! | a mapped window | 83 if its neighbours are mapped too; 1.2 KB if no other window near it is |
+//! | a cursor | 240, and a hazard record of 128 |
 //! | a lease | 40 |
 //!
 //! The number of CPUs is rounded up to a power of two. The slot of a window (64 bytes, allocated for 16 windows at
