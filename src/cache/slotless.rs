@@ -77,10 +77,12 @@ impl SlotlessFrequencies {
     /// Returns the table. The first call makes it.
     #[inline]
     fn entries(&self, windows_in_budget: impl FnOnce() -> usize) -> &[ProcessU64] {
-        self.entries.get_or_init(|| {
-            let wanted = windows_in_budget().saturating_mul(ENTRIES_PER_WINDOW).clamp(ENTRIES.0, ENTRIES.1);
-            iter::repeat_with(ProcessU64::default).take(wanted.next_power_of_two()).collect()
-        })
+        if let Some(entries) = self.entries.get() {
+            return entries;
+        }
+        // Not in the closure, while another thread may wait for this one to initialize the table.
+        let wanted = windows_in_budget().saturating_mul(ENTRIES_PER_WINDOW).clamp(ENTRIES.0, ENTRIES.1);
+        self.entries.get_or_init(|| iter::repeat_with(ProcessU64::default).take(wanted.next_power_of_two()).collect())
     }
 
     /// Returns the frequency of a window, as a word.
