@@ -1197,7 +1197,7 @@ pub const TWINS: &[Twin] = &[
         "entry.number.store(number, Ordering::Release);",
         "entry.number.store(number, Ordering::Relaxed);",
         "sparse_table::added_leaf_against_look_up",
-        RACE,
+        "a number was found without its leaf",
     ),
     twin(
         "leaf_found_without_acquire",
@@ -1205,7 +1205,7 @@ pub const TWINS: &[Twin] = &[
         "let found = self.number.load(Ordering::Acquire);",
         "let found = self.number.load(Ordering::Relaxed);",
         "sparse_table::added_leaf_against_look_up",
-        RACE,
+        "a number was found without its leaf",
     ),
     twin(
         "leaf_made_without_a_second_look",

@@ -29,10 +29,18 @@ struct Entry<T> {
     next_free: AtomicU32,
 }
 
-impl<T> Default for Slab<T> {
+impl<T: Default> Default for Slab<T> {
     fn default() -> Self {
-        Self { segments: array::from_fn(|_| OnceLock::new()), len: AtomicU32::new(0), free: AtomicU64::new(0) }
+        let segments = array::from_fn(|_| OnceLock::new());
+        // The first entries exist from the start: the models do not see how `OnceLock` publishes those made later.
+        let _ = segments[0].set(segment(0));
+        Self { segments, len: AtomicU32::new(0), free: AtomicU64::new(0) }
     }
+}
+
+/// Makes the entries of a segment.
+fn segment<T: Default>(segment: usize) -> Box<[Entry<T>]> {
+    (0..1_u64 << (segment as u32 + FIRST_BITS)).map(|_| Entry::default()).collect()
 }
 
 /// Returns the segment of an entry, and the entry's place in it.
@@ -67,9 +75,8 @@ impl<T: Default> Slab<T> {
     }
 
     fn entry(&self, number: u32) -> &Entry<T> {
-        let (segment, at) = locate(number);
-        let make = || (0..1_u64 << (segment as u32 + FIRST_BITS)).map(|_| Entry::default()).collect();
-        &self.segments[segment].get_or_init(make)[at]
+        let (at_segment, at) = locate(number);
+        &self.segments[at_segment].get_or_init(|| segment(at_segment))[at]
     }
 
     /// Returns the number of entries ever made, claimed or free.

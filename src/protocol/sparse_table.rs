@@ -76,6 +76,7 @@ impl<T> Entry<T> {
         }
         // Relaxed: the load of the number has synchronized.
         let leaf = self.leaf.load(Ordering::Relaxed);
+        debug_assert!(!leaf.is_null(), "a number was found without its leaf");
         // SAFETY: the leaf was stored before its number, so it is not null.
         unsafe { hint::assert_unchecked(!leaf.is_null()) };
         // SAFETY: the leaf is freed with the table, which `self` borrows.
