@@ -237,7 +237,7 @@ fn random_reads_of_cold_data_read_little_more_than_their_pages() {
 }
 
 /// Returns the number of times that this process waited for the disk in an access to mapped bytes.
-fn waits() -> i64 {
+fn waits() -> libc::c_long {
     // SAFETY: zeros are a valid `rusage`, which consists of numbers.
     let mut usage: libc::rusage = unsafe { std::mem::zeroed() };
     // SAFETY: the call writes one `rusage` to the pointer.
@@ -264,7 +264,7 @@ fn sequential_reader_of_scattered_windows_seldom_waits_for_the_disk() {
                 waited = waits() - before;
             });
             assert_eq!(maps.stats().maps, 3);
-            assert!(waited <= PAGES as i64 / 16, "reader {reader}: {waited} waits for {PAGES} pages");
+            assert!(waited <= PAGES as libc::c_long / 16, "reader {reader}: {waited} waits for {PAGES} pages");
         }
     }
 }
