@@ -208,6 +208,9 @@ fn reads_in_the_held_window_follow_the_noticed_length() {
     cursor.read_until(b'\n', &mut rest).unwrap();
     assert_same(&rest, &part, "read_until");
 
+    if cfg!(windows) {
+        return; // It truncates no file that is mapped.
+    }
     cursor.window_at(0).unwrap();
     on_disk.set_len(100).unwrap();
     assert_eq!(opened.handle.refresh().unwrap(), Change::Truncated);
