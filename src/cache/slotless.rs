@@ -77,11 +77,16 @@ impl SlotlessFrequencies {
     /// Returns the table. The first call makes it.
     #[inline]
     fn entries(&self, windows_in_budget: impl FnOnce() -> usize) -> &[ProcessU64] {
-        if let Some(entries) = self.entries.get() {
-            return entries;
+        match self.entries.get() {
+            Some(entries) => entries,
+            // Not in the closure, while another thread may wait for this one to initialize the table.
+            None => self.make_entries(windows_in_budget()),
         }
-        // Not in the closure, while another thread may wait for this one to initialize the table.
-        let wanted = windows_in_budget().saturating_mul(ENTRIES_PER_WINDOW).clamp(ENTRIES.0, ENTRIES.1);
+    }
+
+    #[cold]
+    fn make_entries(&self, windows_in_budget: usize) -> &[ProcessU64] {
+        let wanted = windows_in_budget.saturating_mul(ENTRIES_PER_WINDOW).clamp(ENTRIES.0, ENTRIES.1);
         self.entries.get_or_init(|| iter::repeat_with(ProcessU64::default).take(wanted.next_power_of_two()).collect())
     }
 
