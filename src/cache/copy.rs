@@ -51,10 +51,7 @@ impl Cache {
     fn copy_piece(&self, file: &Arc<CachedFile>, piece: Range<u64>, buf: &mut [u8]) -> Result<()> {
         let (window, start) = self.config.geometry.locate(piece.start);
         let slot = match self.lookup(file, window, piece.start - start, buf.len() as u64, Access::Counted) {
-            Ok(part) => {
-                part.region().into_iter().for_each(|region| region.record_read(start, piece.clone()));
-                return self.copy_region(file, &part, piece.start, piece.start, buf);
-            }
+            Ok(part) => return self.copy_region(file, &part, piece.start, piece.start, buf),
             Err(slot) => slot,
         };
         match self.admit(file, slot, window, Access::Counted) {

@@ -219,20 +219,17 @@ impl Cache {
         len: u64,
         access: Access,
     ) -> Result<RegionRef, Option<&'f Slot<Region>>> {
-        let slot = file.windows().get(window).ok_or(None)?;
+        // Before the client is taken: a load after that waits for it.
+        let slot = self.slot(file, window, access).ok_or(None)?;
         let counter = self.stats.counter(Event::Hit);
         // A range that crosses into the next window is not here, nor is the new tail of a file that has grown.
-        let part = slot.take().ok().filter(|client| !client.mapping().is_faulted());
-        let Some(part) = part.and_then(|client| RegionRef::part(client, at, len)) else {
-            if access == Access::Counted {
-                self.regions.record_access(slot);
-            }
-            return Err(Some(slot));
-        };
-        counter.count();
-        if access == Access::Counted {
-            self.record_access(slot);
+        let client = slot.take().ok().filter(|client| !client.mapping().is_faulted()).ok_or(Some(slot))?;
+        // Before the client becomes a part: a part that is borrowed would be in memory.
+        if access == Access::Counted && client.records_read(at) && at + len <= client.mapping().len() as u64 {
+            client.record_read(self.config.geometry.start(window), at..at + len);
         }
+        let Some(part) = RegionRef::part(client, at, len) else { return Err(Some(slot)) };
+        counter.count();
         Ok(part)
     }
 

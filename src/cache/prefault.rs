@@ -176,25 +176,24 @@ impl Region {
         }
     }
 
-    /// Records a read by a lease or a copy, and reads ahead if several of them were contiguous. The region starts at
-    /// `start` of the file, and contains `range`, which is not empty.
+    /// Returns `true` if a read by a lease or a copy at index `at` of the region is to be recorded.
     #[inline]
-    pub(crate) fn record_read(&self, start: u64, range: Range<u64>) {
-        if self.records_reads() || self.records_first_read(range.start - start) {
-            self.record_scattered_read(start, range);
-        }
+    pub(crate) fn records_read(&self, at: u64) -> bool {
+        self.records_reads() || self.records_first_read(at)
     }
 
-    #[inline(never)]
-    fn record_scattered_read(&self, start: u64, range: Range<u64>) {
+    /// Records a read by a lease or a copy, and reads ahead if several of them were contiguous. The region starts at
+    /// `start` of the file. `read` is not empty, and consists of indices in the region.
+    #[cold]
+    pub(crate) fn record_read(&self, start: u64, read: Range<u64>) {
         let pattern = self.mapping().pattern();
         let word = pattern.load(Ordering::Relaxed);
         let last = LastReads::of_word(word).restarted();
-        let next = last.next(page(range.start - start), page(range.end - 1 - start) + 1);
+        let next = last.next(page(read.start), page(read.end - 1) + 1);
         let Some(next) = next.filter(|_| word & STATE == SCATTERED) else { return };
         // If it fails, another thread has read at the same time: the run has ended.
         if pattern.compare_exchange(word, next.to_word(), Ordering::Relaxed, Ordering::Relaxed).is_ok() {
-            self.follow(start, range, next.run, SEVERAL_SHARED);
+            self.follow(start, start + read.start..start + read.end, next.run, SEVERAL_SHARED);
         }
     }
 
@@ -378,8 +377,12 @@ mod tests {
             let held = opened.cache.map_detached(&opened.file, 0..len, RoomPolicy::Required(WhenFull::Fail)).unwrap();
             let region = held.region().expect("it is mapped");
             region.expect(0, Pattern::Scattered);
-            let jump =
-                |number: u64| region.record_read(0, 20_000 * (number % 2) + 5_000..20_000 * (number % 2) + 5_001);
+            let record = |at: u64| {
+                if region.records_read(at) {
+                    region.record_read(0, at..at + 1);
+                }
+            };
+            let jump = |number: u64| record(20_000 * (number % 2) + 5_000);
             for number in 0..u64::from(LastReads::JUMPS_MAX) {
                 assert!(region.records_reads(), "{number}");
                 jump(number);
@@ -387,7 +390,7 @@ mod tests {
             assert!(!region.records_reads() && region.is_scattered());
             jump(0);
             assert!(!region.records_reads());
-            region.record_read(0, 0..1);
+            record(0);
             assert_eq!(region.records_reads(), restarts, "{len} bytes");
             // By a cursor, whose contiguous reads are counted elsewhere.
             region.follow_cursor(0, 0..1, 1);

@@ -111,6 +111,11 @@ impl RegionBytes {
     }
 
     #[inline]
+    pub(super) fn address(&self) -> NonNull<u8> {
+        self.address
+    }
+
+    #[inline]
     pub(crate) fn len(&self) -> usize {
         self.len
     }
@@ -144,6 +149,18 @@ impl RegionBytes {
         }
     }
 
+    /// Returns the `len` bytes at `address`, or an empty slice if they are out of range.
+    #[inline]
+    pub(crate) fn get_at_address(&self, address: NonNull<u8>, len: u64) -> &[u8] {
+        let at = (address.as_ptr() as usize).wrapping_sub(self.address.as_ptr() as usize);
+        if self.contains(at as u64, len) {
+            // SAFETY: as in `get`.
+            unsafe { slice::from_raw_parts(address.as_ptr(), len as usize) }
+        } else {
+            no_bytes()
+        }
+    }
+
     /// Copies the bytes at `at` into `buf` without a reference to the mapped bytes, and returns their address. Returns
     /// `None` if they are out of range, or if `buf` is empty.
     #[inline]
@@ -158,6 +175,12 @@ impl RegionBytes {
         unsafe { source.as_ptr().copy_to_nonoverlapping(buf.as_mut_ptr(), buf.len()) };
         Some(source)
     }
+}
+
+/// The function call keeps the condition out of the caller's loop: the processor does not wait for it.
+#[cold]
+fn no_bytes() -> &'static [u8] {
+    &[]
 }
 
 /// Takes numbers instead of references, so that the caller keeps them in registers.

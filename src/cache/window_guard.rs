@@ -91,6 +91,8 @@ const NOWHERE: u64 = u64::MAX;
 /// The result of a change of window by [`WindowGuard::switch`].
 pub(crate) struct Switch<'s> {
     pub(crate) slot: &'s Slot<Region>,
+    /// The address of the first byte that was asked for. By itself, so that it stays in a register.
+    pub(crate) address: NonNull<u8>,
     /// `true` if the read is to be recorded, because the window is [scattered](Region::is_scattered).
     pub(crate) is_recorded: bool,
     /// `true` if the window is the scattered one of the last read: the guard had served only a part of it.
@@ -154,12 +156,6 @@ impl WindowGuard {
     #[inline]
     pub(crate) fn get(&self, start: u64, end: u64) -> &[u8] {
         self.bytes.get(start.wrapping_sub(self.start), end.wrapping_sub(start))
-    }
-
-    /// Returns the `len` bytes at `start`, or an empty slice if the region does not contain them.
-    #[inline]
-    pub(crate) fn get_len(&self, start: u64, len: u64) -> &[u8] {
-        self.bytes.get(start.wrapping_sub(self.start), len)
     }
 
     /// Copies the bytes from `start` on into `buf`, without a reference to mapped bytes, and returns their address.
@@ -234,7 +230,9 @@ impl WindowGuard {
             let is_next = || before.wrapping_add(1 << self.shift) == window_start;
             region.records_reads() || region.records_first_read(start - window_start) && is_next()
         });
-        Some(Switch { slot, is_recorded, is_same: is_recorded && self.scattered.window == window_start + 1 })
+        // SAFETY: inside the mapping, which contains the `len` bytes at `start`.
+        let address = unsafe { self.bytes.address().add((start - window_start) as usize) };
+        Some(Switch { slot, address, is_recorded, is_same: is_recorded && self.scattered.window == window_start + 1 })
     }
 
     /// Protects the window of `slot` if it is mapped up to the offset `end`, without a fault. Otherwise returns `false`,

@@ -2,6 +2,7 @@
 
 use std::io::{self, BufRead, Read, Seek, SeekFrom};
 use std::ops::{Range, RangeBounds};
+use std::ptr::NonNull;
 use std::{fmt, mem};
 
 use super::need;
@@ -157,7 +158,7 @@ impl Cursor {
             let (window, start) = self.file.geometry().locate(offset);
             // Up to the end of the file as it is known now: an older region of its tail may be draining.
             let end = self.file.geometry().span(window, len).end;
-            if self.switch_window(offset, end.saturating_sub(offset), 0) {
+            if self.switch_window(offset, end.saturating_sub(offset), 0).is_some() {
                 // The caller gets all bytes of a scattered window. Most likely, it reads them.
                 if offset == start && self.held.is_scattered() {
                     self.held.region().into_iter().for_each(Region::end_scattered);
@@ -212,18 +213,18 @@ impl Cursor {
         }
     }
 
-    /// Switches to the window of `start` if `len` bytes are mapped there, and returns `true`: the hit. `len` is not 0. Of
-    /// these bytes, `read` are known to be read.
+    /// Switches to the window of `start` if `len` bytes are mapped there: the hit. Returns the address of the first one.
+    /// `len` is not 0. Of these bytes, `read` are known to be read.
     #[inline(always)]
-    fn switch_window(&mut self, start: u64, len: u64, read: u64) -> bool {
-        let Some(Switch { slot, is_recorded, is_same }) = self.held.switch(start, len) else { return false };
+    fn switch_window(&mut self, start: u64, len: u64, read: u64) -> Option<NonNull<u8>> {
+        let Switch { slot, address, is_recorded, is_same } = self.held.switch(start, len)?;
         if !is_same {
             self.file.cache().record_access(slot);
         }
         if is_recorded {
             self.held.record_scattered_read(start..start + read);
         }
-        true
+        Some(address)
     }
 
     /// Classifies a read from `start` to `end`, for which `window`, which starts at `first`, may be mapped.
@@ -327,8 +328,8 @@ impl Cursor {
     fn slice_elsewhere(&mut self, range: impl RangeBounds<u64>, failed: &mut Option<Error>) -> Option<&[u8]> {
         let (start, end) = geometry::ends(&range);
         let len = end.wrapping_sub(start);
-        if self.switch_window(start, len, len) {
-            return Some(self.held.get_len(start, len));
+        if let Some(address) = self.switch_window(start, len, len) {
+            return Some(self.held.bytes().get_at_address(address, len));
         }
         self.slice_acquired(range, failed)
     }
@@ -474,7 +475,7 @@ impl Cursor {
         }
         let is_held = !self.held.is_faulted() && self.held.contains(self.position, end);
         let len = end - self.position;
-        if !is_held && !self.switch_window(self.position, len, len) {
+        if !is_held && self.switch_window(self.position, len, len).is_none() {
             let access = self.next_access(window, start, self.position, end);
             self.hold_range(&(self.position..end), start, access, Need::Optional(access))?;
         }
@@ -531,7 +532,7 @@ impl Cursor {
     /// Holds the region at the position, which is inside the file of `len` bytes, and returns `true`. If the window is
     /// not worth mapping, copies a part of it and returns `false`.
     fn hold_or_copy(&mut self, len: u64) -> Result<bool> {
-        if self.switch_window(self.position, 1, 1) {
+        if self.switch_window(self.position, 1, 1).is_some() {
             return Ok(true);
         }
         let (window, start) = self.file.geometry().locate(self.position);

@@ -188,10 +188,7 @@ impl MappedFile {
         let (window, start) = self.geometry().locate(range.start);
         let (at, len) = (range.start - start, range.end - range.start);
         let slot = match self.cache().lookup(self.cached(), window, at, len, Access::Counted) {
-            Ok(bytes) => {
-                bytes.region().into_iter().for_each(|region| region.record_read(start, range.clone()));
-                return Ok(Lease::new(bytes, range.start));
-            }
+            Ok(bytes) => return Ok(Lease::new(bytes, range.start)),
             Err(slot) => slot,
         };
         let offset = range.start;
