@@ -985,9 +985,8 @@ impl World {
         };
         let file = self.cursors[index].file;
         let at = self.cursors[index].value.position();
-        let window = self.window_of(file, at);
-        let rest = if at < window.end { at..window.end } else { at..at };
-        let expected = self.files[file].get(rest.start as usize..rest.end as usize).unwrap_or(&[]);
+        // A cursor that holds a range longer than a window returns the rest of that.
+        let expected = self.files[file].get(at as usize..).unwrap_or(&[]);
         let need = self.window_bytes(file);
         let cursor = &mut self.cursors[index];
         cursor.may_hold(need);
