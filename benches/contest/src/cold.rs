@@ -31,6 +31,15 @@ impl Reads<'_> {
         build(smmap::MapManager::builder()).open(self.data.path()).expect("the data opens")
     }
 
+    /// Reads the file, without a mapping.
+    fn by_pread(&self) -> u64 {
+        let (file, mut buffer) = (self.data.open(), vec![0; self.len as usize]);
+        self.sum(|offset| {
+            read_exact_at(&file, &mut buffer, offset).expect("bytes of the data");
+            touch(&buffer)
+        })
+    }
+
     fn sum(&self, mut read: impl FnMut(u64) -> u64) -> u64 {
         self.offsets.iter().fold(0, |sum: u64, &offset| sum.wrapping_add(read(offset)))
     }
@@ -129,13 +138,7 @@ impl Raced {
 
 fn random(run: &Run, data: &Data, chapter: &mut Chapter) {
     const TASKS: [(&str, Task); 4] = [
-        ("pread", |reads| {
-            let (file, mut buffer) = (reads.data.open(), vec![0; reads.len as usize]);
-            reads.sum(|offset| {
-                read_exact_at(&file, &mut buffer, offset).expect("bytes of the data");
-                touch(&buffer)
-            })
-        }),
+        ("pread", |reads| reads.by_pread()),
         ("read_at", |reads| {
             let (file, mut buffer) = (reads.smmap(), vec![0; reads.len as usize]);
             reads.sum(|offset| {
@@ -180,13 +183,7 @@ fn sequential(run: &Run, data: &Data, chapter: &mut Chapter) {
     }
     let reads = Reads { data, offsets: (0..data.len()).step_by(MIB as usize).collect(), len: MIB };
     let scans: [(&str, Task); 5] = [
-        ("read of 1 MiB", |reads| {
-            let (file, mut buffer) = (reads.data.open(), vec![0; reads.len as usize]);
-            reads.sum(|offset| {
-                read_exact_at(&file, &mut buffer, offset).expect("bytes of the data");
-                touch(&buffer)
-            })
-        }),
+        ("read of 1 MiB", |reads| reads.by_pread()),
         ("windows", |reads| {
             let file = reads.smmap();
             file.windows().fold(0, |sum, lease| sum + touch(&lease.expect("a window of the data")))
