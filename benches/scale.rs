@@ -5,9 +5,8 @@
 //! cursors, because the evicting thread scans the hazard record of each.
 //!
 //! The bench counts instructions in user space under callgrind, per operation, with few and with many files or windows.
-//! Target: at most 1.25 × as many instructions with many. (A window's slot is found in a radix tree of 64 branches a
-//! node, so a hit among a million windows passes two nodes more than a hit among a thousand.) The bench's allocator
-//! counts the memory.
+//! Target: at most 1.25 × as many instructions with many. (A window's slot is found in a hash table, in
+//! as many steps among a million windows as among a thousand.) The bench's allocator counts the memory.
 //!
 //! `cargo bench --bench scale -- ratios` measures and prints the table. It needs valgrind. The first run creates
 //! 100,000 small files beside the build, and keeps them for later runs.

@@ -122,11 +122,11 @@ pub enum Admission {
     /// Read small ranges from the file (`pread`) until a mapping of their window pays off. A mapping costs as much as a
     /// dozen small reads or more.
     ///
-    /// If the budget has room, a window is mapped after about 8 recent accesses. The more accesses earlier mappings have
-    /// served, the sooner a window of a file that fits the budget is mapped, at last on its first access. If the budget
-    /// has no room, the window replaces an unused one that has less than half as many recent accesses. The window of a
-    /// cursor that reads sequentially, or that usually reads many records of a window in a row, may replace a more
-    /// frequently accessed one. Repeated reads of one window by one cursor count once in four.
+    /// If the budget has room, a window is mapped after about 8 recent accesses. The more accesses earlier mappings
+    /// have served, the sooner a window of a file that fits the budget is mapped, at last on its first access. If the
+    /// budget has no room, the window replaces an unused one that has less than half as many recent accesses. The
+    /// window of a cursor that reads sequentially, or that usually reads many records of a window in a row, may replace
+    /// a more frequently accessed one. Repeated reads of one window by one cursor count once in four.
     ///
     /// The counts outlive the handles of a file, in a table of fixed size. So a program that opens a file for each
     /// request reads from mappings as well.
@@ -146,8 +146,8 @@ pub enum Admission {
 /// data in memory, nor what is [copied from the file](Admission): that is read as `pread` reads it.
 ///
 /// By default, an OS reads far around each page of a mapping that a program accesses (on Linux as far as the disk's
-/// `read_ahead_kb`, 128 KiB or more). `madvise` changes this for a mapping as a whole. `Random` and `Sequential` mean what
-/// they mean in `memmap2::Advice`, with the differences named below. On Windows, no advice has an effect.
+/// `read_ahead_kb`, 128 KiB or more). `madvise` changes this for a mapping as a whole. `Random` and `Sequential` mean
+/// what they mean in `memmap2::Advice`, with the differences named below. On Windows, no advice has an effect.
 ///
 /// # Examples
 ///
@@ -171,16 +171,16 @@ pub enum Advice {
     /// - Other windows are read as the OS does by default.
     #[default]
     Adaptive,
-    /// Read only the pages that are accessed, as `memmap2::Advice::Random` (`MADV_RANDOM`) does. The cache reads nothing
-    /// ahead, except for [`prefetch`](crate::MappedFile::prefetch).
+    /// Read only the pages that are accessed, as `memmap2::Advice::Random` (`MADV_RANDOM`) does. The cache reads
+    /// nothing ahead, except for [`prefetch`](crate::MappedFile::prefetch).
     ///
-    /// For lookups in data much larger than memory. (Compare LMDB's `MDB_NORDAHEAD`, RocksDB's `advise_random_on_open` and
-    /// Lucene's `ReadAdvice.RANDOM`.) A scan waits for the disk at each page.
+    /// For lookups in data much larger than memory. (Compare LMDB's `MDB_NORDAHEAD`, RocksDB's `advise_random_on_open`
+    /// and Lucene's `ReadAdvice.RANDOM`.) A scan waits for the disk at each page.
     Random,
     /// Read all of a window from the disk after it was mapped, unless its end is in memory.
     ///
-    /// On Linux, the OS reads windows of 4 MiB or more ahead of the reader, in parts of a few MiB, and the call that maps
-    /// a shorter window waits for all of it. Other Unix systems read in the background. Unlike with
+    /// On Linux, the OS reads windows of 4 MiB or more ahead of the reader, in parts of a few MiB, and the call that
+    /// maps a shorter window waits for all of it. Other Unix systems read in the background. Unlike with
     /// `memmap2::Advice::Sequential` (`MADV_SEQUENTIAL`), the OS does not free pages sooner after they were accessed:
     /// readers share them.
     Sequential,

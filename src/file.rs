@@ -36,7 +36,8 @@ impl Drop for Shared {
     }
 }
 
-/// The largest part of a window, in bytes, that [`MappedFile::prefetch`] leaves to copies if it is less than half of it.
+/// The largest part of a window, in bytes, that [`MappedFile::prefetch`] leaves to copies if it is less than half of
+/// it.
 const PREFETCH_COPIED: u64 = 256 << 10;
 
 /// A file that is open in a [`MapManager`](crate::MapManager).
@@ -242,15 +243,16 @@ impl MappedFile {
         self.cache().verify(self.cached(), range.clone()).map_err(|error| self.named(error.within(range)))
     }
 
-    /// Asks the OS to read the pages of `range` into memory, without waiting for the disk. Maps windows where that pays.
+    /// Asks the OS to read the pages of `range` into memory, without waiting for the disk. Maps windows where that
+    /// pays.
     ///
-    /// The OS reads those pages, and no others. A window is mapped if the range covers half of it, or more than 256 KiB:
-    /// less is as quickly copied. The pages of other windows are in memory afterwards, and small reads copy them from
-    /// there.
+    /// The OS reads those pages, and no others. A window is mapped if the range covers half of it, or more than 256
+    /// KiB: less is as quickly copied. The pages of other windows are in memory afterwards, and small reads copy them
+    /// from there.
     ///
-    /// Of a range with more windows than the budget holds, the call treats the first that fit. Where it maps, it may wait
-    /// for room and evict other regions, as all calls do that must map. On systems other than Linux, Android, FreeBSD,
-    /// macOS and iOS, pages that are not mapped are not read; on Windows, the call only maps.
+    /// Of a range with more windows than the budget holds, the call treats the first that fit. Where it maps, it may
+    /// wait for room and evict other regions, as all calls do that must map. On systems other than Linux, Android,
+    /// FreeBSD, macOS and iOS, pages that are not mapped are not read; on Windows, the call only maps.
     ///
     /// # Performance
     ///

@@ -1,9 +1,9 @@
 //! A lock-free concurrent cache of read-only, memory-mapped file regions, for many threads.
 //!
-//! A [`MapManager`] maps *windows* of files: fixed, aligned parts, of up to 16 MiB by default. All threads share each mapped
-//! region. The manager unmaps regions that are not in use, to stay inside a budget of bytes, regions and open files. A
-//! program can therefore read files of any size with a fixed amount of mapped memory. The crate is the Rust successor
-//! of Python's `smmap`.
+//! A [`MapManager`] maps *windows* of files: fixed, aligned parts, of up to 16 MiB by default. All threads share each
+//! mapped region. The manager unmaps regions that are not in use, to stay inside a budget of bytes, regions and open
+//! files. A program can therefore read files of any size with a fixed amount of mapped memory. The crate is the Rust
+//! successor of Python's `smmap`.
 //!
 //! ```
 //! use smmap::{MapManager, Window};

@@ -158,8 +158,8 @@ impl Mapping {
         unsafe { os::advise(self.address.as_ptr().wrapping_add(start), range.end - start, Advice::WillNeed) };
     }
 
-    /// Reads the bytes after the first `skip` from the disk into the page cache, or has the OS read them by large pages on
-    /// access, unless their last page is already there. The mapping must be one of `file` at `start`.
+    /// Reads the bytes after the first `skip` from the disk into the page cache, or has the OS read them by large pages
+    /// on access, unless their last page is already there. The mapping must be one of `file` at `start`.
     pub(crate) fn read_ahead(&self, file: &File, start: u64, skip: usize) -> ReadAhead {
         // SAFETY: the mapping's own address and length.
         unsafe { os::read_ahead(file, start, self.address.as_ptr(), self.len, skip) }

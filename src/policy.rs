@@ -31,24 +31,24 @@
 //!    room ends at the limit. Under pressure it ends earlier: [`headroom`] stays free for required mappings.
 //! 4. *Mappings that pay off are made sooner.* With room, a candidate of a file that fits the budget is mapped at a
 //!    lower frequency, the higher the earnings are: at the first access, once they exceed [`ADMIT_AFTER`] by about what
-//!    a mapping and its page faults cost. Until then, mapping each window that is read once would be slower than `pread`. In a file larger
-//!    than the budget, it would also take the room of windows that are more frequent.
+//!    a mapping and its page faults cost. Until then, mapping each window that is read once would be slower than
+//!    `pread`. In a file larger than the budget, it would also take the room of windows that are more frequent.
 //! 5. *Without room*, the candidate replaces the least frequent of [`SAMPLE`] victims, if its own frequency exceeds
-//!    twice the victim's by [`MARGIN`]. Without the factor, windows of about equal frequency would replace each other in
-//!    turn, at the cost of a mapping each time. The admission threshold saves the search for a victim until a candidate
-//!    can beat it.
+//!    twice the victim's by [`MARGIN`]. Without the factor, windows of about equal frequency would replace each other
+//!    in turn, at the cost of a mapping each time. The admission threshold saves the search for a victim until a
+//!    candidate can beat it.
 //! 6. *A sustained reader's window* is mapped without room too, in place of a victim with a frequency of up to
 //!    [`SUSTAINED_VICTIM_MAX`]. A reader is sustained after [`SEQUENTIAL_ACCESSES`] sequential accesses, after
 //!    [`SEQUENTIAL_BYTES`] sequential bytes, or after [`SUSTAINED_REPEATS`] repeated accesses. Most of its accesses are
 //!    not counted, so its windows are among the next victims.
 //! 7. *A cursor whose runs are long*, of at least [`LONG_RUN`] accesses on the average, maps at the first access of a
 //!    run. Without room, that is so if the mean length and the window's frequency together reach [`MAPPING_COST`]: the
-//!    accesses to expect then pay for the mapping. Only a run that is read from the file is known to its end. So one run
-//!    in [`PROBE_INTERVAL`] is not mapped by this rule, and shows whether runs are still long.
+//!    accesses to expect then pay for the mapping. Only a run that is read from the file is known to its end. So one
+//!    run in [`PROBE_INTERVAL`] is not mapped by this rule, and shows whether runs are still long.
 //!
-//! Frequencies of windows that are not mapped decide, as in TinyLFU (Einziger, Friedman, Manes, 2017). They are kept for
-//! windows of closed files as well, like the ghost entries of ARC (Megiddo, Modha, 2003). Rules 4 and 7 adapt to the
-//! workload, as W-TinyLFU adapts its window (Einziger et al., 2018), but by what mappings earned, not by trying.
+//! Frequencies of windows that are not mapped decide, as in TinyLFU (Einziger, Friedman, Manes, 2017). They are kept
+//! for windows of closed files as well, like the ghost entries of ARC (Megiddo, Modha, 2003). Rules 4 and 7 adapt to
+//! the workload, as W-TinyLFU adapts its window (Einziger et al., 2018), but by what mappings earned, not by trying.
 //!
 //! The benchmark `cargo bench --bench pressure -- ratios` compares these rules with plain `pread`, with a cache that
 //! maps on every miss, and with an oracle that maps the most frequent windows beforehand.
@@ -72,8 +72,8 @@ pub(crate) const MARGIN: u8 = 8;
 
 /// Accesses of unmapped windows per step of the clock, for each window that the budget holds.
 ///
-/// With 8, windows that were frequent before stay mapped about twice as long. With 2, frequencies are so low that chance
-/// decides between windows of uniform reads.
+/// With 8, windows that were frequent before stay mapped about twice as long. With 2, frequencies are so low that
+/// chance decides between windows of uniform reads.
 const PERIOD: u32 = 4;
 
 /// As [`PERIOD`], while there is room. The step is longer because no frequency of the past keeps a candidate out.
@@ -350,8 +350,8 @@ impl Earnings {
         Self(self.0 - self.0 / Self::WEIGHT + u32::from(frequency))
     }
 
-    /// Returns `true` if a candidate of this `frequency` is mapped where there is room (rule 4): from [`ADMIT_AFTER`] on,
-    /// less one for each [`SURPLUS`] accesses that the mean exceeds it by, but not before its first access.
+    /// Returns `true` if a candidate of this `frequency` is mapped where there is room (rule 4): from [`ADMIT_AFTER`]
+    /// on, less one for each [`SURPLUS`] accesses that the mean exceeds it by, but not before its first access.
     #[inline]
     pub(crate) fn admit(self, frequency: u8) -> bool {
         let surplus = self.0.saturating_sub(Self::NONE.0);

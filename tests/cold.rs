@@ -25,8 +25,8 @@ const DONE: &str = "smmap-cold-child-done";
 const KIB: u64 = 1 << 10;
 const MIB: u64 = 1 << 20;
 
-/// Ends the process at any system call of this thread but those that print and exit, and but `other`. Returns `false` if
-/// the OS installs no filter.
+/// Ends the process at any system call of this thread but those that print and exit, and but `other`. Returns `false`
+/// if the OS installs no filter.
 fn forbid_system_calls(other: libc::c_long) -> bool {
     let allowed = [libc::SYS_write, libc::SYS_exit_group, libc::SYS_exit, other];
     let statement = |code, value| libc::sock_filter { code, jt: 0, jf: 0, k: value };

@@ -273,8 +273,8 @@ impl CachedFile {
         unpoisoned(&self.noticed).stat.clone()
     }
 
-    /// Returns `true` if `stat`, the metadata of the file at some path, are those of this file, and the newest look found
-    /// the same. A descriptor of this file is open, so no other file has its inode number.
+    /// Returns `true` if `stat`, the metadata of the file at some path, are those of this file, and the newest look
+    /// found the same. A descriptor of this file is open, so no other file has its inode number.
     ///
     /// Returns `false` on file systems on which that does not hold, or on which a descriptor may report other metadata
     /// than a path.

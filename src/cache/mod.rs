@@ -205,8 +205,9 @@ impl Cache {
         Ok(())
     }
 
-    /// Returns a client of a window's region, with the `len` bytes at `at` in the window, if all of them are mapped: the
-    /// hit of a lease or a copy. Otherwise returns the window's slot, if it has one, for [`acquire`](Self::acquire).
+    /// Returns a client of a window's region, with the `len` bytes at `at` in the window, if all of them are mapped:
+    /// the hit of a lease or a copy. Otherwise returns the window's slot, if it has one, for
+    /// [`acquire`](Self::acquire).
     ///
     /// Takes no lock, allocates nothing, and makes no system call. Counts a hit. If `access` is `Counted`, counts an
     /// access of the window, if it has a slot.

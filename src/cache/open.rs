@@ -226,7 +226,8 @@ impl Cache {
         let file_at = |path: &Path| os::stat_path(path).ok().filter(|stat| stat.kind == Kind::File);
         if let Some(stat) = file_at(path) {
             let file = self.registry.get(&FileKey::at(path, &stat));
-            // The time of birth of a file on overlayfs changes when it is copied up. Another file of this name was replaced.
+            // The time of birth of a file on overlayfs changes when it is copied up. Another file of this name was
+            // replaced.
             let by_name = || {
                 let path = std::path::absolute(path).ok()?;
                 let is_at = |file: &Arc<CachedFile>| file.names().contains(&path) && file.is_at(&path).unwrap_or(false);

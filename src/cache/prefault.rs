@@ -4,15 +4,15 @@
 //! *scattered*: the OS reads only the pages that readers touch. (LMDB's `MDB_NORDAHEAD`, RocksDB's
 //! `advise_random_on_open` and Lucene's `ReadAdvice.RANDOM` do this for whole files.) A reader of contiguous pages in
 //! such a window would then wait for the disk once a page. If several of its reads in a row are contiguous, the cache
-//! reads ahead for it, in steps that grow, and then the rest of the window, which is no longer scattered. After some reads
-//! that were not contiguous, the window is *settled*: its reads are hits like all others, until one begins at its
+//! reads ahead for it, in steps that grow, and then the rest of the window, which is no longer scattered. After some
+//! reads that were not contiguous, the window is *settled*: its reads are hits like all others, until one begins at its
 //! start, where a sequential reader would enter.
 //!
-//! If a sequential reader's window is not in the page cache, the OS reads it as large pages, which are cheap to map, two
-//! at a time and ahead of the reader. This ends when the reader enters the next window. If the OS cannot do that, the
-//! window is read through the descriptor. Either way the disk gets large requests. A window that is in the page cache is left alone: each first touch then maps sixteen
-//! pages, or a large one. Mapping all pages in advance (`MADV_POPULATE_READ`) was slower in a warm scan, because it
-//! walks over each page.
+//! If a sequential reader's window is not in the page cache, the OS reads it as large pages, which are cheap to map,
+//! two at a time and ahead of the reader. This ends when the reader enters the next window. If the OS cannot do that,
+//! the window is read through the descriptor. Either way the disk gets large requests. A window that is in the page
+//! cache is left alone: each first touch then maps sixteen pages, or a large one. Mapping all pages in advance
+//! (`MADV_POPULATE_READ`) was slower in a warm scan, because it walks over each page.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -40,8 +40,8 @@ const STATE: u32 = 0b11 << 30;
 const PLAIN: u32 = 0b01 << 30;
 /// The OS reads only what is touched. The low bits contain the [`LastReads`].
 const SCATTERED: u32 = 0b10 << 30;
-/// The rest of the window was read ahead, was in memory, or must not be read ahead. This is final, so that the OS is asked
-/// once a mapping.
+/// The rest of the window was read ahead, was in memory, or must not be read ahead. This is final, so that the OS is
+/// asked once a mapping.
 const CHECKED: u32 = 0b11 << 30;
 /// As [`CHECKED`], and the OS reads by large pages until the reader has left the window.
 const LARGE_PAGES: u32 = CHECKED | 1;
@@ -49,7 +49,7 @@ const LARGE_PAGES: u32 = CHECKED | 1;
 /// Contiguous reads, by leases and copies, after which a scattered window is read ahead. Two threads that read one
 /// small window at random seldom make as many by chance.
 const SEVERAL_SHARED: u32 = 8;
-/// The same for the reads of one cursor.
+/// Contiguous reads of one cursor after which a scattered window is read ahead.
 const SEVERAL_OWN: u32 = 4;
 /// Contiguous reads after which the rest of a scattered window is read.
 const MANY: u32 = 32;
@@ -197,8 +197,8 @@ impl Region {
         }
     }
 
-    /// Records a read by a cursor in a scattered region, and reads ahead if its last `run` reads were contiguous, before
-    /// that of `range`.
+    /// Records a read by a cursor in a scattered region, and reads ahead if its last `run` reads were contiguous,
+    /// before that of `range`.
     pub(crate) fn follow_cursor(&self, start: u64, range: Range<u64>, run: u32) {
         let pattern = self.mapping().pattern();
         let word = pattern.load(Ordering::Relaxed);

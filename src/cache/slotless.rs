@@ -1,7 +1,7 @@
 //! [`SlotlessFrequencies`]: the access frequencies of windows that have no slot.
 //!
-//! A slot is made when its window is mapped first. In a sparse file, a slot brings several KiB of its table with it, so
-//! reads of the file must not make slots. And a file's slots are freed when its last handle and its last region are
+//! A slot is made when its window is mapped first. In a sparse file, a slot brings a leaf of its table with it (1 KiB),
+//! so reads of the file must not make slots. And a file's slots are freed when its last handle and its last region are
 //! dropped, so a program that opens a file for each request would never map it. Such frequencies are estimates in a
 //! table of fixed size instead, by the identity of the file. Windows that share an entry displace each other: an access
 //! of one takes away an access of the other.

@@ -25,7 +25,8 @@ pub(crate) struct WindowGuard {
     hazard: HazardPointer<Region>,
     /// The slots of the file's windows, or `None` if a window's size is not a power of two.
     windows: Option<NonNull<SparseTable<Slot<Region>>>>,
-    /// As `windows`, but `None` while the guard holds a detached region: [`switch`](Self::switch) needs one test for both.
+    /// As `windows`, but `None` while the guard holds a detached region: [`switch`](Self::switch) needs one test for
+    /// both.
     switchable: Option<NonNull<SparseTable<Slot<Region>>>>,
     /// The number of bits of an offset inside its window. A whole-file window has all of them.
     shift: u32,
@@ -43,8 +44,8 @@ pub(crate) struct WindowGuard {
 /// The reads of one cursor in [scattered](Region::is_scattered) windows.
 ///
 /// The guard serves only the pages of the read that has entered such a window. So the next read comes to the slow path,
-/// unless it is in the same pages, and the guard learns whether it is contiguous. After some jumps, the guard serves all
-/// bytes of the window. No read of bytes that the guard serves records anything.
+/// unless it is in the same pages, and the guard learns whether it is contiguous. After some jumps, the guard serves
+/// all bytes of the window. No read of bytes that the guard serves records anything.
 #[derive(Default)]
 struct ScatteredReads {
     /// The offset in the file at which the pages of the last read end.
@@ -106,8 +107,8 @@ unsafe impl Send for WindowGuard {}
 unsafe impl Sync for WindowGuard {}
 
 impl WindowGuard {
-    /// Makes a guard for a cursor of `file`, in a cache whose owners scan `hazards` before they unmap. The caller keeps a
-    /// handle of the file for as long as the guard.
+    /// Makes a guard for a cursor of `file`, in a cache whose owners scan `hazards` before they unmap. The caller keeps
+    /// a handle of the file for as long as the guard.
     pub(super) fn new(hazards: &Arc<HazardDomain<Region>>, geometry: &Geometry, file: &CachedFile) -> Self {
         let shift = match geometry.window_bytes() {
             Some(_) => geometry.shift(),
@@ -210,9 +211,9 @@ impl WindowGuard {
 
     /// Switches to the window of `start`: the fast path of a hit, without a call.
     ///
-    /// Returns `None` if the window has no slot, if the guard holds a detached region, or if the size of a window is not
-    /// a power of two. The guard then keeps its region. Returns `None` as well if `len` is 0, or if the window does not
-    /// have `len` mapped bytes at `start`. The guard then serves no bytes, but may protect the slot until
+    /// Returns `None` if the window has no slot, if the guard holds a detached region, or if the size of a window is
+    /// not a power of two. The guard then keeps its region. Returns `None` as well if `len` is 0, or if the window does
+    /// not have `len` mapped bytes at `start`. The guard then serves no bytes, but may protect the slot until
     /// [`release`](Self::release).
     #[inline(always)]
     pub(crate) fn switch(&mut self, start: u64, len: u64) -> Option<Switch<'_>> {
@@ -235,8 +236,8 @@ impl WindowGuard {
         Some(Switch { slot, address, is_recorded, is_same: is_recorded && self.scattered.window == window_start + 1 })
     }
 
-    /// Protects the window of `slot` if it is mapped up to the offset `end`, without a fault. Otherwise returns `false`,
-    /// and the guard then holds nothing.
+    /// Protects the window of `slot` if it is mapped up to the offset `end`, without a fault. Otherwise returns
+    /// `false`, and the guard then holds nothing.
     pub(super) fn protect(&mut self, slot: &Slot<Region>, window_start: u64, end: u64) -> bool {
         self.clear();
         self.set_detached(None);

@@ -62,7 +62,8 @@ fn is_without_generations(number: u32) -> bool {
 
 /// Returns the number of the file's file system, and its block size.
 ///
-/// The 64-bit structure: on 32-bit systems, `fstatfs` fails for file systems with large counts, and always for hugetlbfs.
+/// The 64-bit structure: on 32-bit systems, `fstatfs` fails for file systems with large counts, and always for
+/// hugetlbfs.
 pub(super) fn statfs(file: &File) -> Option<(u32, usize)> {
     let mut info = MaybeUninit::uninit();
     // SAFETY: the descriptor is open as long as `file` is borrowed, and the C library writes one `statfs64` to `info`.

@@ -152,7 +152,8 @@ pub(crate) fn read_at(file: &File, buf: &mut [u8], offset: u64) -> io::Result<us
     {
         // Not `File::read_at`, which is not inlined into other crates.
         let (descriptor, at) = (file.as_raw_fd(), offset as libc::off64_t);
-        // SAFETY: the OS writes at most `buf.len()` bytes to `buf`. The descriptor is open as long as `file` is borrowed.
+        // SAFETY: the OS writes at most `buf.len()` bytes to `buf`. The descriptor is open as long as `file` is
+        // borrowed.
         let read = unsafe { libc::pread64(descriptor, buf.as_mut_ptr().cast(), buf.len(), at) };
         usize::try_from(read).map_err(|_| io::Error::last_os_error())
     }
@@ -308,13 +309,13 @@ pub(crate) fn was_accessed(_address: usize) -> bool {
     true
 }
 
-/// Bytes for each call of [`will_need`]. Linux reads at most as much for one call as the disk's read-ahead setting says,
-/// 128 KiB by default.
+/// Bytes for each call of [`will_need`]. Linux reads at most as much for one call as the disk's read-ahead setting
+/// says, 128 KiB by default.
 #[cfg(any(target_os = "linux", target_os = "android", target_os = "freebsd", target_vendor = "apple"))]
 const ADVICE_CHUNK: usize = 128 << 10;
 
-/// Asks the OS to read the pages of `range` of a file into memory, without waiting for the disk. Returns `false` if it has
-/// no call for that. Ignores failures.
+/// Asks the OS to read the pages of `range` of a file into memory, without waiting for the disk. Returns `false` if it
+/// has no call for that. Ignores failures.
 #[cfg(any(target_os = "linux", target_os = "android", target_os = "freebsd", target_vendor = "apple"))]
 pub(crate) fn will_need(file: &File, range: Range<u64>) -> bool {
     let mut start = range.start;
@@ -346,8 +347,8 @@ pub(crate) fn will_need(_file: &File, _range: Range<u64>) -> bool {
 const READ_CHUNK: usize = 1 << 20;
 
 /// Reads those of `len` bytes of `file` at `start`, which are mapped at `address`, into the page cache that follow the
-/// first `skip` ones, unless the last page is already there; or advises the OS to read them by large pages when they are
-/// accessed. Ignores failures: later accesses report them.
+/// first `skip` ones, unless the last page is already there; or advises the OS to read them by large pages when they
+/// are accessed. Ignores failures: later accesses report them.
 ///
 /// # Safety
 ///
@@ -367,14 +368,14 @@ pub(crate) unsafe fn read_ahead(file: &File, start: u64, address: *mut u8, len: 
     ReadAhead::Done
 }
 
-/// Makes the OS read a mapping by large pages, two at a time, when a reader comes to them. Returns `false` if the OS does
-/// not do that, or if the mapping without its first `skip` bytes is too short.
+/// Makes the OS read a mapping by large pages, two at a time, when a reader comes to them. Returns `false` if the OS
+/// does not do that, or if the mapping without its first `skip` bytes is too short.
 ///
 /// For a mapping with `MADV_HUGEPAGE` the OS reads by large pages, without the copy of a `read`. This takes about half
 /// the processor time of [`read_through`], and the next large page is on its way while the reader reads the one before.
-/// (With `MADV_POPULATE_READ` the reader would wait for all of it first.) Without the advice, the OS reads only as far as
-/// the disk's read-ahead setting, often 128 KiB. For `MADV_WILLNEED` it uses the smallest pages, which make each later
-/// mapping dearer.
+/// (With `MADV_POPULATE_READ` the reader would wait for all of it first.) Without the advice, the OS reads only as far
+/// as the disk's read-ahead setting, often 128 KiB. For `MADV_WILLNEED` it uses the smallest pages, which make each
+/// later mapping dearer.
 ///
 /// # Safety
 ///

@@ -61,7 +61,8 @@ impl<T> ClockRing<T> {
         self.item_at(position % len, guard)
     }
 
-    /// Returns the item at `fraction` / 2³² of the ring's length, without the hand. Returns `None` if the entry is empty.
+    /// Returns the item at `fraction` / 2³² of the ring's length, without the hand. Returns `None` if the entry is
+    /// empty.
     pub(crate) fn item_near<'g>(&self, fraction: u32, guard: &'g epoch::Guard) -> Option<&'g T> {
         // Less than the length, so it fits.
         self.item_at(((u64::from(fraction) * u64::from(self.len())) >> 32) as u32, guard)

@@ -1,9 +1,9 @@
 //! [`Slab<T>`]: numbered entries that threads claim and release without a lock.
 //!
 //! Free entries are claimed again first, in last-in, first-out order. They form a stack whose head carries a counter
-//! against ABA. So there are as many entries as were ever claimed at one time. They lie in segments that double in size,
-//! so an entry does not move while the slab lives, claimed or free. Making a segment may wait for another thread that
-//! makes the same one. To visit all entries, a thread visits each number below [`len`](Slab::len).
+//! against ABA. So there are as many entries as were ever claimed at one time. They lie in segments that double in
+//! size, so an entry does not move while the slab lives, claimed or free. Making a segment may wait for another thread
+//! that makes the same one. To visit all entries, a thread visits each number below [`len`](Slab::len).
 
 use std::array;
 

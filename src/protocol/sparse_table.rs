@@ -1,8 +1,8 @@
 //! [`SparseTable<T>`]: an array indexed by 64 bits that grows without moving its elements, and allocates only used
 //! parts.
 //!
-//! The windows of a file live in such a table. An element keeps its address while the table lives. So a slot can contain
-//! the count of its own clients (rule 5).
+//! The windows of a file live in such a table. An element keeps its address while the table lives. So a slot can
+//! contain the count of its own clients (rule 5).
 //!
 //! The table itself contains the first element, since most files have one window. The other elements are in *leaves* of
 //! 16 neighbours. A hash table, the *directory*, finds a leaf by its number. So a look-up takes three loads, whatever
@@ -120,14 +120,14 @@ impl<T> Directory<T> {
         let Some(entry) = self.entries[self.place(number)..].iter().find(is_unused) else { return false };
         // Relaxed: the number publishes it.
         entry.leaf.store(leaf, Ordering::Relaxed);
-        // Release: pairs with the Acquire in `find`.
+        // Release: pairs with the Acquire in `Entry::leaf`.
         entry.number.store(number, Ordering::Release);
         true
     }
 
     /// Returns the leaves with their numbers.
     fn leaves(&self) -> impl Iterator<Item = (u64, *mut Leaf<T>)> {
-        // Acquire and Relaxed: as in `find`.
+        // Acquire and Relaxed: as in `Entry::leaf`.
         let entries = self.entries.iter().map(|entry| (entry.number.load(Ordering::Acquire), entry));
         let used = entries.filter(|(number, _)| *number != UNUSED);
         used.map(|(number, entry)| (number, entry.leaf.load(Ordering::Relaxed)))
@@ -167,7 +167,7 @@ impl<T> SparseTable<T> {
             visit(0, &self.first);
         }
         for (number, leaf) in self.directory().into_iter().flat_map(Directory::leaves) {
-            // SAFETY: as in `find`.
+            // SAFETY: as in `Entry::leaf`.
             let elements = unsafe { &*leaf };
             for (element, digit) in elements.iter().zip(0u64..) {
                 let index = number << LEAF_BITS | digit;

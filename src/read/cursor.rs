@@ -104,11 +104,11 @@ impl Cursor {
     ///
     /// A call that returns bytes of a mapped window makes no system call.
     ///
-    /// A call that maps the window also has it read from the disk, if the cursor reads sequentially and the window is not
-    /// in memory: on Linux ahead of the reader, in parts of a few MiB, or before the call returns if the window is short.
-    /// (Other Unix systems are only advised.) A cursor reads sequentially if several of its reads started where the one
-    /// before ended, give or take 4 KiB. A cursor that enters the next window counts as having read to the end of the one
-    /// before if any reader accessed that end through its mapping.
+    /// A call that maps the window also has it read from the disk, if the cursor reads sequentially and the window is
+    /// not in memory: on Linux ahead of the reader, in parts of a few MiB, or before the call returns if the window is
+    /// short. (Other Unix systems are only advised.) A cursor reads sequentially if several of its reads started where
+    /// the one before ended, give or take 4 KiB. A cursor that enters the next window counts as having read to the end
+    /// of the one before if any reader accessed that end through its mapping.
     ///
     /// # Errors
     ///
@@ -213,8 +213,8 @@ impl Cursor {
         }
     }
 
-    /// Switches to the window of `start` if `len` bytes are mapped there: the hit. Returns the address of the first one.
-    /// `len` is not 0. Of these bytes, `read` are known to be read.
+    /// Switches to the window of `start` if `len` bytes are mapped there: the hit. Returns the address of the first
+    /// one. `len` is not 0. Of these bytes, `read` are known to be read.
     #[inline(always)]
     fn switch_window(&mut self, start: u64, len: u64, read: u64) -> Option<NonNull<u8>> {
         let Switch { slot, address, is_recorded, is_same } = self.held.switch(start, len)?;
@@ -552,8 +552,8 @@ impl Cursor {
         Ok(false)
     }
 
-    /// Returns the part of `copied` from the position on, as far as `fill_buf` has copied it and the file of `len` bytes
-    /// reaches. Returns an empty range if a change of the file was noticed since.
+    /// Returns the part of `copied` from the position on, as far as `fill_buf` has copied it and the file of `len`
+    /// bytes reaches. Returns an empty range if a change of the file was noticed since.
     fn copied_rest(&self, len: u64) -> Range<usize> {
         match self.copied_at {
             Some(CopiedAt { start, changes }) if changes == self.file.cached().changes() => {

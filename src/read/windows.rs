@@ -10,8 +10,9 @@ use crate::file::MappedFile;
 /// An iterator over the windows of a file, in order, each as a [`Lease`], made by [`MappedFile::windows`].
 ///
 /// `next` maps the window that it returns. If the window is not in memory, `next` also has it read from the disk: on
-/// Linux ahead of the reader, in parts of a few MiB, or before `next` returns if the window is short. The cache may unmap a window after its lease is dropped, so a file of any size can be read
-/// within any budget that holds one window.
+/// Linux ahead of the reader, in parts of a few MiB, or before `next` returns if the window is short. The cache may
+/// unmap a window after its lease is dropped, so a file of any size can be read within any budget that holds one
+/// window.
 ///
 /// The number of windows is fixed when the iterator is made. If the file has become shorter, the windows past its new
 /// end are empty leases.

@@ -44,7 +44,7 @@ pub(crate) struct Row {
     pub(crate) targets: Targets,
     /// The results of a prototype: × pread, × best peer, × oracle.
     pub(crate) trial: [&'static str; 3],
-    /// What was tried to reach targets that are missed.
+    /// The attempts to reach targets that are missed.
     pub(crate) tried: &'static str,
 }
 

@@ -16,7 +16,7 @@ pub(crate) struct Finding {
     target: Target,
     /// The result of a prototype.
     trial: &'static str,
-    /// What was tried to reach the target, if it is missed.
+    /// The attempts to reach the target, if it is missed.
     tried: &'static str,
 }
 
